@@ -1,0 +1,123 @@
+"""The memory formulas: numbers in, bytes out; arrays in, curves out; SymPy symbols in, algebra out.
+
+Every body is plain arithmetic (`+ - * / // **`, and `-(-x // 8)` for a ceiling), so one function serves the
+derivation, the evaluation and the plot. Widths come in bits and are divided by 8 last, once per tensor.
+A formula sizes one tensor, or a few that always live together; which of them are alive at the same instant is
+the business of `footprint`.
+
+Arguments, everywhere: `batch` sequences, `seq_len` new tokens per sequence, `key_len` tokens that attention reads
+per sequence (cached and new), widths in elements, `bits` per element.
+"""
+
+
+def tensor_bytes(elements, bits):
+    """Elements times their width: bytes of one tensor.
+
+    >>> tensor_bytes(7_615_616_512, 16)
+    15231233024
+    """
+    return -(-elements * bits // 8)
+
+
+def token_ids_bytes(batch, seq_len):
+    """One 64-bit integer per new token."""
+    return 8 * batch * seq_len
+
+
+def hidden_state_bytes(batch, seq_len, hidden_size, bits):
+    """One vector of `hidden_size` per token: the residual stream, a normed copy of it, a block's output.
+
+    >>> hidden_state_bytes(16, 2048, 4096, 16) / 2**30
+    0.25
+    """
+    return -(-batch * seq_len * hidden_size * bits // 8)
+
+
+def query_bytes(batch, seq_len, num_attention_heads, head_dim, bits):
+    """Queries (or attention's output) of all heads: `num_attention_heads * head_dim` per token."""
+    return -(-batch * seq_len * num_attention_heads * head_dim * bits // 8)
+
+
+def key_bytes(batch, key_len, num_key_value_heads, head_dim, bits):
+    """Keys (or values, which are as large) of all key-value heads: `num_key_value_heads * head_dim` per token."""
+    return -(-batch * key_len * num_key_value_heads * head_dim * bits // 8)
+
+
+def kv_cache_bytes(batch, cache_len, num_hidden_layers, num_key_value_heads, head_dim, bits):
+    """Keys and values (the 2) of `cache_len` tokens in every layer. Source: arXiv 2405.04434, table 1.
+
+    >>> kv_cache_bytes(1, 1, 80, 8, 128, 16)
+    327680
+    """
+    return 2 * num_hidden_layers * -(-batch * cache_len * num_key_value_heads * head_dim * bits // 8)
+
+
+def attention_scores_bytes(batch, seq_len, key_len, num_attention_heads, bits):
+    """One score per head, new token and attended token: the s**2 term. Source: arXiv 2205.05198, section 4.1.
+
+    >>> attention_scores_bytes(16, 2048, 2048, 32, 16) / 2**30
+    4.0
+    """
+    return -(-batch * num_attention_heads * seq_len * key_len * bits // 8)
+
+
+def causal_mask_bytes(seq_len, key_len):
+    """One byte per new token and attended token: which keys lie in the future."""
+    return seq_len * key_len
+
+
+def logsumexp_bytes(batch, seq_len, num_attention_heads):
+    """One float32 per head and token: what fused attention keeps instead of the scores. Source: arXiv 2205.14135."""
+    return 4 * batch * seq_len * num_attention_heads
+
+
+def inverse_rms_bytes(batch, seq_len, vectors_per_token):
+    """One float32 per normalised vector: what a fused RMSNorm kernel returns beside its output."""
+    return 4 * batch * seq_len * vectors_per_token
+
+
+def rope_tables_bytes(seq_len, head_dim, bits):
+    """Cosines over the whole head and sines over half of it, for every new position."""
+    return -(-seq_len * head_dim * bits // 8) + -(-seq_len * head_dim * bits // 16)
+
+
+def rope_frequencies_bytes(head_dim):
+    """One float32 per pair of head dimensions (4 bytes for every 2), kept for the life of the model."""
+    return 2 * head_dim
+
+
+def mlp_width_bytes(batch, seq_len, intermediate_size, bits):
+    """One vector of `intermediate_size` per token: the gate, its activation, the up projection or their product."""
+    return -(-batch * seq_len * intermediate_size * bits // 8)
+
+
+def logits_bytes(batch, positions, vocab_size, bits):
+    """One number per word of the vocabulary, for each of `positions` tokens of a sequence.
+
+    >>> logits_bytes(4, 1024, 152064, 16) / 2**30
+    1.16015625
+    """
+    return -(-batch * positions * vocab_size * bits // 8)
+
+
+def int8_linear_bytes(in_features, out_features):
+    """A linear layer's weight in INT8, and one float32 scale per output channel.
+
+    >>> int8_linear_bytes(3584, 18944)
+    67971072
+    """
+    return in_features * out_features + 4 * out_features
+
+
+def int8_rows_bytes(rows, width):
+    """An input in INT8 for the integer product, its rows filled up to a multiple of 32."""
+    return -(-rows // 32) * 32 * width
+
+
+def int32_product_bytes(rows, out_features):
+    """The integer product, 4 bytes an element, of rows filled up to a multiple of 32.
+
+    >>> int32_product_bytes(4096, 18944) / 2**20
+    296.0
+    """
+    return 4 * -(-rows // 32) * 32 * out_features

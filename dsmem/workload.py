@@ -1,0 +1,112 @@
+"""What is asked of a model in one pass: how many tokens, in which formats, through which kernels."""
+
+import dataclasses
+
+import numpy as np
+
+from dsmem.units import FLOATS, INT8_SCHEMES
+
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
+_CHOICES = {
+    "phase": ("prefill", "decode"),
+    "attention": ("fused", "expanded", "eager"),
+    "logits": ("all", "last"),
+    "cache": ("static", "none"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """What is asked of a model in one forward pass.
+
+    batch: sequences. seq_len: tokens per sequence; a prefill runs all of them at once.
+    phase: "prefill", or "decode": one new token per sequence, on top of `cached_tokens` earlier ones (left out, it
+    is seq_len - 1, the last token of the sequence). These three numbers may be arrays; they broadcast.
+    weights: "fp32", "bf16", "fp16", or an INT8 scheme of `quantize`: "int8", "int8_w8a8".
+    activations, kv_cache: float formats; left out, activations follow the weights ("fp16" for INT8), the cache them.
+    modules_to_not_convert: linear layers that INT8 leaves in the activations' format, by name; embedding and norms
+    always stay.
+    attention: "fused" (one kernel, no scores in memory), "expanded" (the same after widening keys and values to all
+    heads) or "eager" (scores in memory). logits: of "all" positions or the "last".
+    cache: "static" (allocated once, for seq_len tokens or what decode needs, if more) or "none".
+    Raises ValueError, one sentence, for anything else.
+    """
+
+    batch: int = 1
+    seq_len: int = 1024
+    phase: str = "prefill"
+    cached_tokens: int | None = None
+    weights: str = "fp16"
+    activations: str | None = None
+    kv_cache: str | None = None
+    attention: str = "fused"
+    logits: str = "all"
+    cache: str = "static"
+    modules_to_not_convert: tuple = ("lm_head",)
+
+    def __post_init__(self):
+        for argument, allowed in _CHOICES.items():
+            _one_of(argument, getattr(self, argument), allowed)
+        _one_of("weights", self.weights, FLOATS + INT8_SCHEMES)
+        self._settle("activations", self.activations or (self.weights if self.weights in FLOATS else "fp16"))
+        self._settle("kv_cache", self.kv_cache or self.activations)
+        _one_of("activations", self.activations, FLOATS if self.weights in INT8_SCHEMES else (self.weights,))
+        _one_of("kv_cache", self.kv_cache, FLOATS)
+        for name in self.modules_to_not_convert:
+            _one_of("modules_to_not_convert", name, LINEARS)
+        self._settle("batch", _counts("batch", self.batch, least=1))
+        self._settle("seq_len", _counts("seq_len", self.seq_len, least=1))
+        self._settle_cached_tokens()
+
+    def scheme(self, arch, name):
+        """How `arch` stores the linear layer called `name`: an INT8 scheme, or the activations' format."""
+        if self.weights in FLOATS or name in self.modules_to_not_convert:
+            return self.activations
+        if name == "lm_head" and arch.tie_word_embeddings:
+            raise ValueError(
+                f"modules_to_not_convert={self.modules_to_not_convert!r} leaves out lm_head, which {arch.name} ties to "
+                "its embedding; it must name lm_head"
+            )
+        return self.weights
+
+    def _settle_cached_tokens(self):
+        if self.phase == "prefill":
+            if self.cached_tokens is not None and np.any(self.cached_tokens):
+                raise ValueError(f"cached_tokens={self.cached_tokens!r} goes with phase='decode' only; leave it out")
+            self._settle("cached_tokens", 0)
+            return
+        if self.cache == "none":
+            raise ValueError("cache='none' has nothing for phase='decode' to read; allowed there: static")
+        cached = self.seq_len - 1 if self.cached_tokens is None else self.cached_tokens
+        self._settle("cached_tokens", _counts("cached_tokens", cached, least=0))
+
+    def _settle(self, name, value):
+        object.__setattr__(self, name, value)
+
+    @property
+    def new_tokens(self):
+        """Tokens per sequence that this pass computes."""
+        return self.seq_len if self.phase == "prefill" else 1
+
+    @property
+    def key_len(self):
+        """Tokens per sequence that attention reads."""
+        return self.cached_tokens + self.new_tokens
+
+    @property
+    def cache_len(self):
+        """Tokens per sequence that the static cache has room for."""
+        return np.maximum(self.seq_len, self.key_len) if self.phase == "decode" else self.seq_len
+
+
+def _one_of(argument, value, allowed):
+    if value not in allowed:
+        raise ValueError(f"{argument}={value!r} is not allowed here; allowed: {', '.join(allowed)}")
+
+
+def _counts(argument, value, least):
+    """`value` as int or int64 array, every element at least `least`."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iu" or array.size == 0 or np.any(array < least):
+        raise ValueError(f"{argument}={value!r} is not a count; it must be a whole number of at least {least}")
+    return int(array) if array.ndim == 0 else array.astype(np.int64)

@@ -1,0 +1,89 @@
+"""INT8 linear layers: what is stored, what is computed, and which temporary tensors appear while they work.
+
+| scheme | stored per layer | product runs in | temporaries |
+|---|---|---|---|
+| `int8` (weight-only) | INT8 weight, a float32 scale per output channel | 16 bit | 16-bit copy of the weight |
+| `int8_w8a8` | the same | INT8 x INT8 -> INT32 | INT8 input, INT32 product, its float32 copy |
+
+Symmetric rounding to nearest, no zero points, biases stay in 16 bit (arXiv 2208.07339, section 3, without its outlier
+columns). Left out: fused kernels, which never write the temporaries to memory.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+LEVELS = 127  # symmetric: -128 is not used
+ROW_BLOCK = 32  # torch._int_mm on CUDA wants more than 16 rows, so every device pads to whole blocks
+WIDTH_BLOCK = 8  # and widths in eights
+
+
+def quantize_rows(x):
+    """Round each row of `x` (rows, width) to INT8 on its own scale.
+
+    Returns the INT8 rows (int8, same shape) and the scales (float32, (rows, 1)): x is about rows * scales.
+
+    >>> rows, scales = quantize_rows(torch.tensor([[127.0, -63.0], [0.0, 0.0]]))
+    >>> rows.tolist(), scales[0].item()
+    ([[127, -63], [0, 0]], 1.0)
+    """
+    wide = x.float()
+    scales = wide.abs().amax(dim=-1, keepdim=True).div_(LEVELS).clamp_min_(torch.finfo(torch.float32).tiny)
+    return (wide / scales).round_().to(torch.int8), scales
+
+
+class Int8Linear(nn.Module):
+    """`nn.Linear` that stores INT8 and multiplies in the input's format, through a copy of the weight made per call."""
+
+    def __init__(self, in_features, out_features, bias, dtype, device):
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        weight = torch.zeros(out_features, in_features, dtype=torch.int8, device=device)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.scale = nn.Parameter(torch.ones(out_features, 1, device=device), requires_grad=False)
+        self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype, device=device)) if bias else None
+
+    def set_weight(self, weight):
+        """Store `weight` (out_features, in_features; any float format), rounded to INT8 per output channel."""
+        rows, scales = quantize_rows(weight)
+        self.weight.copy_(rows)
+        self.scale.copy_(scales)
+
+    def forward(self, x):
+        weight = self.weight.to(x.dtype).mul_(self.scale)
+        return F.linear(x, weight, self.bias)
+
+
+class W8A8Linear(Int8Linear):
+    """`nn.Linear` that multiplies in INT8: the input, too, is rounded, per token and at every call."""
+
+    def __init__(self, in_features, out_features, bias, dtype, device):
+        for name, width in (("in_features", in_features), ("out_features", out_features)):
+            if width % WIDTH_BLOCK:
+                raise ValueError(f"{name}={width} does not go with 'int8_w8a8'; it must be a multiple of {WIDTH_BLOCK}")
+        super().__init__(in_features, out_features, bias, dtype, device)
+
+    def forward(self, x):
+        rows = x.reshape(-1, self.in_features)
+        quantized, scales = padded_int8_rows(rows)
+        product = torch._int_mm(quantized, self.weight.t())
+        # float32, since a sum of thousands of INT8 products overflows 16 bit before it is scaled
+        result = (product[: len(rows)] * scales.float()).mul_(self.scale.t())
+        del product
+        if self.bias is not None:
+            result.add_(self.bias)
+        return result.to(x.dtype).view(*x.shape[:-1], self.out_features)
+
+
+def padded_int8_rows(rows):
+    """Rows in INT8, filled up with zero rows to a multiple of 32, and their scales (rows, 1) in the rows' format."""
+    scales = torch.linalg.vector_norm(rows, ord=torch.inf, dim=-1, keepdim=True)
+    scales.div_(LEVELS).clamp_min_(torch.finfo(rows.dtype).tiny)
+    scaled = (rows / scales).round_().clamp_(-LEVELS, LEVELS)
+    padded = rows.new_zeros((-(-len(rows) // ROW_BLOCK) * ROW_BLOCK, rows.shape[1]), dtype=torch.int8)
+    padded[: len(rows)].copy_(scaled)
+    return padded, scales
+
+
+SCHEMES = {"int8": Int8Linear, "int8_w8a8": W8A8Linear}
+"""Linear layers by the name that `Workload(weights=...)` and `build_model(weights=...)` take."""

@@ -61,6 +61,7 @@ class Architecture:
         family = config.get("model_type")
         if family not in _FAMILIES:
             raise ValueError(f"model_type={family!r} is not read; allowed: {', '.join(_FAMILIES)}")
+        config = _DEFAULTS.get(family, {}) | config
         return cls(name=name, model_type=family, **_common(config), **_FAMILIES[family](config))
 
     @property
@@ -148,6 +149,10 @@ def _load(source):
         source = source.to_dict()
     if isinstance(source, dict):
         return str(source.get("_name_or_path") or source.get("model_type") or "model"), source
+    if not isinstance(source, (str, Path)):
+        raise ValueError(
+            f"source={source!r} is no config; it must be a dict, a path, or a known model: {', '.join(model_names())}"
+        )
     path = Path(source)
     path = path / "config.json" if path.is_dir() else path
     if path.is_file():
@@ -181,7 +186,7 @@ def _required(config, field):
 
 
 def _common(config):
-    """What every family spells alike. Absent keys take the defaults of transformers' config classes."""
+    """What every family spells alike."""
     if config.get("hidden_act", "silu") != "silu":
         raise ValueError(f"hidden_act={config['hidden_act']!r} is not read in this family; allowed: silu")
     hidden, heads = _required(config, "hidden_size"), _required(config, "num_attention_heads")
@@ -213,8 +218,9 @@ def _rope(config):
     theta = scaling.pop("rope_theta", None) or config.get("rope_theta") or 10_000.0
     kind = scaling.pop("rope_type", None) or scaling.pop("type", None) or "default"
     scaling.pop("type", None)
-    pairs = () if kind == "default" else (("rope_type", kind), *sorted(scaling.items()))
-    return {"rope_theta": float(theta), "rope_scaling": pairs}
+    # lists become tuples, for an architecture is hashable
+    rest = ((name, tuple(value) if isinstance(value, list) else value) for name, value in sorted(scaling.items()))
+    return {"rope_theta": float(theta), "rope_scaling": () if kind == "default" else (("rope_type", kind), *rest)}
 
 
 def _llama(config):
@@ -240,4 +246,10 @@ def _optional_window(config):
     return config.get("sliding_window") if config.get("use_sliding_window") else None
 
 
+# what transformers' config classes put in place of an absent key, where that is not "as many as heads"
+_DEFAULTS = {
+    "mistral": {"num_key_value_heads": 8, "sliding_window": 4096},
+    "qwen2": {"num_key_value_heads": 32},
+    "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
+}
 _FAMILIES = {"llama": _llama, "mistral": _mistral, "qwen2": _qwen2, "qwen3": _qwen3}

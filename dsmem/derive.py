@@ -21,6 +21,10 @@ _LETTERS = {
     "num_hidden_layers": "L",
     "vectors_per_token": "n",
     "elements": "N",
+    "in_features": "n_in",
+    "out_features": "n_out",
+    "rows": "r",
+    "width": "m",
     "bits": "w",
 }
 

@@ -68,7 +68,10 @@ class Footprint:
         lines = [f"{part:<18}{n:>20,}{format_bytes(n):>14}{n / self.total_bytes:>8.1%}" for part, n in rows]
         return "\n".join([f"peak instant: {self.peak_phase}", *lines])
 
-    __repr__ = table
+    def __repr__(self):
+        if isinstance(self._winner, np.ndarray):
+            return f"<Footprint of {self._winner.size} workloads, {len(self.phases)} instants each>"
+        return self.table()
 
 
 class Walk:

@@ -6,6 +6,7 @@ Left out: what a kernel allocates and frees in secret while it runs (on a GPU, `
 """
 
 import dataclasses
+import itertools
 import weakref
 
 import numpy as np
@@ -67,6 +68,8 @@ class Ledger(TorchDispatchMode):
         self._stack = []  # (module name, call number) of the modules at work
         self._exits = {}  # call number -> number of events when it returned
         self._undo = []
+        tensors = () if model is None else itertools.chain(model.parameters(), model.buffers())
+        self._device = next((str(tensor.device) for tensor in tensors), None)
 
     def __enter__(self):
         if self.model is not None:
@@ -84,7 +87,7 @@ class Ledger(TorchDispatchMode):
             self._book_all((p.grad for p in self.model.parameters() if p.grad is not None), category="gradient")
         for _, finalizer in self._live.values():
             finalizer.detach()
-        self._live = {}
+        self._live, self._undo, self.model = {}, [], None  # a ledger that is kept keeps no weights
         self._classify()
         self._settle()
 
@@ -100,11 +103,10 @@ class Ledger(TorchDispatchMode):
     @property
     def device(self):
         """The device that peaks speak of: the model's, else the one that held the most."""
-        if self.model is not None:
-            for tensor in (*self.model.parameters(), *self.model.buffers()):
-                return str(tensor.device)
-        peaks = self.by_device()
-        return max(peaks, key=peaks.get) if peaks else "cpu"
+        if self._device is None:
+            peaks = self.by_device()
+            return max(peaks, key=peaks.get) if peaks else "cpu"
+        return self._device
 
     @property
     def records(self):

@@ -173,6 +173,11 @@ class Decoder(nn.Module):
 
     def new_cache(self, batch, max_len, dtype=None):
         """An empty `StaticCache` for `max_len` tokens of `batch` sequences; dtype: "fp16", ... or the model's."""
+        for argument, value in (("batch", batch), ("max_len", max_len)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{argument}={value!r} is not a count; it must be a whole number of at least 1")
+        if dtype not in (None, *TORCH_DTYPES):
+            raise ValueError(f"dtype={dtype!r} cannot hold a cache; allowed: {', '.join(TORCH_DTYPES)}")
         like = self.like if dtype is None else self.like | {"dtype": TORCH_DTYPES[dtype]}
         return StaticCache(self.arch, batch, max_len, **like)
 

@@ -96,7 +96,10 @@ class Workload:
     @property
     def cache_len(self):
         """Tokens per sequence that the static cache has room for."""
-        return np.maximum(self.seq_len, self.key_len) if self.phase == "decode" else self.seq_len
+        if self.phase == "prefill":
+            return self.seq_len
+        longest = np.maximum(self.seq_len, self.key_len)
+        return longest if longest.ndim else int(longest)
 
 
 def _one_of(argument, value, allowed):

@@ -1,31 +1,28 @@
-"""From tensor bytes to allocator bytes: the ledger's events replayed on PyTorch's CUDA caching allocator.
-
-So far the first of its rules: every block is a multiple of 512 bytes (`kMinBlockSize` in
-`c10/core/AllocatorConfig.h`). Segments, and with them reserved memory and fragmentation, are not modelled.
-"""
+"""From tensor bytes to allocator bytes: a ledger's events replayed on the caching allocator, without a GPU."""
 
 import dataclasses
 
 import numpy as np
 
-BLOCK_BYTES = 512
+from dsmem.caching import CachingAllocator, ReplayedOutOfMemory, rounded_bytes
+
+__all__ = ["CachingAllocator", "Replay", "ReplayedOutOfMemory", "replay", "rounded_bytes"]
 
 
-def rounded_bytes(nbytes):
-    """Bytes of the block that holds `nbytes`: the next multiple of 512; a tensor of 0 bytes takes no block.
-
-    >>> rounded_bytes(1), rounded_bytes(512), rounded_bytes(513), rounded_bytes(0)
-    (512, 512, 1024, 0)
-    """
-    return -(-nbytes // BLOCK_BYTES) * BLOCK_BYTES
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Replay:
-    """allocated_bytes: array, live block bytes after each event of the ledger; requested_bytes: the same unrounded."""
+    """Bytes after each event: arrays `requested_bytes` <= `allocated_bytes` <= `reserved_bytes`, `largest_free_bytes`.
 
-    allocated_bytes: np.ndarray
+    requested: as the tensors ask; allocated: in whole blocks; reserved: in segments taken from the card.
+    events: (key, signed bytes, label) as replayed; settings: those of the `CachingAllocator`.
+    """
+
     requested_bytes: np.ndarray
+    allocated_bytes: np.ndarray
+    reserved_bytes: np.ndarray
+    largest_free_bytes: np.ndarray
+    events: list
+    settings: dict
 
     @property
     def peak_allocated_bytes(self):
@@ -33,14 +30,65 @@ class Replay:
         return int(self.allocated_bytes.max(initial=0))
 
     @property
+    def peak_reserved_bytes(self):
+        """The most segment bytes at one instant: `torch.cuda.max_memory_reserved`."""
+        return int(self.reserved_bytes.max(initial=0))
+
+    @property
     def rounding_bytes(self):
-        """Bytes that rounding adds at the allocated peak."""
+        """What whole blocks add to the peak of the tensors."""
         return self.peak_allocated_bytes - int(self.requested_bytes.max(initial=0))
 
+    @property
+    def fragmentation(self):
+        """Share of the free bytes in segments that the largest free block does not cover, after each event (0 to 1)."""
+        free = self.reserved_bytes - self.allocated_bytes
+        return np.divide(free - self.largest_free_bytes, free, out=np.zeros(len(free)), where=free > 0)
 
-def replay(ledger):
-    """Replay a closed `Ledger`'s events, of its own device, on the allocator."""
+    def segments(self, step=None):
+        """The segment map after event `step` (left out: at the reserved peak): [[(bytes, label or "")] per segment]."""
+        count = len(self.events)
+        if not count:
+            return []
+        step = int(self.reserved_bytes.argmax()) if step is None else step
+        if not -count <= step < count:
+            raise ValueError(f"step={step} is no event of this replay; it must be from {-count} to {count - 1}")
+        allocator = CachingAllocator(**self.settings)
+        for _ in _run(allocator, self.events[: step % count + 1]):
+            pass
+        return [[(block.size, block.label) for block in segment.blocks()] for segment in allocator.segments]
+
+
+def replay(source, workspace_bytes=0, **settings):
+    """Replay a closed `Ledger` (the tensors of its own device), or a list of events, on the caching allocator.
+
+    source: a ledger, or events (key, bytes at a birth or -bytes at a death, label) with a key per tensor.
+    workspace_bytes: what the GPU's libraries keep allocated beside the tensors, taken first.
+    settings: capacity, max_split_size_mb, expandable_segments, large_segment_size_mb of `CachingAllocator`.
+    Raises ReplayedOutOfMemory where `capacity` does not suffice, ValueError for a birth or death out of turn.
+    """
+    events = _ledger_events(source) if hasattr(source, "events") else list(source)
+    if workspace_bytes:
+        events = [("workspace", workspace_bytes, "workspace"), *events]
+    allocator = CachingAllocator(**settings)
+    columns = np.array(list(_run(allocator, events)), dtype=np.int64).reshape(-1, 4).T
+    return Replay(*columns, events, settings)
+
+
+def _ledger_events(ledger):
     device = ledger.device
-    changes = [(sign * r.nbytes, sign * rounded_bytes(r.nbytes)) for r, sign in ledger.events if r.device == device]
-    requested, allocated = np.cumsum(np.array(changes, dtype=np.int64).reshape(-1, 2), axis=0).T
-    return Replay(allocated, requested)
+    return [(id(r), sign * r.nbytes, f"{r.module} {r.op}") for r, sign in ledger.events if r.device == device]
+
+
+def _run(allocator, events):
+    """Feed the events to the allocator; yields its four byte counts after each."""
+    held = {}
+    for step, (key, change, label) in enumerate(events):
+        if change and (change > 0) == (key in held):
+            happens = "is born while alive" if change > 0 else "dies while not alive"
+            raise ValueError(f"events[{step}]: {key!r} {happens}; births and deaths of one key must alternate")
+        if change > 0:
+            held[key] = allocator.malloc(change, label)
+        elif change < 0:
+            allocator.free(held.pop(key))
+        yield allocator.requested, allocator.allocated, allocator.reserved, allocator.largest_free_bytes

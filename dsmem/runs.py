@@ -1,9 +1,11 @@
-"""Measure one pass at every level this machine has, explain the gaps, and record sweeps of a GPU with provenance.
+"""Record what this machine's GPU says of a whole sweep, with provenance, and hold the prediction against it.
 
 python -m dsmem.runs record --out data/runs
+python -m dsmem.runs compare data/runs/FILE.json
 """
 
 import argparse
+import base64
 import dataclasses
 import datetime
 import itertools
@@ -11,152 +13,124 @@ import json
 import platform
 import subprocess
 import sys
-import time
+import zlib
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from dsmem.allocator import Replay, replay
 from dsmem.architecture import DATA, Architecture
-from dsmem.footprint import Footprint, inference_footprint
-from dsmem.ledger import Ledger
-from dsmem.model import attention_for, build_model, check_device
+from dsmem.footprint import inference_footprint
+from dsmem.levels import Run, Waterfall, explain, measure
+from dsmem.model import attention_for, check_device
 from dsmem.workload import Workload
+
+__all__ = ["Run", "Waterfall", "compare", "explain", "load", "measure", "record", "recorded", "sweep"]
 
 FORMAT = 1
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One pass at up to four levels: `footprint`, `ledger`, `replay` and, on a GPU, `device_memory` (else None).
+def record(out=DATA / "runs", device="cuda", cells=None, command=None, resume=None):
+    """Measure the cells of a sweep on this machine, one after the other, and write them to a file in `out`.
 
-    device_memory: bytes under "requested", "allocated", "reserved" (peaks of torch's allocator), "used" (the whole
-    card) and "workspace" (what cuBLAS keeps). seconds: wall time of the pass under the ledger, None on fake tensors.
-    """
-
-    arch: Architecture
-    work: Workload
-    device: str
-    footprint: Footprint
-    ledger: Ledger
-    replay: Replay
-    device_memory: dict | None
-    seconds: float | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Waterfall:
-    """The levels of a run and the gaps between them: `steps` of (name, bytes, "total" or "gap")."""
-
-    steps: list
-
-    def __repr__(self):
-        return "\n".join(f"{name:<44}{nbytes:>20,} B" for name, nbytes, _ in self.steps)
-
-
-def measure(arch, work, device="fake", seed=0):
-    """Run `work` once on `arch` with random weights and token ids, watched at every level; returns a `Run`.
-
-    device: "fake" (any size, no memory), "cpu" or "cuda". Raises ValueError for a workload with arrays or a device that
-    is not there, torch.OutOfMemoryError where it does not fit.
+    cells: pairs (Architecture, Workload); left out, `sweep()`. resume: a file of an earlier call that was cut off; its
+    cells are kept and not measured again. The file is written after each cell. A cell that runs out of memory is
+    recorded as "did not fit", and the sweep goes on. Returns the file's path.
+    Raises ValueError for a device that is not there, or a file to resume that is damaged or of another machine.
     """
     check_device(device)
-    for name in ("batch", "seq_len", "cached_tokens"):
-        if not isinstance(getattr(work, name), int):
-            raise ValueError(f"{name} is an array; measure() runs one workload, so it must be a whole number")
-    forward, model = _prepared(arch, work, device, seed)
-    with torch.no_grad():
-        device_memory = _watch_device(forward) if str(device).startswith("cuda") else None
-        with Ledger(model) as ledger:
-            start = time.perf_counter()
-            forward()
-            _wait(device)
-            seconds = time.perf_counter() - start
-    seconds = None if device == "fake" else seconds
-    footprint = inference_footprint(arch, work)
-    return Run(arch, work, str(device), footprint, ledger, replay(ledger), device_memory, seconds)
-
-
-def explain(run):
-    """The `Waterfall` from formula to device: every level a total, every difference between two a named gap."""
-    formula, ledger, allocated = run.footprint.total_bytes, run.ledger.peak_bytes, run.replay.peak_allocated_bytes
-    steps = [
-        ("formula", formula, "total"),
-        ("not in the formula", ledger - formula, "gap"),
-        ("ledger", ledger, "total"),
-        ("rounding to 512-byte blocks", allocated - ledger, "gap"),
-        ("allocator (predicted)", allocated, "total"),
-    ]
-    real = run.device_memory
-    if real is not None:
-        steps += [
-            ("cuBLAS workspace", real["workspace"], "gap"),
-            ("other kernel scratch", real["allocated"] - allocated - real["workspace"], "gap"),
-            ("allocated on the GPU", real["allocated"], "total"),
-            ("cached segments, not in use", real["reserved"] - real["allocated"], "gap"),
-            ("reserved on the GPU", real["reserved"], "total"),
-            ("CUDA context and other processes", real["used"] - real["reserved"], "gap"),
-            ("used, as nvidia-smi says", real["used"], "total"),
-        ]
-    return Waterfall(steps)
-
-
-def record(out=DATA / "runs", device="cuda", cells=None, command=None):
-    """Measure every cell of a sweep on this machine and write them, one after the other, to a new file in `out`.
-
-    cells: pairs (Architecture, Workload); left out, `sweep()`. A cell that runs out of memory is recorded as
-    "did not fit" and the sweep goes on. Returns the file's path. Raises ValueError for a device that is not there.
-    """
-    check_device(device)
-    cells = list(sweep()) if cells is None else list(cells)
-    made = provenance(device, command)
-    path = Path(out) / f"{made['device'].replace(' ', '-').lower()}-{made['date'][:19].replace(':', '')}.json"
+    cells = list(sweep(device) if cells is None else cells)
+    made, results = provenance(device, command), []
+    path = Path(resume) if resume else _new_path(Path(out), made)
+    if resume:
+        made, results = _resumed(path, made)
     path.parent.mkdir(parents=True, exist_ok=True)
-    results = []
+    done = [_asked(cell) for cell in results]
     for arch, work in tqdm(cells, desc="recording", unit="cell"):
-        results.append(_cell(arch, work, device))
-        _write(path, {"format": FORMAT, "provenance": made, "cells": results})
+        if _question(arch, work) not in done:
+            results.append(_cell(arch, work, device))
+            _write(path, {"format": FORMAT, "provenance": made, "cells": results})
     return path
 
 
 def load(path):
-    """The recorded run in the file `path`, as {"format", "provenance", "cells"}; ValueError if it is damaged."""
+    """The recorded run in the file `path`: {"format", "provenance", "cells"}. ValueError if it is damaged."""
     try:
         run = json.loads(Path(path).read_text(encoding="utf-8"))
-        missing = {"format", "provenance", "cells"} - set(run)
-    except (UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
-        raise ValueError(f"path={str(path)!r} is damaged; it must be a recorded run ({error})") from None
-    if missing or run["format"] != FORMAT:
-        raise ValueError(f"path={str(path)!r} is no recorded run of format {FORMAT}; record it again")
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"path={str(path)!r} cannot be read ({error}); it must be a recorded run") from None
+    if not _is_run(run):
+        raise ValueError(f"path={str(path)!r} is damaged; it must be a recorded run of format {FORMAT}")
     return run
 
 
+def _is_run(run):
+    return (
+        isinstance(run, dict)
+        and run.get("format") == FORMAT
+        and isinstance(run.get("provenance"), dict)
+        and {"device", "date", "capability"} <= set(run["provenance"])
+        and isinstance(run.get("cells"), list)
+    )
+
+
 def recorded(folder=DATA / "runs"):
-    """All recorded runs in `folder`, oldest first; an empty list where none is recorded yet."""
-    return sorted((load(path) for path in Path(folder).glob("*.json")), key=lambda run: run["provenance"]["date"])
+    """All recorded GPU runs in `folder`, oldest first; an empty list where none is recorded yet."""
+    runs = [load(path) for path in Path(folder).glob("*.json")]
+    return sorted((run for run in runs if run["provenance"]["capability"]), key=lambda run: run["provenance"]["date"])
 
 
-def sweep():
-    """The cells that `record` measures unless told otherwise: pairs (Architecture, Workload)."""
-    small = Architecture.from_config("qwen2.5-0.5b")
-    distill = Architecture.from_config("deepseek-r1-distill-qwen-1.5b")
-    grid = itertools.product((small, distill), ("fp16", "bf16"), (1, 4, 16), (128, 1024, 4096))
-    for arch, weights, batch, seq_len in grid:
-        for attention, logits in itertools.product(("fused", "eager"), ("all", "last")):
-            attention = attention if attention == "eager" else attention_for("cuda", arch, weights)
-            yield arch, Workload(batch, seq_len, weights=weights, attention=attention, logits=logits)
-        yield arch, Workload(batch, seq_len, "decode", weights=weights, attention=attention_for("cuda", arch))
+def sweep(device="fake"):
+    """The cells that `record` measures unless told otherwise: pairs (Architecture, Workload), small ones first."""
+    models = [
+        Architecture.from_config(f"{name}b") for name in ("qwen2.5-0.5", *(f"{_DISTILL}-{n}" for n in ("1.5", "7")))
+    ]
+    shapes = itertools.product((1, 4, 16), (128, 1024, 4096))
+    for arch, (batch, seq_len) in itertools.product(models, shapes):
+        for weights in ("fp16", "bf16", "int8", "int8_w8a8"):
+            fused = attention_for(device, arch)
+            yield arch, Workload(batch, seq_len, weights=weights, attention=fused)
+            yield arch, Workload(batch, seq_len, "decode", weights=weights, attention=fused)
+        yield arch, Workload(batch, seq_len, weights="fp16", attention=fused, logits="last")
+        yield arch, Workload(batch, seq_len, weights="fp16", attention="eager", logits="last")
+
+
+_DISTILL = "deepseek-r1-distill-qwen"
+
+
+def compare(run):
+    """Signed errors of the prediction against a recorded run, as text: by level, the worst cell, and what did not fit.
+
+    run: what `load` returns. An error of +1% says that the prediction is 1% too high.
+    """
+    fitted = [cell for cell in run["cells"] if cell["outcome"] == "ok"]
+    lines = [f"{len(run['cells'])} cells on {run['provenance']['device']}, {run['provenance']['date']}"]
+    for level, predicted, bound in (("allocated", "replay_bytes", 0.005), ("reserved", "replay_reserved_bytes", 0.02)):
+        errors = [(cell[predicted] / cell["device"][level] - 1, cell) for cell in fitted if cell["device"]]
+        if not errors:
+            continue
+        values = np.array([error for error, _ in errors])
+        worst, cell = max(errors, key=lambda pair: abs(pair[0]))
+        lines.append(
+            f"{level}: median {np.median(values):+.2%}, from {values.min():+.2%} to {values.max():+.2%}, "
+            f"{np.mean(np.abs(values) > bound):.0%} of the cells are off by more than {bound:.1%}"
+        )
+        lines.append(f"  worst, {worst:+.2%}: {_question_text(cell)}")
+    wrong = sum(cell["formula_bytes"] != cell["ledger_bytes"] for cell in fitted)
+    lines.append(f"formula and ledger differ in {wrong} cells; {len(run['cells']) - len(fitted)} cells did not fit")
+    return "\n".join(lines)
 
 
 def provenance(device="cuda", command=None):
     """Where and how a recording was made: device, driver, torch, date, command, commit."""
     on_gpu = str(device).startswith("cuda")
+    smi = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
     return {
-        "device": torch.cuda.get_device_name(device) if on_gpu else f"{device} tensors on {platform.machine()}",
+        "device": torch.cuda.get_device_name(device) if on_gpu else f"{device} tensors, {platform.machine()}",
         "total_bytes": torch.cuda.get_device_properties(device).total_memory if on_gpu else None,
         "capability": list(torch.cuda.get_device_capability(device)) if on_gpu else None,
-        "driver": _said_by("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if on_gpu else None,
+        "driver": _said_by(*smi) if on_gpu else None,
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "python": platform.python_version(),
@@ -166,67 +140,79 @@ def provenance(device="cuda", command=None):
     }
 
 
-def _prepared(arch, work, device, seed):
-    """A call that runs `work` from the same start each time, and the model that it runs on."""
-    formats = {"activations": work.activations, "modules_to_not_convert": work.modules_to_not_convert}
-    model = build_model(arch, weights=work.weights, device=device, seed=seed, **formats)
-    place = "cpu" if device == "fake" else device
-    tokens = torch.randint(arch.vocab_size, (work.batch, work.new_tokens)).to(place)
-    cache = model.new_cache(work.batch, int(work.cache_len), work.kv_cache) if work.cache == "static" else None
+def pack(rows):
+    """A list of rows of whole numbers as short text; `unpack` gives the array back.
 
-    def forward():
-        if cache is not None:
-            cache.length = work.cached_tokens
-        return model(tokens, cache=cache, attention=work.attention, logits=work.logits)
-
-    return forward, model
+    >>> unpack(pack([[1, 0, 512], [-1, 0, 512]])).tolist()
+    [[1, 0, 512], [-1, 0, 512]]
+    """
+    array = np.asarray(rows, dtype="<i8")
+    columns = array.shape[1] if array.ndim > 1 else 1
+    # column by column, for numbers of a kind compress better side by side
+    return f"{columns}:{base64.b85encode(zlib.compress(array.T.tobytes(), 9)).decode()}"
 
 
-def _watch_device(forward):
-    """Peaks of one pass without the ledger, after one to load kernels; bytes by level."""
-    workspace = _workspace_bytes()
-    forward()
-    torch.cuda.synchronize()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    forward()
-    torch.cuda.synchronize()
-    free, total = torch.cuda.mem_get_info()
-    return {
-        "requested": torch.cuda.memory_stats()["requested_bytes.all.peak"],
-        "allocated": torch.cuda.max_memory_allocated(),
-        "reserved": torch.cuda.max_memory_reserved(),
-        "used": total - free,
-        "workspace": workspace,
-    }
-
-
-def _workspace_bytes():
-    """What the first matrix product of a process leaves allocated: cuBLAS's workspace."""
-    torch._C._cuda_clearCublasWorkspaces()
-    factor = torch.ones(64, 64, device="cuda", dtype=torch.float16)
-    before = torch.cuda.memory_allocated()
-    product = factor @ factor
-    return torch.cuda.memory_allocated() - before - product.untyped_storage().nbytes()
+def unpack(text):
+    """The int64 array (rows, columns) in a text made by `pack`."""
+    columns, _, data = text.partition(":")
+    return np.frombuffer(zlib.decompress(base64.b85decode(data)), dtype="<i8").reshape(int(columns), -1).T
 
 
 def _cell(arch, work, device):
-    asked = {"model": arch.name} | dataclasses.asdict(work)
-    predicted = {"formula_bytes": inference_footprint(arch, work).total_bytes}
+    asked = _question(arch, work) | {"formula_bytes": int(inference_footprint(arch, work).total_bytes)}
     try:
         run = measure(arch, work, device)
     except torch.OutOfMemoryError as error:
         # the traceback would keep the failed pass's tensors alive into the next cell
         error.__traceback__ = None
-        torch.cuda.empty_cache()
-        return asked | predicted | {"outcome": "did not fit"}
-    levels = {"ledger_bytes": run.ledger.peak_bytes, "replay_bytes": run.replay.peak_allocated_bytes}
-    return asked | predicted | levels | {"outcome": "ok", "device": run.device_memory, "seconds": run.seconds}
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return asked | {"outcome": "did not fit"}
+    ops = list(dict.fromkeys(record.op for record, _ in run.ledger.events))
+    stream = [[ops.index(record.op), sign * record.nbytes] for record, sign in run.ledger.events]
+    return asked | {
+        "outcome": "ok",
+        "ledger_bytes": run.ledger.peak_bytes,
+        "replay_bytes": run.replay.peak_allocated_bytes,
+        "replay_reserved_bytes": run.replay.peak_reserved_bytes,
+        "device": run.device_memory,
+        "seconds": run.seconds,
+        "operators": ops,
+        "stream": pack(stream),
+        "trace": pack(run.trace) if run.trace else None,
+    }
 
 
-def _wait(device):
-    if str(device).startswith("cuda"):
-        torch.cuda.synchronize()
+def _question(arch, work):
+    """What a cell asks, as it stands in the file: the model's name and the workload's fields."""
+    return json.loads(json.dumps({"model": arch.name} | dataclasses.asdict(work)))
+
+
+def _asked(cell):
+    names = ("model", *(field.name for field in dataclasses.fields(Workload)))
+    return {name: cell[name] for name in names}
+
+
+def _question_text(cell):
+    return ", ".join(f"{name}={value}" for name, value in _asked(cell).items() if name != "modules_to_not_convert")
+
+
+def _resumed(path, made):
+    earlier = load(path)
+    for name in ("device", "driver", "torch", "commit"):
+        if earlier["provenance"][name] != made[name]:
+            raise ValueError(
+                f"resume={str(path)!r} was recorded with {name} {earlier['provenance'][name]!r}; "
+                f"it must be the present one, {made[name]!r}"
+            )
+    return earlier["provenance"], earlier["cells"]
+
+
+def _new_path(folder, made):
+    """A file that is not there yet, named after device and date."""
+    stem = f"{made['device'].replace(',', '').replace(' ', '-').lower()}-{made['date'][:19].replace(':', '')}"
+    names = itertools.chain([stem], (f"{stem}-{count}" for count in itertools.count(2)))
+    return next(path for path in (folder / f"{name}.json" for name in names) if not path.exists())
 
 
 def _write(path, content):
@@ -244,20 +230,26 @@ def _said_by(*command):
 
 
 def main(arguments=None):
-    """Command line: `record`."""
-    parser = argparse.ArgumentParser(prog="python -m dsmem.runs", description="Record measured runs of this machine.")
+    """Command line: `record` and `compare`."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(prog="python -m dsmem.runs", description="Recorded runs: make and compare them.")
     commands = parser.add_subparsers(dest="command", required=True)
-    recording = commands.add_parser("record", help="measure a sweep on the GPU and write it with its provenance")
+    recording = commands.add_parser("record", help="measure a sweep on the GPU and keep it with its provenance")
     recording.add_argument("--out", default=DATA / "runs", help="folder for the new file")
     recording.add_argument("--device", default="cuda", help="cuda, cpu or fake")
+    recording.add_argument("--resume", help="file of a recording that was cut off")
+    comparing = commands.add_parser("compare", help="print the prediction's errors against a recorded run")
+    comparing.add_argument("file")
     options = parser.parse_args(arguments)
     try:
-        path = record(
-            options.out, options.device, command=" ".join(["python -m dsmem.runs", *(arguments or sys.argv[1:])])
-        )
-    except ValueError as error:
+        if options.command == "compare":
+            print(compare(load(options.file)))
+            return
+        command = " ".join(["python -m dsmem.runs", *arguments])
+        path = record(options.out, options.device, command=command, resume=options.resume)
+        print(f"recorded in {path}")
+    except (ValueError, OSError) as error:
         parser.exit(2, f"{error}\n")
-    print(f"recorded in {path}")
 
 
 if __name__ == "__main__":

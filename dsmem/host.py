@@ -1,0 +1,145 @@
+"""The machine's own memory: what a process takes before it does anything, while it loads, and while it feeds data.
+
+Measured in a process of its own each time, since a process that has loaded before measures its own past. Linux only.
+"""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+_SCRIPT = """
+import json, sys, torch
+{imports}
+def resident():
+    lines = dict(line.split(":") for line in open("/proc/self/status") if ":" in line)
+    return {{name: int(lines[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM", "RssAnon", "RssFile")}}
+before = resident()
+try:
+    open("/proc/self/clear_refs", "w").write("5")  # forget the peak of the imports
+except OSError:
+    pass
+{body}
+after = resident()
+print(json.dumps({{"before": before, "after": after}}))
+"""
+_COPY = """
+model = {name: torch.empty_like(tensor) for name, tensor in state.items()}
+for name in model:
+    model[name].copy_(state[name])
+"""
+_LOADERS = {
+    "nothing": ("", ""),
+    "pickle": ("", "state = torch.load(sys.argv[1], weights_only=True)" + _COPY),
+    "pickle_mmap": ("", "state = torch.load(sys.argv[1], weights_only=True, mmap=True)" + _COPY),
+    "safetensors": ("from safetensors.torch import load_file", "state = load_file(sys.argv[1])" + _COPY),
+    "safetensors_assign": ("from safetensors.torch import load_file", "state = load_file(sys.argv[1])"),
+}
+_FEED = """
+import os, sys, time, torch
+workers, factor, batch_bytes = map(int, sys.argv[1:])
+class Batches(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1000
+    def __getitem__(self, index):
+        return torch.ones(batch_bytes, dtype=torch.uint8)
+def shared():
+    seen = os.statvfs("/dev/shm")
+    return (seen.f_blocks - seen.f_bfree) * seen.f_frsize
+before = shared()
+feed = iter(torch.utils.data.DataLoader(Batches(), batch_size=None, num_workers=workers, prefetch_factor=factor))
+batch = next(feed)
+held, deadline = -1, time.monotonic() + 20
+while held != shared() - before and time.monotonic() < deadline:
+    held = shared() - before
+    time.sleep(0.5)
+print(held)
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class HostRun:
+    """One measured process. Bytes above its baseline: predicted and measured peak, and what of it is whose.
+
+    baseline_bytes: resident after the imports. own_bytes: memory of the process itself; file_bytes: pages of a mapped
+    file, which the system may take back.
+    """
+
+    baseline_bytes: int
+    predicted_bytes: int
+    peak_bytes: int
+    own_bytes: int
+    file_bytes: int
+
+
+def loading_bytes(checkpoint_bytes, model_bytes):
+    """Peak of loading: the checkpoint's tensors, and the model that they are copied into (0 if they become the model).
+
+    >>> loading_bytes(15_231_233_024, 15_231_233_024) / 1e9
+    30.462466048
+    """
+    return checkpoint_bytes + model_bytes
+
+
+def prefetch_bytes(num_workers, prefetch_factor, batch_bytes):
+    """Batches of a `torch.utils.data.DataLoader`: `prefetch_factor` ready for each worker, and the one in use.
+
+    >>> prefetch_bytes(4, 2, 16 * 2048 * 8)
+    2359296
+    """
+    return (num_workers * prefetch_factor + 1) * batch_bytes
+
+
+def pinned_bytes(batch_bytes, batches=1):
+    """Pinned copies for the GPU; torch's pinned allocator rounds each up to a power of two.
+
+    >>> pinned_bytes(3 * 2**20)
+    4194304
+    """
+    return batches * (1 << (batch_bytes - 1).bit_length())
+
+
+def measure_loading(path, loader="pickle"):
+    """Load the checkpoint at `path` in a process of its own and copy it into a model; returns a `HostRun`.
+
+    loader: "pickle" (`torch.load`), "pickle_mmap" (with mmap=True), "safetensors" (memory-mapped), "safetensors_assign"
+    (the mapped tensors are the model, nothing is copied, and nothing is read before it is used), or "nothing".
+    Raises ValueError for an unknown loader or a file that is not there or cannot be loaded.
+    """
+    if loader not in _LOADERS:
+        raise ValueError(f"loader={loader!r} is unknown; allowed: {', '.join(_LOADERS)}")
+    if not Path(path).is_file():
+        raise ValueError(f"path={str(path)!r} is no file; it must be a checkpoint")
+    imports, body = _LOADERS[loader]
+    script = _SCRIPT.format(imports=imports, body=body)
+    child = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True)
+    if child.returncode:
+        reason = child.stderr.strip().splitlines()[-1]
+        raise ValueError(f"path={str(path)!r} cannot be loaded with loader={loader!r} ({reason})")
+    seen = json.loads(child.stdout)
+    size = Path(path).stat().st_size
+    before, after = seen["before"], seen["after"]
+    copied = size if _COPY in body else 0
+    predicted = 0 if loader == "nothing" else loading_bytes(size if copied else 0, copied)
+    return HostRun(
+        baseline_bytes=before["VmRSS"],
+        predicted_bytes=predicted,
+        peak_bytes=after["VmHWM"] - before["VmRSS"],
+        own_bytes=after["RssAnon"] - before["RssAnon"],
+        file_bytes=after["RssFile"] - before["RssFile"],
+    )
+
+
+def measure_prefetch(num_workers, prefetch_factor, batch_bytes):
+    """Shared memory that a DataLoader fills while its consumer holds one batch, in bytes, from a process of its own.
+
+    Other processes' use of /dev/shm at the same time is counted along. Raises ValueError for a count below 1.
+    """
+    arguments = {"num_workers": num_workers, "prefetch_factor": prefetch_factor, "batch_bytes": batch_bytes}
+    for name, value in arguments.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}={value!r} is not a count; it must be a whole number of at least 1")
+    command = [sys.executable, "-c", _FEED, *map(str, arguments.values())]
+    child = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return int(child.stdout)

@@ -20,7 +20,7 @@ _HOME = {
     "explain": "levels",
     "show": "derive",
     "here": "machine",
-    "save_report": "plots",
+    "save_report": "report",
 }
 
 __all__ = ["Architecture", "model_names", *_HOME]

@@ -6,82 +6,31 @@ that the Axes is not printed as well. Code that keeps a figure (a widget, a loop
 `matplotlib.figure.Figure(layout="constrained")`: pyplot is then never loaded, and texts outside the Axes get room.
 
 Memory axes have bytes as coordinates; only their tick labels are in GiB, MiB or KiB. The style lasts while a plot is
-drawn, so the global settings stay as they are. A component has one colour and one hatch in every plot: see `look`.
+drawn, so the global settings stay as they are. A component has one colour and one hatch in every plot: see `looks`.
 """
 
 import contextlib
-import csv
-import pickle
 import textwrap
-import zlib
 from collections.abc import Mapping
 from functools import partial
-from numbers import Real
-from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib import style, ticker
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.text import Text
 from matplotlib.transforms import ScaledTranslation
 
+from dsmem.looks import INK, LINESTYLES, LOOKS, MARKERS, STYLE, look
 from dsmem.units import format_bytes
 
-STYLE = ("petroff10", Path(__file__).with_name("dsmem.mplstyle"))
-PAPER = {"font.size": 8, "axes.titlesize": 8, "legend.fontsize": 8, "legend.handlelength": 1.8}
-WIDTHS = {"column": 3.5, "full": 7.16}  # inches
 UNITS = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("bytes", 1))
 STEPS = (1, 2, 2.5, 5, 10)  # of ticks
 SMALL = 0.015  # of the widest bar: what is thinner cannot be told from its neighbours
 
-# A hue is a family of parts, a hatch tells its members apart: "name=other_name:hatch". Without a hatch: the plain ones.
-FAMILIES = {
-    "#3f90da": r"weights=weight lm_head:\\\ embed_tokens:... weights_int8:/// weight_scales:+++ master_weights:xxx",
-    "#ffa90e": r"kv_cache:... latent_cache:xxx",
-    "#bd1f01": r"gradients=gradient:---",
-    "#94a4a2": r"buffers=buffer:+++ token_ids=input:ooo rope_tables:/// causal_mask:\\\ ",
-    "#832db6": r"scores=attention:xxx attention_weights=probabilities:+++ attention_out=o_proj:---"
-    r" attention_projected:/- attention_by_head:\- query=q_proj:/// query_rotated=query_normed=query_by_head=q_norm:|||"
-    r" key=k_proj:... key_expanded=key_read=k_norm:ooo value=v_proj:\\\ value_expanded=value_read:*** logsumexp:/o",
-    "#a96b59": r"residual=activation:/// residual_mid:... residual_out:xxx normed=norm:\\\ input_layernorm:+++"
-    r" post_attention_layernorm:--- inverse_rms:|||",
-    "#e76300": r"logits:||| loss:---",
-    "#b9ac70": r"temporary:xxx workspace:--- weight_copy=dequantized:/// int32_product:\\\ float32_product:|||"
-    r" input_int8:... input_scales:+++ input_scaled:ooo",
-    "#717581": r"optimizer_state=optimizer_states:\\\ first_moment:/// second_moment:...",
-    "#92dadd": r"gated=mlp gate=gate_proj:/// gate_activated:xxx up=up_proj:--- mlp_out=down_proj:\\\ experts:..."
-    r" shared_experts:+++ router:|||",
-    "#f2f2f2": r"other",
-}
-DARK = ("#3f90da", "#bd1f01", "#832db6", "#a96b59", "#717581")  # under a white hatch; the others are under a dark one
-LOOKS = {
-    name: (color, hatch)
-    for color, parts in FAMILIES.items()
-    for names, _, hatch in (part.partition(":") for part in parts.split())
-    for name in names.split("=")
-}
-SPARE_HATCHES = ("//oo", "..oo", "xxoo", "--oo", "++oo", "||oo", "**oo")
-LINESTYLES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (9, 2)), (0, (3, 1, 1, 1, 1, 1)))
-MARKERS = ("o", "s", "^", "D", "v", "P")
-INK = "#222222"
-_CAPACITY = {"color": INK, "linestyle": (0, (6, 3)), "linewidth": 1.1, "zorder": 2.5}
-_GRID = {"color": "#d8d8d8", "linewidth": 0.7}
+CAPACITY = {"color": INK, "linestyle": (0, (6, 3)), "linewidth": 1.1, "zorder": 2.5}
+GRID = {"color": "#d8d8d8", "linewidth": 0.7}
 _PATCH = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.3}
 _SMALL_TEXT = {"fontsize": "small", "zorder": 3, "bbox": _PATCH}
-_PHASE = {"color": "#666666", "linestyle": (0, (1, 2)), "linewidth": 1, "zorder": 2.5}
-
-
-def look(part):
-    """The colours and the hatch of a component, ready for a bar or an area; an unknown name always gets the same ones.
-
-    >>> look("weight") == look("weights")
-    True
-    """
-    number = zlib.crc32(part.encode())  # unlike hash(), the same in every session
-    spare = list(FAMILIES)[number % 10], SPARE_HATCHES[number // 10 % len(SPARE_HATCHES)]
-    color, hatch = LOOKS.get(part, spare)
-    return {"facecolor": color, "edgecolor": "white" if color in DARK else INK, "hatch": hatch, "linewidth": 0.5}
+PHASE = {"color": "#666666", "linestyle": (0, (1, 2)), "linewidth": 1, "zorder": 2.5}
 
 
 # --- The plots --------------------------------------------------------------------------------------------------------
@@ -95,7 +44,7 @@ def plot_stack(stacks, *, capacity=None, ax=None, title=None):
     ValueError: no stacks, or bytes that are negative or not finite.
     """
     parts, limits = _by_part("stacks", stacks), _capacities(capacity)
-    with _drawing(ax, title, height=1.6 + 0.42 * len(stacks)) as ax:
+    with drawing(ax, title, height=1.6 + 0.42 * len(stacks)) as ax:
         _bars(ax, list(stacks), parts, "memory", limits)
     return ax
 
@@ -108,7 +57,7 @@ def plot_phases(fp, *, hide=("weights", "buffers"), ax=None, title=None):
     parts = _by_part("fp.phases", fp.phases)
     shown = {part: values for part, values in parts.items() if part not in hide}
     hidden = {part: max(values) for part, values in parts.items() if part in hide}
-    with _drawing(ax, title, height=1.8 + 0.3 * len(fp.phases)) as ax:
+    with drawing(ax, title, height=1.8 + 0.3 * len(fp.phases)) as ax:
         _bars(ax, list(fp.phases), shown, "memory" + _without(hidden), {}, notes={fp.peak_phase: " ← peak"})
     return ax
 
@@ -120,7 +69,7 @@ def plot_areas(x, parts, *, xlabel, capacity=None, logx=False, ax=None, title=No
     """
     x, limits = _sweep(x), _capacities(capacity)
     parts = {part: _bytes(part, values, x.shape) for part, values in parts.items()}
-    with _drawing(ax, title) as ax:
+    with drawing(ax, title) as ax:
         top = _areas(ax, x, parts)
         _number_axis(ax, xlabel, logx)
         _height_axis(ax, limits, top, "memory")
@@ -136,7 +85,7 @@ def plot_curves(x, curves, *, xlabel, measured=None, capacity=None, logx=True, a
     curves = {name: _bytes(name, values, x.shape) for name, values in curves.items()}
     points = {name: _points(name, *pair) for name, pair in (measured or {}).items()}
     order = list(dict.fromkeys([*curves, *points]))
-    with _drawing(ax, title) as ax:
+    with drawing(ax, title) as ax:
         for name, values in curves.items():
             _line(ax, name, x, values, color=_hue(name, order), linestyle=LINESTYLES[order.index(name) % 6])
         for name, pair in points.items():
@@ -160,13 +109,13 @@ def plot_timeline(timeline, *, hide=("weight", "buffer"), phases=None, ax=None, 
     shown = {name: np.asarray(live) for name, live in parts.items() if name not in hide}
     hidden = [name for name in parts if name in hide]
     peak = f"peak {format_bytes(int(timeline.live_bytes[at]))}\nstep {step[at]:,}: {_short(timeline.labels[at])}"
-    with _drawing(ax, title) as ax:
+    with drawing(ax, title) as ax:
         top = _areas(ax, step, shown, step="post", linewidth=0)  # outlines would blacken thousands of short steps
         ax.step(step, sum(shown.values(), np.zeros(step.size)), where="post", color="#555555", linewidth=0.5)
         _number_axis(ax, "step (birth or death of a tensor)", logx=False)
         _height_axis(ax, {}, 1.2 * top, "live memory" + (f"\nwithout {', '.join(hidden)}" if hidden else ""))
         _peak(ax, step[at], sum(live[at] for live in shown.values()), peak)
-        _uprights(ax, phases or {}, "left", _PHASE)
+        _uprights(ax, phases or {}, "left", PHASE)
     return ax
 
 
@@ -182,7 +131,7 @@ def plot_tensors(records, *, top=12, ax=None, title=None):
     bars = [(record.category, _describe(record), record.nbytes) for record in records[:top]]
     if records[top:]:
         bars.append(("other", f"… {len(records) - top:,} more", sum(record.nbytes for record in records[top:])))
-    with _drawing(ax, title, height=1.6 + 0.42 * len(bars)) as ax:
+    with drawing(ax, title, height=1.6 + 0.42 * len(bars)) as ax:
         for row, (category, name, nbytes) in enumerate(bars):
             seen = category in [bar[0] for bar in bars[:row]]
             ax.barh(row + 0.2, nbytes, height=0.42, label="_" if seen else category, **look(category))
@@ -199,7 +148,7 @@ def plot_waterfall(waterfall, *, ax=None, title=None):
     steps, ends = list(waterfall.steps), [0]
     if not steps or not {kind for *_, kind in steps} <= {"total", "gap"}:
         raise ValueError(f"waterfall.steps must be (name, bytes, 'total' or 'gap'), at least one, got {steps!r}.")
-    with _drawing(ax, title, height=1.6 + 0.36 * len(steps)) as ax:
+    with drawing(ax, title, height=1.6 + 0.36 * len(steps)) as ax:
         for row, (_, nbytes, kind) in enumerate(steps):
             start = 0 if kind == "total" else ends[-1]
             ends.append(start + nbytes)
@@ -207,31 +156,6 @@ def plot_waterfall(waterfall, *, ax=None, title=None):
         _row_axis(ax, [name for name, *_ in steps], max(ends), "memory")
         ax.dsmem_data += [(kind, name, nbytes) for name, nbytes, kind in steps]
     return ax
-
-
-def save_report(ax, name, *, width="column", folder=".", formats=("pdf", "svg", "png"), parameters=None):
-    """Save the figure of `ax` for a paper, and the plotted numbers beside it as CSV; returns the paths.
-
-    width: "column" (3.5 in), "full" (7.16 in) or inches. Text is 8 pt, embedded as TrueType; PNG has 300 dpi.
-    parameters: {name: value}, kept in the files' keywords. A copy is restyled: the figure on screen stays as it is.
-    ValueError: another width or format, or an Axes that dsmem did not draw.
-    """
-    if not hasattr(ax, "dsmem_data"):
-        raise ValueError(f"ax must be an Axes that one of dsmem's plot functions returned, got {ax!r}.")
-    inches = WIDTHS.get(width) if isinstance(width, str) else width
-    if not isinstance(inches, Real) or not 0 < inches < np.inf:
-        raise ValueError(f"width must be 'column', 'full' or a positive number of inches, got {width!r}.")
-    if not set(formats) <= {"pdf", "svg", "png"}:
-        raise ValueError(f"formats must be among 'pdf', 'svg' and 'png', got {formats!r}.")
-    paths = [Path(folder) / f"{name}.{kind}" for kind in (*formats, "csv")]
-    paths[0].parent.mkdir(parents=True, exist_ok=True)
-    keywords = ["dsmem", *(f"{key}={value}" for key, value in (parameters or {}).items())]
-    with style.context([*STYLE, PAPER]):
-        fig = _for_paper(ax.get_figure(root=True), inches)
-        for kind, path in zip(formats, paths, strict=False):
-            fig.savefig(path, format=kind, metadata=_metadata(kind, _title(ax) or name, keywords))
-    _write_csv(paths[-1], fig.axes)
-    return paths
 
 
 # --- Input ------------------------------------------------------------------------------------------------------------
@@ -318,7 +242,7 @@ def _new_axes(height):
 
 
 @contextlib.contextmanager
-def _drawing(ax, title, height=3.8):
+def drawing(ax, title, height=3.8):
     """The Axes to draw on, in the house style; title and legend follow when the drawing is done."""
     # outside the context, whose end would undo the interactive mode that a notebook's pyplot switches on when it starts
     ax = _new_axes(height) if ax is None else ax
@@ -329,7 +253,7 @@ def _drawing(ax, title, height=3.8):
         ax.set_axisbelow(True)
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=matplotlib.rcParams["xtick.labelsize"])
-        _finish(ax, _title(ax) if title is None else title)
+        finish(ax, title_of(ax) if title is None else title)
 
 
 def _bars(ax, labels, parts, axis_label, limits, notes=None):
@@ -341,9 +265,9 @@ def _bars(ax, labels, parts, axis_label, limits, notes=None):
     for row, (label, end) in enumerate(zip(labels, ends, strict=True)):
         _end_label(ax, end, row, format_bytes(int(end)) + (notes or {}).get(label, ""))
     for part, values in parts.items():
-        _keep(ax, part, labels, values)
+        keep(ax, part, labels, values)
     _row_axis(ax, labels, max([*ends, *limits.values()]), axis_label)
-    _uprights(ax, {text.replace("\n", " "): x for text, x in limits.items()}, "right", _CAPACITY)
+    _uprights(ax, {text.replace("\n", " "): x for text, x in limits.items()}, "right", CAPACITY)
 
 
 def _areas(ax, x, parts, **how):
@@ -353,7 +277,7 @@ def _areas(ax, x, parts, **how):
         ax.fill_between(x, base, base + values, label=part, **look(part) | how)
         base = base + values
     for part, values in parts.items():
-        _keep(ax, part, x, values)
+        keep(ax, part, x, values)
     if len(x) > 1:
         ax.set_xlim(x[0], x[-1])
     return max(base)
@@ -361,7 +285,7 @@ def _areas(ax, x, parts, **how):
 
 def _line(ax, name, x, values, **how):
     ax.plot(x, values, label=name, **how)
-    _keep(ax, name, x, values)
+    keep(ax, name, x, values)
 
 
 def _hue(name, order):
@@ -370,7 +294,7 @@ def _hue(name, order):
     return LOOKS[name][0] if name in LOOKS else cycle[order.index(name) % len(cycle)]
 
 
-def _keep(ax, series, x, values):
+def keep(ax, series, x, values):
     """Book plotted numbers for the CSV."""
     ax.dsmem_data += [(series, *row) for row in zip(np.asarray(x).tolist(), values.tolist(), strict=True)]
 
@@ -419,21 +343,21 @@ def _row_axis(ax, labels, reach, axis_label):
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(len(labels) - 0.5, -0.5)
     ax.set_xlim(0, max(reach, 1) * 1.02)
-    ax.grid(axis="x", **_GRID)
-    _byte_axis(ax.xaxis, reach, axis_label)
+    ax.grid(axis="x", **GRID)
+    byte_axis(ax.xaxis, reach, axis_label)
 
 
 def _height_axis(ax, limits, top, axis_label):
     """Bytes upwards from zero, with capacities as dashed lines that are named at the right."""
     reach = max([top, *limits.values(), 1])
     for text, nbytes in limits.items():
-        ax.axhline(nbytes, **_CAPACITY)
+        ax.axhline(nbytes, **CAPACITY)
         near = any(0 < other - nbytes < 0.12 * reach for other in limits.values())  # that one is named upwards, so
         where = {"transform": ax.get_yaxis_transform(), "va": "top" if near else "bottom", "fontsize": "small"}
         ax.text(1.01, nbytes, text, **where)
-    ax.grid(axis="y", **_GRID)
+    ax.grid(axis="y", **GRID)
     ax.set_ylim(0, reach * 1.04)
-    _byte_axis(ax.yaxis, reach, axis_label)
+    byte_axis(ax.yaxis, reach, axis_label)
 
 
 def _number_axis(ax, label, logx):
@@ -449,7 +373,7 @@ def _number_axis(ax, label, logx):
     ax.set_xlabel(label)
 
 
-def _byte_axis(axis, reach, label):
+def byte_axis(axis, reach, label):
     """Ticks that are round in the largest unit that fits, over data in bytes."""
     unit, size = next((pair for pair in UNITS if reach >= pair[1]), UNITS[-1])
     axis.set_major_locator(_ByteLocator(size))
@@ -473,7 +397,7 @@ class _ByteLocator(ticker.MaxNLocator):
         return super().tick_values(vmin / self.size, vmax / self.size) * self.size
 
 
-def _finish(ax, title):
+def finish(ax, title):
     """Title above and legend below, as wide as the Axes and its labels turn out to be."""
     fig, legend = ax.get_figure(root=True), ax.get_legend()
     ax.set_title("", loc="left")
@@ -502,56 +426,5 @@ def _legend_below(ax, fig, box):
             break
 
 
-# --- The copy for a paper -----------------------------------------------------------------------------------
-
-
-def _for_paper(fig, inches):
-    """A copy of the figure, `inches` wide, in small type, the Axes about as high as before for the type."""
-    copy = _copy(fig)
-    copy.draw_without_rendering()
-    drawn = {ax: 0.85 * ax.bbox.height / copy.dpi for ax in copy.axes if hasattr(ax, "dsmem_data")}
-    for text in copy.findobj(Text):
-        text.set_fontsize(PAPER["font.size"])
-    for ax in copy.axes:
-        ax.tick_params(labelsize=PAPER["font.size"])
-    copy.set_layout_engine("constrained")
-    copy.set_size_inches(inches, fig.get_figheight() + 4)  # titles and legends get longer: high first, cut then
-    for ax in drawn:
-        _finish(ax, _title(ax))
-    copy.draw_without_rendering()
-    spare = min(ax.bbox.height / copy.dpi - height for ax, height in drawn.items())
-    rows = max((ax.get_gridspec().nrows for ax in drawn if ax.get_gridspec()), default=1)
-    copy.set_figheight(copy.get_figheight() - rows * spare)
-    return copy
-
-
-def _copy(fig):
-    canvas = fig.canvas
-    FigureCanvasAgg(fig)  # a canvas of its own for the moment, so that pyplot does not adopt the copy and show it
-    try:
-        return pickle.loads(pickle.dumps(fig))
-    finally:
-        fig.set_canvas(canvas)
-
-
-def _title(ax):
+def title_of(ax):
     return " ".join(ax.get_title(loc="left").split())
-
-
-def _metadata(kind, title, keywords):
-    """Title, keywords and software under each format's own names; no dates, so that equal plots are equal files."""
-    software = f"dsmem, Matplotlib {matplotlib.__version__}"
-    words = ", ".join(keywords)
-    return {
-        "pdf": {"Title": title, "Keywords": words, "Creator": software, "CreationDate": None},
-        "svg": {"Title": title, "Keywords": keywords, "Creator": software, "Date": None},
-        "png": {"Title": title, "Keywords": words, "Software": software},
-    }[kind]
-
-
-def _write_csv(path, axes):
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("panel", "series", "x", "bytes"))
-        for ax in axes:
-            writer.writerows((_title(ax), *row) for row in getattr(ax, "dsmem_data", ()))

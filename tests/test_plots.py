@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from nbclient import NotebookClient
 
-from dsmem import plots
+from dsmem import looks, plots, report
 
 MIB, GIB = 2**20, 2**30
 WEIGHTS = 15_231_233_024
@@ -230,13 +230,13 @@ def test_waterfall_floats_its_gaps_and_shows_the_tiny_ones(ax):
 
 
 def test_a_component_looks_the_same_everywhere_and_unlike_the_others():
-    assert plots.look("weight") == plots.look("weights")
-    assert plots.look("never heard of") == plots.look("never heard of")
+    assert looks.look("weight") == looks.look("weights")
+    assert looks.look("never heard of") == looks.look("never heard of")
     names = ["weight", "buffer", "kv_cache", "input", "activation", "temporary", "gradient", "optimizer_state"]
-    assert len({plots.look(name)["hatch"] for name in names}) == len(names)
-    for color, parts in plots.FAMILIES.items():
-        looks = [plots.LOOKS[part.split(":")[0].split("=")[0]] for part in parts.split()]
-        assert len(set(looks)) == len(looks) and {look[0] for look in looks} == {color}
+    assert len({looks.look(name)["hatch"] for name in names}) == len(names)
+    for color, parts in looks.FAMILIES.items():
+        appearances = [looks.LOOKS[part.split(":")[0].split("=")[0]] for part in parts.split()]
+        assert len(set(appearances)) == len(appearances) and {look[0] for look in appearances} == {color}
 
 
 def test_a_tick_is_round_in_its_unit(ax):
@@ -272,7 +272,7 @@ def test_bad_input_is_refused_in_one_sentence_before_a_figure_exists(call, words
 @pytest.mark.parametrize("name", DRAW)
 def test_report_files_and_the_numbers_beside_them(name, ax, tmp_path):
     DRAW[name](ax=ax, title="What was found, in so many words that a column needs more lines for them")
-    paths = plots.save_report(ax, "figure.1", folder=tmp_path / "new", parameters={"batch": 4})
+    paths = report.save_report(ax, "figure.1", folder=tmp_path / "new", parameters={"batch": 4})
     assert [path.name for path in paths] == [f"figure.1.{kind}" for kind in ("pdf", "svg", "png", "csv")]
     assert all(path.stat().st_size > 100 for path in paths)
     with paths[-1].open(encoding="utf-8") as file:
@@ -286,7 +286,7 @@ def test_report_has_a_papers_width_and_its_parameters(ax, tmp_path):
 
     DRAW["stack"](ax=ax, title="Found")
     for width, inches in (("column", 3.5), ("full", 7.16), (5, 5)):
-        pdf, svg, png, _ = plots.save_report(ax, "a", width=width, folder=tmp_path, parameters={"batch": 4})
+        pdf, svg, png, _ = report.save_report(ax, "a", width=width, folder=tmp_path, parameters={"batch": 4})
         with Image.open(png) as image:
             assert abs(image.width - 300 * inches) <= 1
             assert image.info["Title"] == "Found" and "batch=4" in image.info["Keywords"]
@@ -299,8 +299,8 @@ def test_report_has_a_papers_width_and_its_parameters(ax, tmp_path):
 
 def test_report_is_the_same_file_for_the_same_plot(ax, tmp_path):
     DRAW["areas"](ax=ax)
-    first = [path.read_bytes() for path in plots.save_report(ax, "a", folder=tmp_path)]
-    assert first == [path.read_bytes() for path in plots.save_report(ax, "a", folder=tmp_path)]
+    first = [path.read_bytes() for path in report.save_report(ax, "a", folder=tmp_path)]
+    assert first == [path.read_bytes() for path in report.save_report(ax, "a", folder=tmp_path)]
 
 
 @pytest.mark.parametrize("name", DRAW)
@@ -310,7 +310,7 @@ def test_report_leaves_the_figure_as_it_was(name, ax, tmp_path):
     ax.figure.set_layout_engine("none")  # constrained layout moves the Axes by a last bit in later drawings
     size, before = tuple(ax.figure.get_size_inches()), pixels(ax)
     canvas, settings = ax.figure.canvas, dict(matplotlib.rcParams)
-    plots.save_report(ax, "a", folder=tmp_path, formats=["png"])
+    report.save_report(ax, "a", folder=tmp_path, formats=["png"])
     assert ax.figure.canvas is canvas and tuple(ax.figure.get_size_inches()) == size
     assert pixels(ax) == before and dict(matplotlib.rcParams) == settings
 
@@ -318,7 +318,7 @@ def test_report_leaves_the_figure_as_it_was(name, ax, tmp_path):
 def test_report_keeps_what_was_added_afterwards(ax, tmp_path):
     DRAW["stack"](ax=ax)
     ax.text(GIB, 0, "added by hand")
-    svg, _ = plots.save_report(ax, "a", folder=tmp_path, formats=["svg"])
+    svg, _ = report.save_report(ax, "a", folder=tmp_path, formats=["svg"])
     assert "added by hand" in svg.read_text(encoding="utf-8")
 
 
@@ -326,7 +326,7 @@ def test_report_of_two_panels_keeps_both(tmp_path):
     left, right = Figure(figsize=(9, 4), layout="constrained").subplots(1, 2)
     DRAW["stack"](ax=left, title="Left")
     DRAW["curves"](ax=right, title="Right")
-    *_, table = plots.save_report(left, "a", width="full", folder=tmp_path)
+    *_, table = report.save_report(left, "a", width="full", folder=tmp_path)
     assert {line.split(",")[0] for line in table.read_text(encoding="utf-8").splitlines()[1:]} == {"Left", "Right"}
 
 
@@ -341,13 +341,13 @@ def test_report_of_two_panels_keeps_both(tmp_path):
 def test_report_refuses_what_it_cannot_do(options, words, ax, tmp_path):
     DRAW["stack"](ax=ax)
     with pytest.raises(ValueError, match=words):
-        plots.save_report(ax, "a", folder=tmp_path, **options)
+        report.save_report(ax, "a", folder=tmp_path, **options)
     assert not list(tmp_path.iterdir())
 
 
 def test_report_refuses_axes_that_dsmem_did_not_draw(ax, tmp_path):
     with pytest.raises(ValueError, match="ax must be an Axes that one of dsmem's plot functions returned"):
-        plots.save_report(ax, "a", folder=tmp_path)
+        report.save_report(ax, "a", folder=tmp_path)
 
 
 def test_a_figure_with_a_plot_survives_pickling(ax):
@@ -359,13 +359,13 @@ def test_pyplot_is_loaded_only_for_a_plot_without_axes():
     code = """
 import sys
 from matplotlib.figure import Figure
-from dsmem import plots
+from dsmem import looks, plots, report
 plots.plot_stack({"a": {"weights": 1}}, ax=Figure().subplots())
 assert "matplotlib.pyplot" not in sys.modules
 ax = plots.plot_stack({"a": {"weights": 1}})
 import matplotlib.pyplot as plt
 assert plt.get_fignums() == [1] and plt.figure(1) is ax.figure
-plots.save_report(ax, "a", folder=sys.argv[1])
+report.save_report(ax, "a", folder=sys.argv[1])
 assert plt.get_fignums() == [1]
 """
     with tempfile.TemporaryDirectory() as folder:

@@ -1,0 +1,49 @@
+"""What a part of memory looks like in every plot: one colour for a family, one hatch for each of its members."""
+
+import zlib
+from pathlib import Path
+
+STYLE = ("petroff10", Path(__file__).with_name("dsmem.mplstyle"))
+
+# A hue is a family of parts, a hatch tells its members apart: "name=other_name:hatch". Without a hatch: the plain ones.
+FAMILIES = {
+    "#3f90da": r"weights=weight lm_head:\\\ embed_tokens:... weights_int8:/// weight_scales:+++ master_weights:xxx",
+    "#ffa90e": r"kv_cache:... latent_cache:xxx",
+    "#bd1f01": r"gradients=gradient:---",
+    "#94a4a2": r"buffers=buffer:+++ token_ids=input:ooo rope_tables:/// causal_mask:\\\ ",
+    "#832db6": r"scores=attention:xxx attention_weights=probabilities:+++ attention_out=o_proj:---"
+    r" attention_projected:/- attention_by_head:\- query=q_proj:/// query_rotated=query_normed=query_by_head=q_norm:|||"
+    r" key=k_proj:... key_expanded=key_read=k_norm:ooo value=v_proj:\\\ value_expanded=value_read:*** logsumexp:/o",
+    "#a96b59": r"residual=activation:/// residual_mid:... residual_out:xxx normed=norm:\\\ input_layernorm:+++"
+    r" post_attention_layernorm:--- inverse_rms:|||",
+    "#e76300": r"logits:||| loss:---",
+    "#b9ac70": r"temporary:xxx workspace:--- weight_copy=dequantized:/// int32_product:\\\ float32_product:|||"
+    r" input_int8:... input_scales:+++ input_scaled:ooo",
+    "#717581": r"optimizer_state=optimizer_states:\\\ first_moment:/// second_moment:...",
+    "#92dadd": r"gated=mlp gate=gate_proj:/// gate_activated:xxx up=up_proj:--- mlp_out=down_proj:\\\ experts:..."
+    r" shared_experts:+++ router:|||",
+    "#f2f2f2": r"other",
+}
+DARK = ("#3f90da", "#bd1f01", "#832db6", "#a96b59", "#717581")  # under a white hatch; the others are under a dark one
+LOOKS = {
+    name: (color, hatch)
+    for color, parts in FAMILIES.items()
+    for names, _, hatch in (part.partition(":") for part in parts.split())
+    for name in names.split("=")
+}
+SPARE_HATCHES = ("//oo", "..oo", "xxoo", "--oo", "++oo", "||oo", "**oo")
+LINESTYLES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (9, 2)), (0, (3, 1, 1, 1, 1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P")
+INK = "#222222"
+
+
+def look(part):
+    """The colours and the hatch of a component, ready for a bar or an area; an unknown name always gets the same ones.
+
+    >>> look("weight") == look("weights")
+    True
+    """
+    number = zlib.crc32(part.encode())  # unlike hash(), the same in every session
+    spare = list(FAMILIES)[number % 10], SPARE_HATCHES[number // 10 % len(SPARE_HATCHES)]
+    color, hatch = LOOKS.get(part, spare)
+    return {"facecolor": color, "edgecolor": "white" if color in DARK else INK, "hatch": hatch, "linewidth": 0.5}

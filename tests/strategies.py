@@ -1,0 +1,77 @@
+"""Hypothesis strategies: random decoders, and the workloads that they run."""
+
+import dataclasses
+
+from hypothesis import strategies as st
+
+import dsmem
+from dsmem.workload import LINEARS
+
+WEIGHTS = ("fp32", "bf16", "fp16")
+KV_CACHES = (None, "fp32", "bf16", "fp16")
+BOOLEANS = st.booleans()
+
+
+@st.composite
+def architectures(draw, hidden=2048, intermediate=8192, vocab=50_000, head_dim=128):
+    """A decoder with any mix of options; the arguments are its largest widths."""
+    kv_heads, groups = draw(st.integers(1, 4)), draw(st.integers(1, 8))
+    return dsmem.Architecture(
+        name="random",
+        model_type="llama",
+        hidden_size=draw(st.integers(1, hidden)),
+        num_hidden_layers=draw(st.integers(1, 3)),
+        num_attention_heads=kv_heads * groups,
+        num_key_value_heads=kv_heads,
+        head_dim=2 * draw(st.integers(1, head_dim // 2)),
+        intermediate_size=draw(st.integers(1, intermediate)),
+        vocab_size=draw(st.integers(1, vocab)),
+        tie_word_embeddings=draw(BOOLEANS),
+        qkv_bias=draw(BOOLEANS),
+        o_bias=draw(BOOLEANS),
+        mlp_bias=draw(BOOLEANS),
+        qk_norm=draw(BOOLEANS),
+    )
+
+
+def small_architectures():
+    """Small enough for real passes on a CPU."""
+    return architectures(hidden=48, intermediate=96, vocab=200, head_dim=16)
+
+
+@st.composite
+def workloads(draw, phase=None, attention=None, batch=4, seq_len=512, weights=WEIGHTS):
+    """A forward pass; `phase` and `attention` may be fixed, `batch` and `seq_len` are the largest."""
+    phase = phase or draw(st.sampled_from(("prefill", "decode")))
+    decode = phase == "decode"
+    return dsmem.Workload(
+        batch=draw(st.integers(1, batch)),
+        seq_len=draw(st.integers(1, seq_len)),
+        phase=phase,
+        cached_tokens=draw(st.none() | st.integers(0, seq_len)) if decode else None,
+        weights=draw(st.sampled_from(weights)),
+        kv_cache=draw(st.sampled_from(KV_CACHES)),
+        attention=attention or draw(st.sampled_from(("fused", "expanded", "eager"))),
+        logits=draw(st.sampled_from(("all", "last"))),
+        cache="static" if decode else draw(st.sampled_from(("static", "none"))),
+    )
+
+
+def in_eights(arch):
+    """The same decoder, its widths rounded up to multiples of 8, as INT8 products need them."""
+    widths = ("hidden_size", "head_dim", "intermediate_size", "vocab_size")
+    return arch.scaled(**{name: -(-getattr(arch, name) // 8) * 8 for name in widths})
+
+
+@st.composite
+def int8_passes(draw, weights, small=False, **fixed):
+    """A decoder and a workload with INT8 weights, any of its layers kept in 16 or 32 bit; fixed: as in `workloads`."""
+    arch = draw(small_architectures() if small else architectures())
+    arch = arch.scaled(num_hidden_layers=min(arch.num_hidden_layers, 2))  # a third only repeats the second
+    work = draw(workloads(**{"batch": 2, "seq_len": 16} | fixed if small else fixed))
+    kept = draw(st.sampled_from(((), ("lm_head",))) | st.sets(st.sampled_from(LINEARS)).map(sorted).map(tuple))
+    if arch.tie_word_embeddings and "lm_head" not in kept:
+        kept = (*kept, "lm_head")
+    formats = {"weights": weights, "activations": draw(st.sampled_from(WEIGHTS)), "modules_to_not_convert": kept}
+    formats["kv_cache"] = draw(st.sampled_from(KV_CACHES))
+    return in_eights(arch) if weights == "int8_w8a8" else arch, dataclasses.replace(work, **formats)

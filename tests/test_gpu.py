@@ -1,0 +1,153 @@
+"""What only a GPU can say. Skipped where there is none; everything here is small enough for a 15 GiB card."""
+
+import pytest
+import torch
+
+import dsmem
+from dsmem import Architecture, Workload, operators
+from dsmem.model import attention_for
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and this machine has none"),
+]
+
+QWEN = Architecture.from_config("qwen2.5-0.5b")
+SMALL = QWEN.scaled(num_hidden_layers=4)
+MODERN = torch.cuda.is_available() and torch.cuda.get_device_capability() >= operators.MIN_FLASH_CAPABILITY
+flash = pytest.mark.skipif(not MODERN, reason="needs compute capability 8.0, the flash kernel")
+old = pytest.mark.skipif(MODERN, reason="needs a GPU below compute capability 8.0, such as a T4")
+
+
+def passes():
+    """Workloads that the GPU at hand can run, with a name each."""
+    fused = attention_for("cuda", QWEN) if torch.cuda.is_available() else "fused"
+    yield "prefill", Workload(2, 512, weights="fp16", attention=fused)
+    yield "prefill, last logits", Workload(4, 256, weights="fp16", attention=fused, logits="last")
+    yield "prefill, eager", Workload(2, 256, weights="fp16", attention="eager")
+    yield "prefill, widened", Workload(2, 256, weights="fp16", attention="expanded")
+    yield "prefill, no cache", Workload(1, 1024, weights="fp16", attention=fused, cache="none")
+    yield "decode", Workload(8, 1024, "decode", weights="fp16", attention=fused)
+    yield "decode, eager", Workload(8, 1024, "decode", weights="fp16", attention="eager")
+
+
+NAMES, WORKLOADS = zip(*passes(), strict=True)
+each_pass = pytest.mark.parametrize("work", WORKLOADS, ids=NAMES)
+
+
+@each_pass
+def test_the_formula_is_the_ledger_on_the_gpu_to_the_byte(work):
+    run = dsmem.measure(SMALL, work, device="cuda")
+    assert run.footprint.total_bytes == run.ledger.peak_bytes
+
+
+@each_pass
+def test_the_ledger_on_the_gpu_is_the_one_on_fake_tensors(work):
+    gpu, fake = (dsmem.measure(SMALL, work, device=device).ledger for device in ("cuda", "fake"))
+    assert gpu.timeline().live_bytes.tolist() == fake.timeline().live_bytes.tolist()
+
+
+@each_pass
+def test_the_gpus_own_peak_is_the_predicted_one_within_half_a_percent(work):
+    run = dsmem.measure(QWEN, work, device="cuda")
+    said, workspace = run.device_memory, run.device_memory["workspace"]
+    predicted = dsmem.replay(run.ledger, workspace_bytes=workspace).peak_allocated_bytes
+    assert said["requested"] == pytest.approx(run.ledger.peak_bytes + workspace, rel=0.005)
+    assert said["allocated"] == pytest.approx(predicted, rel=0.005)
+    assert said["requested"] <= said["allocated"] <= said["reserved"] <= said["used"]
+
+
+def test_a_second_run_does_not_count_what_the_first_one_left():
+    work = WORKLOADS[0]
+    kept = dsmem.measure(SMALL, work, device="cuda")
+    again = dsmem.measure(SMALL, work, device="cuda")
+    assert again.device_memory["requested"] == kept.device_memory["requested"]
+
+
+def random(*shape, dtype=torch.float16):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(len(shape))).to(dtype)
+
+
+def close(gpu, cpu):
+    torch.testing.assert_close(gpu.cpu().float(), cpu.float(), rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("width", [64, 896, 100])
+def test_rms_norm_gives_what_it_gives_on_the_cpu(dtype, width):
+    x, weight = random(2, 7, width, dtype=dtype), random(width, dtype=dtype)
+    on_gpu, on_cpu = operators.rms_norm(x.cuda(), weight.cuda(), 1e-6), operators.rms_norm(x, weight, 1e-6)
+    for gpu, cpu in zip(on_gpu, on_cpu, strict=True):
+        assert (gpu.shape, gpu.dtype) == (cpu.shape, cpu.dtype)
+        close(gpu, cpu)
+
+
+def attention_agrees(heads, kv_heads, head_dim, seq_len, key_len):
+    q, k, v = (
+        random(2, seq_len, heads, head_dim),
+        random(2, key_len, kv_heads, head_dim),
+        random(2, key_len, kv_heads, head_dim),
+    )
+    causal = seq_len > 1
+    on_gpu = operators.attention(q.cuda(), k.cuda(), v.cuda(), causal)
+    on_cpu = operators.attention(q.float(), k.float(), v.float(), causal)
+    for gpu, cpu in zip(on_gpu, on_cpu, strict=True):
+        assert gpu.shape == cpu.shape
+        assert gpu.is_contiguous() and gpu.untyped_storage().nbytes() == gpu.nbytes
+        close(gpu, cpu)
+
+
+@pytest.mark.parametrize(("seq_len", "key_len"), [(33, 33), (1, 40), (1, 1)])
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_attention_gives_what_it_gives_on_the_cpu(head_dim, seq_len, key_len):
+    attention_agrees(4, 4, head_dim, seq_len, key_len)
+
+
+@flash
+@pytest.mark.parametrize(("seq_len", "key_len"), [(33, 33), (1, 40)])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(8, 2), (6, 1)])
+def test_grouped_attention_gives_what_it_gives_on_the_cpu(heads, kv_heads, seq_len, key_len):
+    attention_agrees(heads, kv_heads, 64, seq_len, key_len)
+
+
+@flash
+@pytest.mark.parametrize("head_dim", [12, 20, 100])
+def test_heads_that_are_no_multiple_of_eight_are_padded_without_a_trace(head_dim):
+    attention_agrees(4, 2, head_dim, 33, 33)
+
+
+def test_attention_in_float32_gives_what_it_gives_on_the_cpu():
+    q, k, v = (random(1, 9, 4, 64, dtype=torch.float32) for _ in range(3))
+    close(operators.attention(q.cuda(), k.cuda(), v.cuda(), True)[0], operators.attention(q, k, v, True)[0])
+
+
+def test_keys_of_another_number_of_heads_are_refused_in_float32_with_the_way_out(refuses):
+    q, k = random(1, 9, 4, 64, dtype=torch.float32).cuda(), random(1, 9, 2, 64, dtype=torch.float32).cuda()
+    refuses(lambda: operators.attention(q, k, k, True), "key", "2 heads", "4", "attention='expanded'")
+
+
+@old
+def test_on_an_old_gpu_fused_attention_with_grouped_keys_is_refused_with_the_way_out(refuses):
+    assert attention_for("cuda", QWEN) == "expanded"
+    refuses(
+        lambda: dsmem.measure(SMALL, Workload(1, 8, attention="fused"), device="cuda"), "key", "attention='expanded'"
+    )
+
+
+@flash
+def test_on_a_modern_gpu_fused_attention_shares_keys():
+    assert attention_for("cuda", QWEN) == "fused"
+    assert operators.attention_backend("cuda") == "flash"
+
+
+def test_logits_on_the_gpu_are_those_on_the_cpu():
+    models = {device: dsmem.build_model(SMALL, "fp32", device) for device in ("cpu", "cuda")}
+    models["cuda"].load_state_dict(models["cpu"].state_dict())
+    tokens = torch.arange(20).view(2, 10)
+    close(models["cuda"](tokens.cuda(), attention="expanded"), models["cpu"](tokens, attention="expanded"))
+
+
+def test_a_pass_that_does_not_fit_is_recorded_as_such(tmp_path):
+    huge = Architecture.from_config("llama-3.1-405b")
+    path = dsmem.runs.record(tmp_path, cells=[(huge, Workload(1, 8)), (SMALL, WORKLOADS[0])])
+    assert [cell["outcome"] for cell in dsmem.runs.load(path)["cells"]] == ["did not fit", "ok"]

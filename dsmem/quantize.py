@@ -78,7 +78,9 @@ class W8A8Linear(Int8Linear):
 def padded_int8_rows(rows):
     """Rows in INT8, filled up with zero rows to a multiple of 32, and their scales (rows, 1) in the rows' format."""
     scales = torch.linalg.vector_norm(rows, ord=torch.inf, dim=-1, keepdim=True)
-    scales.div_(LEVELS).clamp_min_(torch.finfo(rows.dtype).tiny)
+    # the format's least step on top: no scale is 0, and none is rounded down so far that its row is cut off
+    step = 2.0**-24 if rows.dtype == torch.float16 else torch.finfo(rows.dtype).tiny
+    scales.div_(LEVELS).add_(step)
     scaled = (rows / scales).round_().clamp_(-LEVELS, LEVELS)
     padded = rows.new_zeros((-(-len(rows) // ROW_BLOCK) * ROW_BLOCK, rows.shape[1]), dtype=torch.int8)
     padded[: len(rows)].copy_(scaled)

@@ -21,6 +21,9 @@ _HOME = {
     "show": "derive",
     "here": "machine",
     "save_report": "report",
+    "explore": "widgets",
+    "explore_footprint": "widgets",
+    "explore_curves": "widgets",
 }
 
 __all__ = ["Architecture", "model_names", *_HOME]

@@ -185,14 +185,13 @@ class CachingAllocator:
         """
         if self.expandable:
             return False
-        wanted = max(size, self.max_split_bytes)
-        enough = next(pool.at_least(wanted), None)
+        enough = next(pool.at_least(size), None)  # oversize, for else it would have been lent
         freed = 0
         for block in [enough] if enough else reversed(list(pool.at_least(self.max_split_bytes))):
-            if freed < wanted:
+            if freed < size:
                 freed += block.size
                 self._release(block)
-        return freed >= wanted
+        return freed >= size
 
     def _release(self, block):
         block.pool.remove(block)

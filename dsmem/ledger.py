@@ -72,6 +72,8 @@ class Ledger(TorchDispatchMode):
         self._device = next((str(tensor.device) for tensor in tensors), None)
 
     def __enter__(self):
+        if self.events:
+            raise ValueError("this ledger has booked a block already; make a new Ledger for each")
         if self.model is not None:
             self._hook_modules()
             self._book_all(self.model.parameters(), category="weight")

@@ -204,7 +204,7 @@ def test_curves_have_ticks_at_powers_of_two(ax):
 
 def test_timeline_marks_the_peak_and_counts_the_hidden_weights(ax):
     DRAW["timeline"](ax=ax)
-    assert "peak 15.00 MiB\nstep 1: mm" in texts(ax)
+    assert "peak 15.00 MiB in all\nstep 1: mm" in texts(ax)
     assert "layer 0" in texts(ax)
     assert "without weight" in ax.get_ylabel()
     marker = next(line for line in ax.lines if line.get_marker() == "o")

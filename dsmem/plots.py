@@ -108,8 +108,8 @@ def plot_timeline(timeline, *, hide=("weight", "buffer"), phases=None, ax=None, 
     at = int(np.searchsorted(step, timeline.peak_step))
     shown = {name: np.asarray(live) for name, live in parts.items() if name not in hide}
     hidden = [name for name in parts if name in hide]
-    in_all = " in all" if hidden else ""
-    peak = f"peak {format_bytes(int(timeline.live_bytes[at]))}{in_all}\nstep {step[at]:,}: {_short(timeline.labels[at])}"
+    total = format_bytes(int(timeline.live_bytes[at])) + (" in all" if hidden else "")
+    peak = f"peak {total}\nstep {step[at]:,}: {_short(timeline.labels[at])}"
     with drawing(ax, title) as ax:
         top = _areas(ax, step, shown, step="post", linewidth=0)  # outlines would blacken thousands of short steps
         ax.step(step, sum(shown.values(), np.zeros(step.size)), where="post", color="#555555", linewidth=0.5)

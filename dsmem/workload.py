@@ -83,6 +83,21 @@ class Workload:
     def _settle(self, name, value):
         object.__setattr__(self, name, value)
 
+    def changed(self, **changes):
+        """This workload with some fields changed; what followed a changed field by default follows it again.
+
+        >>> Workload(weights="fp16").changed(weights="bf16").kv_cache
+        'bf16'
+        """
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if self.kv_cache == self.activations:
+            fields["kv_cache"] = None
+        if self.activations == (self.weights if self.weights in FLOATS else "fp16"):
+            fields["activations"] = None
+        if self.phase == "prefill" or np.array_equal(self.cached_tokens, self.seq_len - 1):
+            fields["cached_tokens"] = None
+        return Workload(**fields | changes)
+
     @property
     def new_tokens(self):
         """Tokens per sequence that this pass computes."""

@@ -1,8 +1,10 @@
-"""How long the kit's two heavy questions take on this machine: `python tests/bench.py`.
+"""How long the kit's heavy questions take on this machine: `python tests/bench.py`.
 
-One million footprints in one call, as behind a heat map, and one fake pass of a 7B model under the ledger.
+One million footprints in one call, as behind a heat map; one fake pass of a 7B model under the ledger; one hundred
+thousand births and deaths on the model of the allocator.
 """
 
+import random
 import time
 
 import numpy as np
@@ -27,6 +29,19 @@ def fake_pass():
     return ledger.peak_bytes
 
 
+def replayed_events(count=100_000):
+    """Peak reserved bytes of a random stream, at most 400 tensors alive at a time."""
+    draw, live, events = random.Random(0).random, [], []
+    for key in range(count):
+        if len(live) == 400 or (live and draw() < 0.45):
+            old, nbytes = live.pop(int(draw() * len(live)))
+            events.append((old, -nbytes, ""))
+        else:
+            live.append((key, int(2 ** (26 * draw()))))
+            events.append((*live[-1], "tensor"))
+    return dsmem.replay(events).peak_reserved_bytes
+
+
 def timed(call):
     """The answer of `call()` and the seconds it took."""
     start = time.perf_counter()
@@ -41,6 +56,8 @@ def main():
     print(f"fake forward pass of {ARCH.name} under the ledger, first of the process: {seconds:.2f} s")
     peak, seconds = timed(fake_pass)
     print(f"the same again: {seconds:.2f} s (peak {peak:,} bytes)")
+    _, seconds = timed(replayed_events)
+    print(f"100,000 allocator events replayed: {seconds:.2f} s")
 
 
 if __name__ == "__main__":

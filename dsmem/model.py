@@ -214,6 +214,8 @@ def build_model(arch, weights="fp16", device="cuda", activations=None, modules_t
     check_device(device)
     work = Workload(weights=weights, activations=activations, modules_to_not_convert=modules_to_not_convert)
     like = {"dtype": TORCH_DTYPES[work.activations], "device": "cpu" if device == "fake" else device}
+    if device == "fake":
+        arch = arch.scaled(rope_scaling=())  # scaled angles move no byte, and nobody reads them
     kind = FakeDecoder if device == "fake" else Decoder
     model = kind(arch, functools.partial(linear_layer, arch, work, like), **like)
     if device != "fake":
@@ -230,11 +232,10 @@ def linear_layer(arch, work, like, name):
 
 
 def check_device(device):
-    """Raise ValueError unless `device` is "fake", "cpu", or a CUDA device that this machine has."""
-    kind = str(device).split(":")[0]
-    if kind not in ("cuda", "cpu", "fake"):
+    """Raise ValueError unless `device` is "fake", "cpu", or "cuda" (the present one) on a machine that has it."""
+    if device not in ("cuda", "cpu", "fake"):
         raise ValueError(f"device={device!r} is unknown; allowed: 'cuda', 'cpu', 'fake'")
-    if kind == "cuda" and not torch.cuda.is_available():
+    if device == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={device!r} is not on this machine; allowed here: 'cpu', 'fake'")
 
 

@@ -24,6 +24,8 @@ from dsmem.architecture import DATA, Architecture
 from dsmem.footprint import inference_footprint
 from dsmem.levels import Run, Waterfall, explain, measure
 from dsmem.model import attention_for, check_device
+from dsmem.operators import attention_backend
+from dsmem.units import INT8_SCHEMES
 from dsmem.workload import Workload
 
 __all__ = ["Run", "Waterfall", "compare", "explain", "load", "measure", "record", "recorded", "sweep"]
@@ -88,8 +90,10 @@ def sweep(device="fake"):
     ]
     shapes = itertools.product((1, 4, 16), (128, 1024, 4096))
     for arch, (batch, seq_len) in itertools.product(models, shapes):
-        for weights in ("fp16", "bf16", "int8", "int8_w8a8"):
-            fused = attention_for(device, arch)
+        fused = attention_for(device, arch)
+        # a GPU whose attention cannot share keys has no BF16 of its own either
+        floats = ("fp16",) if attention_backend(device) == "memory-efficient" else ("fp16", "bf16")
+        for weights in (*floats, *INT8_SCHEMES):
             yield arch, Workload(batch, seq_len, weights=weights, attention=fused)
             yield arch, Workload(batch, seq_len, "decode", weights=weights, attention=fused)
         yield arch, Workload(batch, seq_len, weights="fp16", attention=fused, logits="last")

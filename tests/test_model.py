@@ -222,3 +222,10 @@ def test_scaled_rotary_positions_are_refused_by_name(refuses):
     scaling = {"rope_type": "linear", "factor": 4.0}
     arch = Architecture.from_config({**SMALL, **CONFIGS["llama"], "rope_scaling": scaling})
     refuses(lambda: build_model(arch, "fp32", "cpu"), "rope_scaling", "'linear'", "default")
+
+
+def test_scaled_rotary_positions_are_counted_on_fake_tensors():
+    scaling = {"rope_type": "llama3", "factor": 8.0}
+    arch = Architecture.from_config({**SMALL, **CONFIGS["llama"], "rope_scaling": scaling})
+    run = dsmem.measure(arch, dsmem.Workload(1, 8), device="fake")
+    assert run.ledger.peak_bytes == run.footprint.total_bytes

@@ -173,6 +173,9 @@ class LengthsPicture(_Picture):
             heights = np.where(nbytes > 0, nbytes, np.nan)
             line.set_data(np.insert(lengths, breaks, lengths[breaks]), np.insert(heights, breaks, np.nan))
         self.total.set_data(lengths, curve.total_bytes)
+        power = 44 if curve.total_bytes.max() <= 2**44 else 52
+        if self.ax.get_ylim()[1] != 2**power:
+            _byte_scale(self.ax, power)
         self._mark(workload["seq_len"], [*by_family(fp.parts).values(), fp.total_bytes])
         self._book(lengths, families | {"total": curve.total_bytes})
         if capacity:
@@ -225,16 +228,23 @@ def _room(ax, x, text, align, **font):
 
 
 def _log_axes(ax):
-    """Tokens from 128 to 131,072 and bytes from 16 MiB to 16 TiB, always the same."""
+    """Tokens from 128 to 131,072, always the same, and bytes from 16 MiB to 16 TiB."""
     ax.set_xscale("log", base=2)
     ax.set_yscale("log", base=2)
-    ax.set(xlim=(2**7, 2**17), ylim=(2**24, 2**44), xlabel="sequence length (tokens)", ylabel="memory at the peak")
+    ax.set(xlim=(2**7, 2**17), xlabel="sequence length (tokens)", ylabel="memory at the peak")
     # a tick for every power of two, a number for every third, so that they fit a paper's column
     ax.set_xticks(2 ** np.arange(7, 18), ["" if (k - 7) % 3 else f"{2**k:,}" for k in range(7, 18)])
-    units = {20: "MiB", 30: "GiB", 40: "TiB"}
-    ax.set_yticks(2.0 ** np.arange(24, 45, 4), [f"{2 ** (k % 10)} {units[k // 10 * 10]}" for k in range(24, 45, 4)])
-    ax.minorticks_off()
+    _byte_scale(ax, 44)
     ax.grid(**plots.GRID)
+
+
+def _byte_scale(ax, power):
+    """Bytes from 16 MiB to 2**power, a number for every fourth power of two."""
+    units = {20: "MiB", 30: "GiB", 40: "TiB", 50: "PiB"}
+    ticks = range(24, power + 1, 4)
+    ax.set_yticks([2.0**k for k in ticks], [f"{2 ** (k % 10)} {units[k // 10 * 10]}" for k in ticks])
+    ax.set_ylim(2**24, 2**power)
+    ax.minorticks_off()
 
 
 def _sentence(arch, work, fp):

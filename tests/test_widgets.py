@@ -413,3 +413,13 @@ def test_an_import_costs_no_more_than_it_needs(code, absent):
     check = f"{code}; import sys; print(*sorted(set({absent}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == ""
+
+
+def test_the_largest_pass_that_the_sliders_reach_stays_in_the_picture():
+    explorer = widgets.explore_curves(dsmem.Architecture.from_config("deepseek-r1-distill-qwen-7b"))
+    top = explorer.figure.axes[0].get_ylim()[1]
+    explorer.set(batch=512, seq_len=131_072, attention="eager")
+    curve = next(line for line in explorer.figure.axes[0].lines if line.get_label() == "total")
+    assert max(curve.get_ydata()) < explorer.figure.axes[0].get_ylim()[1]
+    explorer.set(batch=1, seq_len=1024, attention="fused")
+    assert explorer.figure.axes[0].get_ylim()[1] == top

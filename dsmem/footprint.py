@@ -9,7 +9,14 @@ import functools
 import numpy as np
 
 from dsmem import formulas
-from dsmem.units import INT8_SCHEMES, dtype_bits, format_bytes
+from dsmem.units import FLOATS, dtype_bits, format_bytes
+
+STORED = {
+    "int8": ("int8", formulas.int8_linear_bytes),
+    "int8_w8a8": ("int8", formulas.int8_linear_bytes),
+    "fp8": ("fp8", formulas.fp8_linear_bytes),
+}
+"""By scheme: the format of a weight's elements, and the bytes of a whole layer, its scales included."""
 
 
 class Footprint:
@@ -147,15 +154,16 @@ def resident(arch, work):
 
 
 def weight_bytes(arch, work):
-    """{part: bytes} of what is stored: INT8 layers with their scales, and all that keeps the activations' format."""
+    """{part: bytes} of what is stored: quantized layers with their scales, and all that keeps its format."""
     shapes = {name: (n_in, n_out, arch.num_hidden_layers) for name, (n_in, n_out, _) in arch.linears().items()}
     shapes["lm_head"] = (arch.hidden_size, arch.vocab_size, 1)
-    int8 = {name: shape for name, shape in shapes.items() if work.scheme(arch, name) in INT8_SCHEMES}
-    converted = sum(n_in * n_out * count for n_in, n_out, count in int8.values())
+    shapes = {name: shape for name, shape in shapes.items() if work.scheme(arch, name) not in FLOATS}
+    converted = sum(n_in * n_out * count for n_in, n_out, count in shapes.values())
     parts = {"weights": formulas.tensor_bytes(arch.n_params - converted, dtype_bits(work.activations))}
-    if int8:
-        stored = sum(count * formulas.int8_linear_bytes(n_in, n_out) for n_in, n_out, count in int8.values())
-        parts |= {"weights_int8": converted, "weight_scales": stored - converted}
+    if shapes:
+        payload, linear_bytes = STORED[work.weights]
+        stored = sum(count * linear_bytes(n_in, n_out) for n_in, n_out, count in shapes.values())
+        parts |= {f"weights_{payload}": converted, "weight_scales": stored - converted}
     return parts
 
 
@@ -251,14 +259,14 @@ def walk_head(walk, arch, work):
 
 
 def walk_linear(walk, arch, work, name, out, positions=None, **beside):
-    """A linear layer's instants: one for a float weight or a copied INT8 one, two where the product runs in INT8.
+    """A linear layer's instants: one for a float weight or a copied one, two where the product runs in INT8.
 
     out: its output's part; beside: other parts alive only now; positions: tokens per sequence, else all new ones.
     """
     n_in, n_out, _ = (arch.linears() | {"lm_head": (arch.hidden_size, arch.vocab_size, False)})[name]
     rows, bits = work.batch * (work.new_tokens if positions is None else positions), dtype_bits(work.activations)
     scheme = work.scheme(arch, name)
-    if scheme == "int8":
+    if scheme in ("int8", "fp8"):
         walk.instant(name, **beside, weight_copy=formulas.tensor_bytes(n_in * n_out, bits), **out)
     elif scheme == "int8_w8a8":
         scales = formulas.tensor_bytes(rows, bits)

@@ -7,7 +7,8 @@ STYLE = ("petroff10", Path(__file__).with_name("dsmem.mplstyle"))
 
 # A hue is a family of parts, a hatch tells its members apart: "name=other_name:hatch". Without a hatch: the plain ones.
 FAMILIES = {
-    "#3f90da": r"weights=weight lm_head:\\\ embed_tokens:... weights_int8:/// weight_scales:+++ master_weights:xxx",
+    "#3f90da": r"weights=weight lm_head:\\\ embed_tokens:... weights_int8:/// weight_scales:+++ master_weights:xxx"
+    r" weights_fp8:|||",
     "#ffa90e": r"kv_cache:... latent_cache:xxx",
     "#bd1f01": r"gradients=gradient:---",
     "#94a4a2": r"buffers=buffer:+++ token_ids=input:ooo rope_tables:/// causal_mask:\\\ ",

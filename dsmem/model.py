@@ -12,7 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from dsmem import operators
-from dsmem.quantize import SCHEMES, Int8Linear
+from dsmem.quantize import SCHEMES, QuantizedLinear
 from dsmem.workload import Workload
 
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -205,10 +205,10 @@ class FakeDecoder(Decoder):
 def build_model(arch, weights="fp16", device="cuda", activations=None, modules_to_not_convert=("lm_head",), seed=0):
     """The decoder of `arch` with random weights (normal, standard deviation 0.02), built on the device it runs on.
 
-    weights: "fp32", "bf16", "fp16", or an INT8 scheme of `quantize` for the linear layers: "int8", "int8_w8a8"; the
+    weights: "fp32", "bf16", "fp16", or a scheme of `quantize` for the linear layers: "int8", "int8_w8a8", "fp8"; the
     same seed gives the same weights before rounding. device: "cuda", "cpu", or "fake", which builds any size in no
-    memory. activations: the format that the pass computes in; left out, that of the weights, or "fp16" for INT8.
-    modules_to_not_convert: linear layers that INT8 leaves alone, by name; embedding and norms always stay.
+    memory. activations: the format that the pass computes in; left out, that of the weights, or "fp16" for a scheme.
+    modules_to_not_convert: linear layers that a scheme leaves alone, by name; embedding and norms always stay.
     Raises ValueError for an unknown format, device or module name.
     """
     check_device(device)
@@ -256,9 +256,9 @@ def fill(model, seed):
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Embedding)):
             module.weight.normal_(std=0.02)
-        elif isinstance(module, Int8Linear):
+        elif isinstance(module, QuantizedLinear):
             like = {"dtype": model.like["dtype"], "device": model.like["device"]}
-            module.set_weight(torch.empty(module.weight.shape, **like).normal_(std=0.02))
+            module.set_weight(torch.empty(module.out_features, module.in_features, **like).normal_(std=0.02))
         if getattr(module, "bias", None) is not None:
             module.bias.zero_()
 

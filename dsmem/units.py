@@ -3,7 +3,7 @@
 GiB is 2**30 bytes and GB is 10**9 bytes; the two differ by 7%, enough to turn "fits" into "does not fit".
 """
 
-DTYPE_BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8}
+DTYPE_BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "fp8": 8, "int4": 4, "nf4": 4}
 """Bits of one element, by the name of its number format."""
 
 FLOATS = ("fp32", "bf16", "fp16")
@@ -11,6 +11,9 @@ FLOATS = ("fp32", "bf16", "fp16")
 
 INT8_SCHEMES = ("int8", "int8_w8a8")
 """Ways to store the weights of linear layers in INT8; `quantize` says what each of them does."""
+
+QUANTIZED = (*INT8_SCHEMES, "fp8")
+"""All ways to store the weights of linear layers in fewer bits than a pass computes in."""
 
 GIB = 2**30
 GB = 10**9

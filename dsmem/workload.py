@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from dsmem.units import FLOATS, INT8_SCHEMES
+from dsmem.units import FLOATS, QUANTIZED
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
 _CHOICES = {
@@ -22,9 +22,10 @@ class Workload:
     batch: sequences. seq_len: tokens per sequence; a prefill runs all of them at once.
     phase: "prefill", or "decode": one new token per sequence, on top of `cached_tokens` earlier ones (left out, it
     is seq_len - 1, the last token of the sequence). These three numbers may be arrays; they broadcast.
-    weights: "fp32", "bf16", "fp16", or an INT8 scheme of `quantize`: "int8", "int8_w8a8".
-    activations, kv_cache: float formats; left out, activations follow the weights ("fp16" for INT8), the cache them.
-    modules_to_not_convert: linear layers that INT8 leaves in the activations' format, by name; embedding and norms
+    weights: "fp32", "bf16", "fp16", or a scheme of `quantize`: "int8", "int8_w8a8", "fp8".
+    activations, kv_cache: float formats; left out, activations follow the weights ("fp16" for a scheme), the cache
+    them.
+    modules_to_not_convert: linear layers that a scheme leaves in the activations' format, by name; embedding and norms
     always stay.
     attention: "fused" (one kernel, no scores in memory), "expanded" (the same after widening keys and values to all
     heads) or "eager" (scores in memory). logits: of "all" positions or the "last".
@@ -47,10 +48,10 @@ class Workload:
     def __post_init__(self):
         for argument, allowed in _CHOICES.items():
             _one_of(argument, getattr(self, argument), allowed)
-        _one_of("weights", self.weights, FLOATS + INT8_SCHEMES)
+        _one_of("weights", self.weights, FLOATS + QUANTIZED)
         self._settle("activations", self.activations or (self.weights if self.weights in FLOATS else "fp16"))
         self._settle("kv_cache", self.kv_cache or self.activations)
-        _one_of("activations", self.activations, FLOATS if self.weights in INT8_SCHEMES else (self.weights,))
+        _one_of("activations", self.activations, FLOATS if self.weights in QUANTIZED else (self.weights,))
         _one_of("kv_cache", self.kv_cache, FLOATS)
         for name in self.modules_to_not_convert:
             _one_of("modules_to_not_convert", name, LINEARS)
@@ -59,7 +60,7 @@ class Workload:
         self._settle_cached_tokens()
 
     def scheme(self, arch, name):
-        """How `arch` stores the linear layer called `name`: an INT8 scheme, or the activations' format."""
+        """How `arch` stores the linear layer called `name`: a scheme of `quantize`, or the activations' format."""
         if self.weights in FLOATS or name in self.modules_to_not_convert:
             return self.activations
         if name == "lm_head" and arch.tie_word_embeddings:

@@ -64,8 +64,8 @@ def in_eights(arch):
 
 
 @st.composite
-def int8_passes(draw, weights, small=False, **fixed):
-    """A decoder and a workload with INT8 weights, any of its layers kept in 16 or 32 bit; fixed: as in `workloads`."""
+def quantized_passes(draw, weights, small=False, **fixed):
+    """A decoder and a workload with quantized weights, some layers kept in 16 or 32 bit; fixed: as in `workloads`."""
     arch = draw(small_architectures() if small else architectures())
     arch = arch.scaled(num_hidden_layers=min(arch.num_hidden_layers, 2))  # a third only repeats the second
     work = draw(workloads(**{"batch": 2, "seq_len": 16} | fixed if small else fixed))

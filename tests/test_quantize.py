@@ -7,12 +7,13 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from strategies import int8_passes
+from quantized import QWEN_7B, SMALL, layer, linear_layers, normal, relative_error
+from strategies import quantized_passes
 
 import dsmem
-from dsmem import Architecture, Workload, build_model, inference_footprint
+from dsmem import Workload, build_model, inference_footprint
 from dsmem.model import TORCH_DTYPES
-from dsmem.quantize import SCHEMES, padded_int8_rows, quantize_rows
+from dsmem.quantize import padded_int8_rows, quantize_rows
 from dsmem.units import FLOATS, GIB, INT8_SCHEMES
 from dsmem.workload import LINEARS
 
@@ -22,41 +23,8 @@ LAYER_BOUND = {"int8": 0.010, "int8_w8a8": 0.015}
 # The same over the logits of a model of two layers: seven rounded layers each, one after the other.
 LOGITS_BOUND = {"int8": 0.02, "int8_w8a8": 0.04}
 
-QWEN_7B = Architecture.from_config("deepseek-r1-distill-qwen-7b")
-SMALL = Architecture.from_config(
-    {
-        "model_type": "qwen2",
-        "hidden_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "intermediate_size": 256,
-        "vocab_size": 96,
-        "tie_word_embeddings": False,
-    }
-)
 each_scheme = pytest.mark.parametrize("scheme", INT8_SCHEMES)
 each_float = pytest.mark.parametrize("activations", FLOATS)
-
-
-def linear_layers(model):
-    """{name: module} of the linear layers, converted or not."""
-    return {name: module for name, module in model.named_modules() if name.split(".")[-1] in LINEARS}
-
-
-def layer(scheme, weight, activations="fp32", bias=False):
-    """The scheme's layer with this weight (out_features, in_features)."""
-    made = SCHEMES[scheme](*weight.shape[::-1], bias=bias, dtype=TORCH_DTYPES[activations], device="cpu")
-    made.requires_grad_(False).set_weight(weight)
-    return made
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def relative_error(got, exact):
-    return float((got.double() - exact).norm() / exact.norm())
 
 
 # Bytes: the footprint, the ledger and what is stored
@@ -75,7 +43,7 @@ def most_bytes_in_linears(ledger):
 @each_scheme
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
 def test_the_total_and_each_linear_layers_instants_are_the_ledgers(scheme, phase):
-    @given(int8_passes(scheme, phase=phase))
+    @given(quantized_passes(scheme, phase=phase))
     @settings(max_examples=50)
     def check(case):
         run = dsmem.measure(*case, device="fake")
@@ -89,7 +57,7 @@ def test_the_total_and_each_linear_layers_instants_are_the_ledgers(scheme, phase
 
 @each_scheme
 def test_the_total_is_the_ledgers_peak_on_real_tensors(scheme):
-    @given(int8_passes(scheme, small=True))
+    @given(quantized_passes(scheme, small=True))
     @settings(max_examples=20)
     def check(case):
         run = dsmem.measure(*case, device="cpu")
@@ -100,7 +68,7 @@ def test_the_total_is_the_ledgers_peak_on_real_tensors(scheme):
 
 @each_scheme
 def test_stored_bytes_are_those_of_the_models_parameters(scheme):
-    @given(int8_passes(scheme))
+    @given(quantized_passes(scheme))
     @settings(max_examples=30)
     def check(case):
         arch, work = case
@@ -182,7 +150,7 @@ def test_embedding_norms_and_by_default_the_head_stay_in_16_bit(scheme):
 
 @each_scheme
 def test_arrays_give_the_same_as_loops(scheme):
-    @given(int8_passes(scheme), *2 * [st.lists(st.integers(1, 600), min_size=1, max_size=4)])
+    @given(quantized_passes(scheme), *2 * [st.lists(st.integers(1, 600), min_size=1, max_size=4)])
     @settings(max_examples=30)
     def check(case, batch, seq_len):
         arch, work = case

@@ -9,14 +9,8 @@ import functools
 import numpy as np
 
 from dsmem import formulas
+from dsmem.schemes import SCHEMES
 from dsmem.units import FLOATS, dtype_bits, format_bytes
-
-STORED = {
-    "int8": ("int8", formulas.int8_linear_bytes),
-    "int8_w8a8": ("int8", formulas.int8_linear_bytes),
-    "fp8": ("fp8", formulas.fp8_linear_bytes),
-}
-"""By scheme: the format of a weight's elements, and the bytes of a whole layer, its scales included."""
 
 
 class Footprint:
@@ -161,9 +155,10 @@ def weight_bytes(arch, work):
     converted = sum(n_in * n_out * count for n_in, n_out, count in shapes.values())
     parts = {"weights": formulas.tensor_bytes(arch.n_params - converted, dtype_bits(work.activations))}
     if shapes:
-        payload, linear_bytes = STORED[work.weights]
-        stored = sum(count * linear_bytes(n_in, n_out) for n_in, n_out, count in shapes.values())
-        parts |= {f"weights_{payload}": converted, "weight_scales": stored - converted}
+        scheme = SCHEMES[work.weights]
+        payload = sum(count * scheme.payload_bytes(n_in, n_out) for n_in, n_out, count in shapes.values())
+        stored = sum(count * scheme.linear_bytes(n_in, n_out) for n_in, n_out, count in shapes.values())
+        parts |= {f"weights_{scheme.element}": payload, "weight_scales": stored - payload}
     return parts
 
 
@@ -259,15 +254,18 @@ def walk_head(walk, arch, work):
 
 
 def walk_linear(walk, arch, work, name, out, positions=None, **beside):
-    """A linear layer's instants: one for a float weight or a copied one, two where the product runs in INT8.
+    """A linear layer's instants: one, and one before it where numbers are unpacked or the input is rounded.
 
     out: its output's part; beside: other parts alive only now; positions: tokens per sequence, else all new ones.
     """
     n_in, n_out, _ = (arch.linears() | {"lm_head": (arch.hidden_size, arch.vocab_size, False)})[name]
     rows, bits = work.batch * (work.new_tokens if positions is None else positions), dtype_bits(work.activations)
     scheme = work.scheme(arch, name)
-    if scheme in ("int8", "fp8"):
-        walk.instant(name, **beside, weight_copy=formulas.tensor_bytes(n_in * n_out, bits), **out)
+    if scheme in ("int8", "fp8", "int4"):
+        copy = {**beside, "weight_copy": formulas.tensor_bytes(n_in * n_out, bits)}
+        if scheme == "int4":
+            walk.instant(f"{name} unpack", **copy, weight_unpacked=n_out * formulas.tensor_bytes(n_in, 4))
+        walk.instant(name, **copy, **out)
     elif scheme == "int8_w8a8":
         scales = formulas.tensor_bytes(rows, bits)
         held = {**beside, "input_int8": formulas.int8_rows_bytes(rows, n_in)}

@@ -118,6 +118,43 @@ def fp8_linear_bytes(in_features, out_features):
     return in_features * out_features + 4 * -(-in_features // 128) * -(-out_features // 128)
 
 
+def int4_linear_bytes(in_features, out_features, group_size):
+    """A weight in INT4, two in a byte, and a 16-bit scale and zero point for each group of an output channel.
+
+    >>> int4_linear_bytes(3584, 18944, 128) * 8 / (3584 * 18944)
+    4.25
+    """
+    return out_features * (-(-in_features // 2) + 4 * -(-in_features // group_size))
+
+
+def nf4_linear_bytes(in_features, out_features):
+    """A weight in NF4, a float32 per block of 64, and the table of 16 values (QLoRA, arXiv 2305.14314, section 3).
+
+    Blocks run through the rows. As bitsandbytes stores it, so each layer has a table of its own.
+
+    >>> nf4_linear_bytes(3584, 18944) / (3584 * 18944) * 8 < 4.501
+    True
+    """
+    return -(-in_features * out_features // 2) + 4 * -(-in_features * out_features // 64) + 64
+
+
+def nf4_double_linear_bytes(in_features, out_features):
+    """The same with double quantization: 8 bit per block of 64, a float32 per 256 blocks, and their one offset.
+
+    Left out: the table of 256 values, 1 KiB, that bitsandbytes keeps once for all layers.
+
+    >>> nf4_double_linear_bytes(3584, 18944) / (3584 * 18944) * 8 < 4.128
+    True
+    """
+    return (
+        -(-in_features * out_features // 2)
+        + -(-in_features * out_features // 64)
+        + 4 * -(-in_features * out_features // (64 * 256))
+        + 64
+        + 4
+    )
+
+
 def int8_rows_bytes(rows, width):
     """An input in INT8 for the integer product, its rows filled up to a multiple of 32."""
     return -(-rows // 32) * 32 * width

@@ -205,9 +205,10 @@ class FakeDecoder(Decoder):
 def build_model(arch, weights="fp16", device="cuda", activations=None, modules_to_not_convert=("lm_head",), seed=0):
     """The decoder of `arch` with random weights (normal, standard deviation 0.02), built on the device it runs on.
 
-    weights: "fp32", "bf16", "fp16", or a scheme of `quantize` for the linear layers: "int8", "int8_w8a8", "fp8"; the
-    same seed gives the same weights before rounding. device: "cuda", "cpu", or "fake", which builds any size in no
-    memory. activations: the format that the pass computes in; left out, that of the weights, or "fp16" for a scheme.
+    weights: "fp32", "bf16", "fp16", or a scheme of `quantize` for the linear layers: "int8", "int8_w8a8", "fp8",
+    "int4"; the same seed gives the same weights before rounding. device: "cuda", "cpu", or "fake", which builds any
+    size in no memory. activations: the format that the pass computes in; left out, that of the weights, or "fp16" for
+    a scheme.
     modules_to_not_convert: linear layers that a scheme leaves alone, by name; embedding and norms always stay.
     Raises ValueError for an unknown format, device or module name.
     """

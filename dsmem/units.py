@@ -12,7 +12,7 @@ FLOATS = ("fp32", "bf16", "fp16")
 INT8_SCHEMES = ("int8", "int8_w8a8")
 """Ways to store the weights of linear layers in INT8; `quantize` says what each of them does."""
 
-QUANTIZED = (*INT8_SCHEMES, "fp8")
+QUANTIZED = (*INT8_SCHEMES, "fp8", "int4")
 """All ways to store the weights of linear layers in fewer bits than a pass computes in."""
 
 GIB = 2**30

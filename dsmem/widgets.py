@@ -26,7 +26,7 @@ from traitlets import TraitError
 from dsmem import pictures
 from dsmem.architecture import Architecture
 from dsmem.looks import STYLE
-from dsmem.units import FLOATS, INT8_SCHEMES
+from dsmem.units import FLOATS, QUANTIZED
 
 DPI = 100
 LABELS = {
@@ -40,7 +40,7 @@ LABELS = {
 CONTROLS = {
     "batch": (1, 512, 4),
     "seq_len": (128, 131_072, 1024),
-    "weights": ["fp16", *(name for name in (*FLOATS, *INT8_SCHEMES) if name != "fp16")],
+    "weights": ["fp16", *(name for name in (*FLOATS, *QUANTIZED) if name != "fp16")],
     "attention": ["fused", "expanded", "eager"],
     "logits": ["all", "last"],
 }

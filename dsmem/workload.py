@@ -22,7 +22,8 @@ class Workload:
     batch: sequences. seq_len: tokens per sequence; a prefill runs all of them at once.
     phase: "prefill", or "decode": one new token per sequence, on top of `cached_tokens` earlier ones (left out, it
     is seq_len - 1, the last token of the sequence). These three numbers may be arrays; they broadcast.
-    weights: "fp32", "bf16", "fp16", or a scheme of `quantize`: "int8", "int8_w8a8", "fp8".
+    weights: "fp32", "bf16", "fp16", or a scheme of `quantize`: "int8", "int8_w8a8", "fp8",
+    "int4".
     activations, kv_cache: float formats; left out, activations follow the weights ("fp16" for a scheme), the cache
     them.
     modules_to_not_convert: linear layers that a scheme leaves in the activations' format, by name; embedding and norms

@@ -14,7 +14,7 @@ import dsmem
 from dsmem import Workload, build_model, inference_footprint
 from dsmem.model import TORCH_DTYPES
 from dsmem.quantize import padded_int8_rows, quantize_rows
-from dsmem.units import FLOATS, GIB, INT8_SCHEMES
+from dsmem.units import FLOATS, GIB, INT8_SCHEMES, QUANTIZED
 from dsmem.workload import LINEARS
 
 # Norm of the difference to float64 over the norm, normal data. Rounding to steps of s leaves s / sqrt(12) an element,
@@ -366,6 +366,6 @@ def test_int8_is_no_format_to_compute_in(refuses):
     refuses(lambda: Workload(weights="int8", kv_cache="int8"), "kv_cache='int8'", "fp16")
 
 
-def test_int4_weights_are_refused(refuses):
-    refuses(lambda: Workload(weights="int4"), "weights='int4'", "fp16", "int8", "int8_w8a8")
-    refuses(lambda: build_model(SMALL, "int4", "fake"), "weights='int4'", "fp16", "int8", "int8_w8a8")
+def test_an_unknown_scheme_is_refused(refuses):
+    refuses(lambda: Workload(weights="nf4"), "weights='nf4'", "fp16", *QUANTIZED)
+    refuses(lambda: build_model(SMALL, "nf4", "fake"), "weights='nf4'", "fp16", *QUANTIZED)

@@ -11,8 +11,7 @@ from quantized import SMALL, layer, linear_layers, normal, relative_error
 from strategies import quantized_passes
 
 import dsmem
-from dsmem import Workload, build_model, inference_footprint
-from dsmem.footprint import STORED
+from dsmem import Workload, build_model, inference_footprint, schemes
 from dsmem.model import TORCH_DTYPES
 from dsmem.quantize import SCHEMES
 from dsmem.units import FLOATS, INT8_SCHEMES, QUANTIZED
@@ -20,14 +19,15 @@ from dsmem.units import FLOATS, INT8_SCHEMES, QUANTIZED
 WEIGHT_ONLY = [name for name in QUANTIZED if name not in INT8_SCHEMES]
 # The norm of the difference to float64 over the norm, normal data. E4M3 keeps 3 bits behind the leading one: steps of
 # 1/8 to 1/16 of the number, over sqrt(12), so about 2.6%.
-LAYER_BOUND = {"fp8": 0.03}
-LOGITS_BOUND = {"fp8": 0.06}
+# INT4: steps of a group's span (about 5.2 sigma of 128 numbers) / 15, over sqrt(12), so about 10%.
+LAYER_BOUND = {"fp8": 0.03, "int4": 0.12}
+LOGITS_BOUND = {"fp8": 0.06, "int4": 0.25}
 each_scheme = pytest.mark.parametrize("scheme", WEIGHT_ONLY)
 each_float = pytest.mark.parametrize("activations", FLOATS)
 
 
 def test_every_scheme_has_a_layer_and_a_size():
-    assert set(SCHEMES) == set(STORED) == set(QUANTIZED)
+    assert set(SCHEMES) == {name for name, scheme in schemes.SCHEMES.items() if scheme.runs} == set(QUANTIZED)
 
 
 @each_scheme
@@ -81,7 +81,7 @@ def test_stored_bytes_are_those_of_the_models_parameters(scheme):
         stored = {name: part for name, part in parts.items() if name.startswith("weight")}
         assert sum(stored.values()) == sum(parameter.nbytes for parameter in model.parameters())
         payload = [m.weight.nbytes for m in linear_layers(model).values() if type(m) is SCHEMES[scheme]]
-        assert stored.get(f"weights_{STORED[scheme][0]}", 0) == sum(payload)
+        assert stored.get(f"weights_{schemes.SCHEMES[scheme].element}", 0) == sum(payload)
 
     check()
 

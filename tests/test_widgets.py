@@ -14,7 +14,7 @@ from PIL import Image
 import dsmem
 from dsmem import pictures, report, widgets
 from dsmem.footprint import inference_footprint
-from dsmem.units import FLOATS, INT8_SCHEMES
+from dsmem.units import FLOATS, QUANTIZED
 from dsmem.workload import Workload
 
 ARCHS = [dsmem.Architecture.from_config(f"deepseek-r1-distill-{name}") for name in ("qwen-7b", "llama-8b")]
@@ -181,7 +181,7 @@ def test_controls_of_any_field(name):
 
 
 def test_every_format_of_weights_has_its_option():
-    assert set(widgets.CONTROLS["weights"]) == {*FLOATS, *INT8_SCHEMES}
+    assert set(widgets.CONTROLS["weights"]) == {*FLOATS, *QUANTIZED}
 
 
 def test_every_part_has_a_family():

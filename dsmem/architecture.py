@@ -1,11 +1,12 @@
-"""Read a decoder's shape from its Hugging Face `config.json`, and count its parameters by name."""
+"""The shape of a decoder, dense or with experts, with grouped or latent attention, and the count of its parameters."""
 
 import dataclasses
-import json
-from pathlib import Path
+import math
 
-_PACKAGE = Path(__file__).parent
-DATA = _PACKAGE / "data" if (_PACKAGE / "data").is_dir() else _PACKAGE.parent / "data"
+from dsmem import families
+from dsmem.families import DATA, model_names
+
+__all__ = ["DATA", "Architecture", "model_names"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,7 +14,10 @@ class Architecture:
     """The shape of one decoder: frozen, hashable, every field spelled as in `config.json` where it has one.
 
     Widths are in elements. `qkv_bias`, `o_bias`, `mlp_bias` say which projections carry a bias, `qk_norm` whether
-    queries and keys pass an RMSNorm per head (Qwen3). Build one with `Architecture.from_config`.
+    queries and keys pass an RMSNorm per head (Qwen3). With `kv_lora_rank` attention is latent (MLA, arXiv 2405.04434,
+    section 2.1), and `head_dim` is the part of a head that is rotated. With `n_routed_experts` every layer is a mixture
+    of experts, but the `first_k_dense_replace` first and those in `mlp_only_layers`. Build one with
+    `Architecture.from_config`.
     """
 
     name: str
@@ -33,11 +37,29 @@ class Architecture:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10_000.0
     rope_scaling: tuple = ()
+    rope_interleave: bool = False
     sliding_window: int | None = None
+    q_lora_rank: int | None = None
+    kv_lora_rank: int | None = None
+    qk_nope_head_dim: int = 0
+    qk_rope_head_dim: int = 0
+    v_head_dim: int = 0
+    n_routed_experts: int = 0
+    n_shared_experts: int = 0
+    num_experts_per_tok: int = 0
+    moe_intermediate_size: int = 0
+    first_k_dense_replace: int = 0
+    mlp_only_layers: tuple = ()
+    scoring_func: str = "softmax"
+    n_group: int = 1
+    topk_group: int = 1
+    norm_topk_prob: bool = False
+    routed_scaling_factor: float = 1.0
+    num_nextn_predict_layers: int = 0
 
     def __post_init__(self):
         for field in _POSITIVE:
-            _positive_int(field, getattr(self, field))
+            families.positive_int(field, getattr(self, field))
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"num_attention_heads={self.num_attention_heads} does not divide into "
@@ -45,6 +67,45 @@ class Architecture:
             )
         if self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim} is odd; rotary positions turn pairs, so it must be even")
+        if self.latent:
+            self._check_latent()
+        if self.n_routed_experts:
+            self._check_experts()
+
+    def _check_latent(self):
+        for field in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"):
+            families.positive_int(field, getattr(self, field))
+        if self.q_lora_rank is not None:
+            families.positive_int("q_lora_rank", self.q_lora_rank)
+        if self.head_dim != self.qk_rope_head_dim:
+            raise ValueError(
+                f"head_dim={self.head_dim} is not qk_rope_head_dim={self.qk_rope_head_dim}; with kv_lora_rank it must "
+                "be"
+            )
+        if self.v_head_dim > self.qk_head_dim:
+            raise ValueError(
+                f"v_head_dim={self.v_head_dim} is wider than a query; it must be at most {self.qk_head_dim}, "
+                "qk_nope_head_dim and qk_rope_head_dim together"
+            )
+        if self.num_key_value_heads != self.num_attention_heads:
+            raise ValueError(
+                f"num_key_value_heads={self.num_key_value_heads} goes with grouped heads; with kv_lora_rank it must be "
+                f"num_attention_heads={self.num_attention_heads}"
+            )
+
+    def _check_experts(self):
+        for field in ("n_routed_experts", "num_experts_per_tok", "moe_intermediate_size", "n_group", "topk_group"):
+            families.positive_int(field, getattr(self, field))
+        if self.n_routed_experts % self.n_group:
+            raise ValueError(
+                f"n_group={self.n_group} does not divide n_routed_experts={self.n_routed_experts}; it must"
+            )
+        reach = self.n_routed_experts // self.n_group * min(self.topk_group, self.n_group)
+        if self.num_experts_per_tok > reach:
+            raise ValueError(
+                f"num_experts_per_tok={self.num_experts_per_tok} is more than the experts a token may choose from; "
+                f"allowed: at most {reach}"
+            )
 
     @classmethod
     def from_config(cls, source):
@@ -56,56 +117,162 @@ class Architecture:
 
         >>> Architecture.from_config("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B").n_params
         7615616512
+        >>> Architecture.from_config("deepseek-ai/DeepSeek-R1").n_params
+        671026404352
         """
-        name, config = _load(source)
-        family = config.get("model_type")
-        if family not in _FAMILIES:
-            raise ValueError(f"model_type={family!r} is not read; allowed: {', '.join(_FAMILIES)}")
-        config = _DEFAULTS.get(family, {}) | config
-        return cls(name=name, model_type=family, **_common(config), **_FAMILIES[family](config))
+        return cls(**families.read(source))
+
+    @property
+    def latent(self):
+        """Whether attention goes through a latent that all heads share (MLA)."""
+        return self.kv_lora_rank is not None
+
+    @property
+    def qk_head_dim(self):
+        """Elements of one head's query or key: in latent attention the plain and the rotated part together."""
+        return self.qk_nope_head_dim + self.qk_rope_head_dim if self.latent else self.head_dim
+
+    @property
+    def value_head_dim(self):
+        """Elements of one head's value, and of its output."""
+        return self.v_head_dim if self.latent else self.head_dim
+
+    @property
+    def latent_width(self):
+        """Elements that latent attention keeps per token: the latent and the rotated key that all heads share."""
+        return self.kv_lora_rank + self.qk_rope_head_dim
 
     @property
     def query_width(self):
-        """Elements of one token's queries: heads x head_dim."""
-        return self.num_attention_heads * self.head_dim
+        """Elements of one token's queries: heads x qk_head_dim."""
+        return self.num_attention_heads * self.qk_head_dim
 
     @property
     def kv_width(self):
-        """Elements of one token's keys (or values): key-value heads x head_dim."""
-        return self.num_key_value_heads * self.head_dim
+        """Elements of one token's keys: key-value heads x qk_head_dim."""
+        return self.num_key_value_heads * self.qk_head_dim
+
+    @property
+    def output_width(self):
+        """Elements of one token's attention output before `o_proj`: heads x value_head_dim."""
+        return self.num_attention_heads * self.value_head_dim
+
+    def has_experts(self, index):
+        """Whether layer `index` (from 0) is a mixture of experts."""
+        sparse = self.n_routed_experts > 0 and index >= self.first_k_dense_replace
+        return sparse and index not in self.mlp_only_layers
+
+    @property
+    def expert_layers(self):
+        """Indices of the layers that are mixtures of experts; empty in a dense model."""
+        return [index for index in range(self.num_hidden_layers) if self.has_experts(index)]
+
+    def cache_rows(self, mla_cache="latent"):
+        """What a cache keeps of one token in one layer: {name: (heads, elements per head)}.
+
+        mla_cache: "latent" or "expanded" (keys and values of every head); only latent attention has the choice.
+
+        >>> Architecture.from_config("deepseek-r1").cache_rows()
+        {'latents': (1, 576)}
+        """
+        if self.latent and mla_cache == "latent":
+            return {"latents": (1, self.latent_width)}
+        heads = self.num_key_value_heads
+        return {"keys": (heads, self.qk_head_dim), "values": (heads, self.value_head_dim)}
 
     def census(self):
         """Parameters by named part, all layers together.
 
-        A tied head is the embedding used a second time, so it has no row of its own.
+        A tied head is the embedding used a second time, so it has no row of its own. The router's bias is a buffer,
+        and a module that predicts further tokens (MTP) is no part of the model proper: see `checkpoint`.
 
         >>> census = Architecture.from_config("deepseek-r1-distill-qwen-7b").census()
         >>> census["embed_tokens"], sum(census.values())
         (544997376, 7615616512)
         """
-        layers = {part: self.num_hidden_layers * count for part, count in self._layer_census().items() if count}
+        layers = self.layer_census(False), self.layer_census(True)
+        sparse = len(self.expert_layers)
+        counts = self.num_hidden_layers - sparse, sparse
+        names = dict.fromkeys(name for census in layers for name in census)
+        parts = {name: sum(n * part.get(name, 0) for n, part in zip(counts, layers, strict=True)) for name in names}
+        parts = {name: count for name, count in parts.items() if count}
         head = {} if self.tie_word_embeddings else {"lm_head": self.vocab_size * self.hidden_size}
         embedding = {"embed_tokens": self.vocab_size * self.hidden_size}
-        return embedding | layers | {"norm": self.hidden_size} | head
+        return embedding | parts | {"norm": self.hidden_size} | head
+
+    def layer_census(self, experts):
+        """Parameters of one layer by named part, dense or with experts."""
+        norms = {"input_layernorm": self.hidden_size, "post_attention_layernorm": self.hidden_size} | self.norms()
+        shapes = self.attention_linears() | (self.shared_linears() if experts else self.mlp_linears())
+        linears = {name: n_in * n_out + bias * n_out for name, (n_in, n_out, bias) in shapes.items()}
+        stacks = {name: math.prod(shape) for name, shape in self.expert_stacks().items()} if experts else {}
+        router = {"router": self.n_routed_experts * self.hidden_size} if experts else {}
+        return norms | linears | router | stacks
+
+    def norms(self):
+        """Widths of the norms inside attention: {name: elements}."""
+        if self.latent:
+            query = {} if self.q_lora_rank is None else {"q_a_layernorm": self.q_lora_rank}
+            return query | {"kv_a_layernorm": self.kv_lora_rank}
+        return dict.fromkeys(("q_norm", "k_norm"), self.head_dim) if self.qk_norm else {}
 
     def linears(self):
-        """The linear layers of one decoder layer, in order: {name: (in_features, out_features, has a bias)}."""
-        hidden, inter, q, kv = self.hidden_size, self.intermediate_size, self.query_width, self.kv_width
-        return {
-            "q_proj": (hidden, q, self.qkv_bias),
-            "k_proj": (hidden, kv, self.qkv_bias),
-            "v_proj": (hidden, kv, self.qkv_bias),
-            "o_proj": (q, hidden, self.o_bias),
-            "gate_proj": (hidden, inter, self.mlp_bias),
-            "up_proj": (hidden, inter, self.mlp_bias),
-            "down_proj": (inter, hidden, self.mlp_bias),
+        """The linear layers of a decoder layer, in order: {name: (in_features, out_features, has a bias)}.
+
+        A dense layer has no `shared_experts`, a mixture of experts no plain `gate_proj`, `up_proj`, `down_proj`:
+        see `layers_with`.
+        """
+        return self.attention_linears() | self.mlp_linears() | self.shared_linears()
+
+    def layers_with(self, name):
+        """Number of decoder layers that have the linear layer or expert stack called `name`.
+
+        >>> Architecture.from_config("deepseek-r1").layers_with("gate_proj")
+        3
+        """
+        if name in self.attention_linears():
+            return self.num_hidden_layers
+        sparse = len(self.expert_layers)
+        return self.num_hidden_layers - sparse if name in self.mlp_linears() else sparse
+
+    def attention_linears(self):
+        """Those of attention."""
+        hidden = self.hidden_size
+        if not self.latent:
+            return {
+                "q_proj": (hidden, self.query_width, self.qkv_bias),
+                "k_proj": (hidden, self.kv_width, self.qkv_bias),
+                "v_proj": (hidden, self.kv_width, self.qkv_bias),
+                "o_proj": (self.query_width, hidden, self.o_bias),
+            }
+        query = {"q_proj": (hidden, self.query_width, False)}
+        if self.q_lora_rank is not None:
+            query = {
+                "q_a_proj": (hidden, self.q_lora_rank, self.qkv_bias),
+                "q_b_proj": (self.q_lora_rank, self.query_width, False),
+            }
+        expanded = self.num_attention_heads * (self.qk_nope_head_dim + self.v_head_dim)
+        return query | {
+            "kv_a_proj_with_mqa": (hidden, self.latent_width, self.qkv_bias),
+            "kv_b_proj": (self.kv_lora_rank, expanded, False),
+            "o_proj": (self.output_width, hidden, self.o_bias),
         }
 
-    def _layer_census(self):
-        norms = {"input_layernorm": self.hidden_size, "post_attention_layernorm": self.hidden_size}
-        norms |= dict.fromkeys(("q_norm", "k_norm"), self.qk_norm * self.head_dim)
-        linears = {name: n_in * n_out + bias * n_out for name, (n_in, n_out, bias) in self.linears().items()}
-        return norms | linears
+    def mlp_linears(self):
+        """Those of a dense layer's MLP."""
+        return _swiglu("", self.hidden_size, self.intermediate_size, self.mlp_bias)
+
+    def shared_linears(self):
+        """Those of the experts that every token passes through: one MLP as wide as all of them."""
+        width = self.n_shared_experts * self.moe_intermediate_size
+        return _swiglu("shared_experts.", self.hidden_size, width, self.mlp_bias) if width else {}
+
+    def expert_stacks(self):
+        """The routed experts' matrices, one stack for all of a layer: {name: (experts, out_features, in_features)}."""
+        if not self.n_routed_experts:
+            return {}
+        experts, hidden, width = self.n_routed_experts, self.hidden_size, self.moe_intermediate_size
+        return {"experts.gate_up_proj": (experts, 2 * width, hidden), "experts.down_proj": (experts, hidden, width)}
 
     @property
     def n_params(self):
@@ -114,17 +281,23 @@ class Architecture:
 
     @property
     def n_active_params(self):
-        """Parameters that one token passes through; in a dense model, all of them."""
-        return self.n_params
+        """Parameters that one token passes through, the embedding included: all but the experts not chosen.
+
+        >>> Architecture.from_config("deepseek-r1").n_active_params
+        37552282624
+        """
+        idle = self.n_routed_experts - self.num_experts_per_tok
+        one = sum(math.prod(shape[1:]) for shape in self.expert_stacks().values())
+        return self.n_params - len(self.expert_layers) * idle * one
 
     def scaled(self, **changes):
         """The same architecture with some fields changed: `arch.scaled(num_hidden_layers=2)`."""
         return dataclasses.replace(self, **changes)
 
 
-def model_names():
-    """Names in `data/models` that `Architecture.from_config` takes, in alphabetical order."""
-    return sorted(path.stem for path in (DATA / "models").glob("*.json"))
+def _swiglu(prefix, hidden, width, bias):
+    shapes = {"gate_proj": (hidden, width), "up_proj": (hidden, width), "down_proj": (width, hidden)}
+    return {prefix + name: (*shape, bias) for name, shape in shapes.items()}
 
 
 _POSITIVE = (
@@ -136,120 +309,3 @@ _POSITIVE = (
     "intermediate_size",
     "vocab_size",
 )
-
-
-def _positive_int(field, value):
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{field}={value!r} is not a size; it must be a whole number of at least 1")
-
-
-def _load(source):
-    """Name and config dict behind any of the forms that `from_config` takes."""
-    if hasattr(source, "to_dict"):
-        source = source.to_dict()
-    if isinstance(source, dict):
-        return str(source.get("_name_or_path") or source.get("model_type") or "model"), source
-    if not isinstance(source, (str, Path)):
-        raise ValueError(
-            f"source={source!r} is no config; it must be a dict, a path, or a known model: {', '.join(model_names())}"
-        )
-    path = Path(source)
-    path = path / "config.json" if path.is_dir() else path
-    if path.is_file():
-        name = path.parent.resolve().name if path.name == "config.json" else path.stem
-    else:
-        name = str(source).rsplit("/", 1)[-1].lower()
-        path = DATA / "models" / f"{name}.json"
-        if not path.is_file():
-            raise ValueError(
-                f"source={str(source)!r} is neither a file nor a known model; known: {', '.join(model_names())}"
-            )
-    return name, _read_json(path)
-
-
-def _read_json(path):
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"source={str(path)!r} is damaged; it must be a config.json ({error})") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"source={str(path)!r} holds a {type(config).__name__}; it must hold a JSON object")
-    return config
-
-
-def _required(config, field):
-    value = config.get(field)
-    if value is None:
-        raise ValueError(f"{field} is missing from the config; it must be a whole number of at least 1")
-    _positive_int(field, value)
-    return value
-
-
-def _common(config):
-    """What every family spells alike."""
-    if config.get("hidden_act", "silu") != "silu":
-        raise ValueError(f"hidden_act={config['hidden_act']!r} is not read in this family; allowed: silu")
-    hidden, heads = _required(config, "hidden_size"), _required(config, "num_attention_heads")
-    head_dim = config.get("head_dim")
-    if head_dim is None:
-        if hidden % heads:
-            raise ValueError(
-                f"hidden_size={hidden} does not divide by num_attention_heads={heads}; "
-                "it must, or the config must give head_dim"
-            )
-        head_dim = hidden // heads
-    kv_heads = config.get("num_key_value_heads")
-    return {
-        "hidden_size": hidden,
-        "num_hidden_layers": _required(config, "num_hidden_layers"),
-        "num_attention_heads": heads,
-        "num_key_value_heads": heads if kv_heads is None else kv_heads,
-        "head_dim": head_dim,
-        "intermediate_size": _required(config, "intermediate_size"),
-        "vocab_size": _required(config, "vocab_size"),
-        "tie_word_embeddings": bool(config.get("tie_word_embeddings", False)),
-        "rms_norm_eps": float(config.get("rms_norm_eps", 1e-6)),
-    } | _rope(config)
-
-
-def _rope(config):
-    """Rotary base and scaling: transformers 5 writes `rope_parameters`, earlier releases two keys side by side."""
-    scaling = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    theta = scaling.pop("rope_theta", None) or config.get("rope_theta") or 10_000.0
-    kind = scaling.pop("rope_type", None) or scaling.pop("type", None) or "default"
-    scaling.pop("type", None)
-    # lists become tuples, for an architecture is hashable
-    rest = ((name, tuple(value) if isinstance(value, list) else value) for name, value in sorted(scaling.items()))
-    return {"rope_theta": float(theta), "rope_scaling": () if kind == "default" else (("rope_type", kind), *rest)}
-
-
-def _llama(config):
-    bias = bool(config.get("attention_bias", False))
-    return {"qkv_bias": bias, "o_bias": bias, "mlp_bias": bool(config.get("mlp_bias", False))}
-
-
-def _mistral(config):
-    return {"sliding_window": config.get("sliding_window")}
-
-
-def _qwen2(config):
-    # transformers gives every Qwen2 layer a bias on q, k and v, whatever the config says
-    return {"qkv_bias": True, "sliding_window": _optional_window(config)}
-
-
-def _qwen3(config):
-    bias = bool(config.get("attention_bias", False))
-    return {"qkv_bias": bias, "o_bias": bias, "qk_norm": True, "sliding_window": _optional_window(config)}
-
-
-def _optional_window(config):
-    return config.get("sliding_window") if config.get("use_sliding_window") else None
-
-
-# what transformers' config classes put in place of an absent key, where that is not "as many as heads"
-_DEFAULTS = {
-    "mistral": {"num_key_value_heads": 8, "sliding_window": 4096},
-    "qwen2": {"num_key_value_heads": 32},
-    "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
-}
-_FAMILIES = {"llama": _llama, "mistral": _mistral, "qwen2": _qwen2, "qwen3": _qwen3}

@@ -1,7 +1,7 @@
 """From an architecture and a workload to bytes: every named instant of a pass, and what is alive at it.
 
 A peak is no sum of everything a pass touches. It is the largest of these instants, so they are listed one by one,
-in the order in which `model.py` runs them; `tests/` holds each total against the ledger of a real pass.
+in the order in which the model runs them (`walks`); `tests/` holds each total against the ledger of a real pass.
 """
 
 import functools
@@ -11,6 +11,7 @@ import numpy as np
 from dsmem import formulas
 from dsmem.schemes import SCHEMES
 from dsmem.units import FLOATS, dtype_bits, format_bytes
+from dsmem.walks import cache, walk
 
 
 class Footprint:
@@ -75,28 +76,6 @@ class Footprint:
         return self.table()
 
 
-class Walk:
-    """A pass retold instant by instant: what is alive so far, and the instants it has been through."""
-
-    def __init__(self, held):
-        self.alive = dict(held)
-        self.phases = {}
-
-    def instant(self, name, **temporary):
-        """Note an instant: all that is alive, and `temporary` parts that are gone right after it."""
-        self.phases[name] = self.alive | temporary
-
-    def make(self, name, **parts):
-        """Note the instant at which `parts` come to life; they stay alive."""
-        self.alive |= parts
-        self.instant(name)
-
-    def drop(self, *parts):
-        """These parts die."""
-        for part in parts:
-            self.alive.pop(part, None)
-
-
 def inference_footprint(arch, work, sharding=None):
     """The `Footprint` of one forward pass of `arch` under `work`, on one device.
 
@@ -123,33 +102,54 @@ def inference_footprint(arch, work, sharding=None):
             f"seq_len={np.max(work.key_len)} is past sliding_window={arch.sliding_window} of {arch.name}; "
             "allowed: no more than the window"
         )
-    walk = Walk(resident(arch, work))
-    walk_attention(walk, arch, work)
-    walk_mlp(walk, arch, work)
-    walk_head(walk, arch, work)
-    return Footprint(walk.phases)
+    return Footprint(walk(arch, work, resident(arch, work)))
 
 
 def resident(arch, work):
     """Parts that are alive from the first instant to the last."""
     bits = dtype_bits(work.activations)
+    biases = len(arch.expert_layers) if arch.scoring_func == "sigmoid" else 0
     parts = {
         **weight_bytes(arch, work),
-        "buffers": formulas.rope_frequencies_bytes(arch.head_dim),
+        "buffers": formulas.rope_frequencies_bytes(arch.head_dim)
+        + biases * formulas.router_bias_bytes(arch.n_routed_experts),
         "token_ids": formulas.token_ids_bytes(work.batch, work.new_tokens),
+        **cache_bytes(arch, work),
+        "rope_tables": formulas.rope_tables_bytes(work.new_tokens, arch.head_dim, bits),
     }
-    if work.cache == "static":
-        shape = work.cache_len, arch.num_hidden_layers, arch.num_key_value_heads, arch.head_dim
-        parts["kv_cache"] = formulas.kv_cache_bytes(work.batch, *shape, dtype_bits(work.kv_cache))
-    parts["rope_tables"] = formulas.rope_tables_bytes(work.new_tokens, arch.head_dim, bits)
     if work.attention == "eager":
         parts["causal_mask"] = formulas.causal_mask_bytes(work.new_tokens, work.key_len)
     return parts
 
 
+def cache_bytes(arch, work):
+    """{part: bytes} of the KV cache before the pass: its rows, their scales, and the places of a paged one's tokens.
+
+    >>> import dsmem
+    >>> work = dsmem.Workload(batch=1, seq_len=4096, weights="bf16")
+    >>> cache_bytes(dsmem.Architecture.from_config("deepseek-r1"), work)
+    {'latent_cache': 287834112}
+    """
+    if work.cache == "none":
+        return {}
+    part, layers = cache.cache_part(arch, work), arch.num_hidden_layers
+    tokens = work.cached_tokens if work.cache == "growing" else work.cache_len
+    if work.cache == "paged":
+        tokens = formulas.paged_tokens(work.cache_len, work.block_size)
+    rows = [cache.stored_bytes(work, tokens, *shape) for shape in arch.cache_rows(work.mla_cache).values()]
+    parts = {part: layers * sum(payload for payload, _ in rows)}
+    if work.kv_cache == "int8":
+        parts["cache_scales"] = layers * sum(scales for _, scales in rows)
+    if work.cache == "paged":
+        parts["slot_mapping"] = formulas.token_ids_bytes(work.batch, tokens)
+    return parts
+
+
 def weight_bytes(arch, work):
     """{part: bytes} of what is stored: quantized layers with their scales, and all that keeps its format."""
-    shapes = {name: (n_in, n_out, arch.num_hidden_layers) for name, (n_in, n_out, _) in arch.linears().items()}
+    shapes = {name: (n_in, n_out, arch.layers_with(name)) for name, (n_in, n_out, _) in arch.linears().items()}
+    for name, (experts, n_out, n_in) in arch.expert_stacks().items():
+        shapes[name] = (n_in, n_out, experts * arch.layers_with(name))
     shapes["lm_head"] = (arch.hidden_size, arch.vocab_size, 1)
     shapes = {name: shape for name, shape in shapes.items() if work.scheme(arch, name) not in FLOATS}
     converted = sum(n_in * n_out * count for n_in, n_out, count in shapes.values())
@@ -160,123 +160,6 @@ def weight_bytes(arch, work):
         stored = sum(count * scheme.linear_bytes(n_in, n_out) for n_in, n_out, count in shapes.values())
         parts |= {f"weights_{scheme.element}": payload, "weight_scales": stored - payload}
     return parts
-
-
-def walk_attention(walk, arch, work):
-    """`Layer`'s attention half, from the norm to `o_proj`; the order is that of `model.Attention`."""
-    tokens, bits = (work.batch, work.new_tokens), dtype_bits(work.activations)
-    hidden = formulas.hidden_state_bytes(*tokens, arch.hidden_size, bits)
-    query = formulas.query_bytes(*tokens, arch.num_attention_heads, arch.head_dim, bits)
-    key = formulas.key_bytes(*tokens, arch.num_key_value_heads, arch.head_dim, bits)
-    walk.alive |= {"residual": hidden, "normed": hidden}
-    for name, part in (("q_proj", {"query": query}), ("k_proj", {"key": key}), ("v_proj", {"value": key})):
-        walk_linear(walk, arch, work, name, part)
-        walk.alive |= part
-    if arch.qk_norm:
-        inverse_rms = formulas.inverse_rms_bytes(*tokens, arch.num_attention_heads)
-        walk.instant("q_norm", query_normed=query, inverse_rms=inverse_rms)
-    walk.instant("rotate", query_rotated=query)
-    walk_cache(walk, arch, work)
-    walk_widening(walk, arch, work)
-    if work.attention == "eager":
-        walk_eager_attention(walk, arch, work, query)
-    else:
-        walk.instant(
-            "attention",
-            attention_out=query,
-            logsumexp=formulas.logsumexp_bytes(*tokens, arch.num_attention_heads),
-        )
-    walk.drop("query", "key", "value", "key_expanded", "value_expanded")
-    walk_linear(walk, arch, work, "o_proj", {"attention_projected": hidden}, attention_out=query)
-    walk.drop("normed")
-    walk.instant("add_attention", attention_projected=hidden, residual_mid=hidden)
-
-
-def walk_cache(walk, arch, work):
-    """New keys and values go into the cache; in another format than the pass computes in, all are copied back."""
-    if work.cache == "none":
-        return
-    if work.kv_cache != work.activations:
-        bits = dtype_bits(work.activations)
-        copy = formulas.key_bytes(work.batch, work.key_len, arch.num_key_value_heads, arch.head_dim, bits)
-        walk.instant("read_cache", key_read=copy, value_read=copy)
-        walk.alive |= {"key": copy, "value": copy}
-        return
-    walk.drop("key", "value")
-
-
-def walk_widening(walk, arch, work):
-    """Keys, then values, copied to every head, where the kernel cannot share them."""
-    grouped = arch.num_attention_heads > arch.num_key_value_heads
-    if work.attention == "fused" or (work.attention == "expanded" and not grouped):
-        return
-    bits = dtype_bits(work.activations)
-    wide = formulas.query_bytes(work.batch, work.key_len, arch.num_attention_heads, arch.head_dim, bits)
-    walk.make("widen_keys", key_expanded=wide)
-    walk.drop("key")
-    walk.make("widen_values", value_expanded=wide)
-    walk.drop("value")
-
-
-def walk_eager_attention(walk, arch, work, query):
-    """Scores in memory, and again as the softmax's result; queries and outputs change between two layouts."""
-    shape = work.batch, work.new_tokens, work.key_len, arch.num_attention_heads
-    scores = formulas.attention_scores_bytes(*shape, dtype_bits(work.activations))
-    walk.instant("queries_by_head", query_by_head=query)
-    walk.instant("scores", scores=scores)
-    walk.instant("softmax", scores=scores, attention_weights=scores)
-    walk.instant("merge_heads", attention_weights=scores, attention_by_head=query, attention_out=query)
-
-
-def walk_mlp(walk, arch, work):
-    """`Layer`'s MLP half; the residual stream stands there twice, for Python still holds the layer's input."""
-    tokens, bits = (work.batch, work.new_tokens), dtype_bits(work.activations)
-    hidden = formulas.hidden_state_bytes(*tokens, arch.hidden_size, bits)
-    wide = formulas.mlp_width_bytes(*tokens, arch.intermediate_size, bits)
-    walk.alive |= {"residual_mid": hidden, "normed": hidden}
-    walk_linear(walk, arch, work, "gate_proj", {"gate": wide})
-    walk.instant("silu", gate=wide, gate_activated=wide)
-    walk_linear(walk, arch, work, "up_proj", {"up": wide}, gate_activated=wide)
-    walk.instant("gate_times_up", gate_activated=wide, up=wide, gated=wide)
-    walk_linear(walk, arch, work, "down_proj", {"mlp_out": hidden}, gated=wide)
-    walk.drop("normed")
-    walk.instant("add_mlp", mlp_out=hidden, residual_out=hidden)
-    walk.drop("residual", "residual_mid")
-
-
-def walk_head(walk, arch, work):
-    """The final norm and the logits, of all positions or of the last."""
-    positions = work.new_tokens if work.logits == "all" else 1
-    bits = dtype_bits(work.activations)
-    walk.alive |= {"normed": formulas.hidden_state_bytes(work.batch, positions, arch.hidden_size, bits)}
-    logits = formulas.logits_bytes(work.batch, positions, arch.vocab_size, bits)
-    walk_linear(walk, arch, work, "lm_head", {"logits": logits}, positions=positions)
-
-
-def walk_linear(walk, arch, work, name, out, positions=None, **beside):
-    """A linear layer's instants: one, and one before it where numbers are unpacked or the input is rounded.
-
-    out: its output's part; beside: other parts alive only now; positions: tokens per sequence, else all new ones.
-    """
-    n_in, n_out, _ = (arch.linears() | {"lm_head": (arch.hidden_size, arch.vocab_size, False)})[name]
-    rows, bits = work.batch * (work.new_tokens if positions is None else positions), dtype_bits(work.activations)
-    scheme = work.scheme(arch, name)
-    if scheme in ("int8", "fp8", "int4"):
-        copy = {**beside, "weight_copy": formulas.tensor_bytes(n_in * n_out, bits)}
-        if scheme == "int4":
-            walk.instant(f"{name} unpack", **copy, weight_unpacked=n_out * formulas.tensor_bytes(n_in, 4))
-        walk.instant(name, **copy, **out)
-    elif scheme == "int8_w8a8":
-        scales = formulas.tensor_bytes(rows, bits)
-        held = {**beside, "input_int8": formulas.int8_rows_bytes(rows, n_in)}
-        scaled = formulas.tensor_bytes(rows * n_in, bits)
-        walk.instant(f"{name} quantize", **held, input_scales=scales, input_scaled=scaled)
-        product, wide = formulas.int32_product_bytes(rows, n_out), formulas.tensor_bytes(rows * n_out, 32)
-        # the scales are widened to float32, unless they are that already
-        scales = scales + (work.activations != "fp32") * formulas.tensor_bytes(rows, 32)
-        walk.instant(name, **held, input_scales=scales, int32_product=product, float32_product=wide)
-    else:
-        walk.instant(name, **beside, **out)
 
 
 def _where(condition, yes, no):

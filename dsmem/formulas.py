@@ -52,6 +52,48 @@ def kv_cache_bytes(batch, cache_len, num_hidden_layers, num_key_value_heads, hea
     return 2 * num_hidden_layers * -(-batch * cache_len * num_key_value_heads * head_dim * bits // 8)
 
 
+def latent_cache_bytes(batch, cache_len, num_hidden_layers, kv_lora_rank, qk_rope_head_dim, bits):
+    """MLA's cache: per token and layer the latent, and the one rotated key that all heads share.
+
+    Source: arXiv 2405.04434, section 2.1 and table 1. Of DeepSeek-R1, one token in BF16:
+
+    >>> latent_cache_bytes(1, 1, 61, 512, 64, 16)
+    70272
+    """
+    return num_hidden_layers * -(-batch * cache_len * (kv_lora_rank + qk_rope_head_dim) * bits // 8)
+
+
+def expanded_cache_bytes(batch, cache_len, num_hidden_layers, num_attention_heads, qk_head_dim, v_head_dim, bits):
+    """MLA's cache as if it were plain attention's: keys (`qk_head_dim` wide) and values of every head.
+
+    >>> expanded_cache_bytes(1, 1, 61, 128, 128 + 64, 128, 16)
+    4997120
+    """
+    return num_hidden_layers * (
+        -(-batch * cache_len * num_attention_heads * qk_head_dim * bits // 8)
+        + -(-batch * cache_len * num_attention_heads * v_head_dim * bits // 8)
+    )
+
+
+def cache_rows_bytes(batch, cache_len, heads, width, bits):
+    """One layer's rows of one kind (keys, values or latents): `heads` rows of `width` per token."""
+    return -(-batch * cache_len * heads * width * bits // 8)
+
+
+def cache_scales_bytes(batch, cache_len, heads):
+    """The scales of one layer's INT8 rows of one kind: a float32 per token and head."""
+    return 4 * batch * cache_len * heads
+
+
+def paged_tokens(seq_len, block_size):
+    """Tokens that a sequence has room for in whole pages. Source: arXiv 2309.06180, section 4.
+
+    >>> paged_tokens(1000, 16)
+    1008
+    """
+    return -(-seq_len // block_size) * block_size
+
+
 def attention_scores_bytes(batch, seq_len, key_len, num_attention_heads, bits):
     """One score per head, new token and attended token: the s**2 term. Source: arXiv 2205.05198, section 4.1.
 
@@ -89,6 +131,25 @@ def rope_frequencies_bytes(head_dim):
 def mlp_width_bytes(batch, seq_len, intermediate_size, bits):
     """One vector of `intermediate_size` per token: the gate, its activation, the up projection or their product."""
     return -(-batch * seq_len * intermediate_size * bits // 8)
+
+
+def router_bias_bytes(n_routed_experts):
+    """One float32 per expert, which moves the choice of experts and nothing else (arXiv 2408.15664)."""
+    return 4 * n_routed_experts
+
+
+def routing_bytes(tokens, num_experts_per_tok, n_routed_experts):
+    """Where each choice of an expert goes: two 64-bit integers per choice, and a 32-bit one per expert."""
+    return 16 * tokens * num_experts_per_tok + 4 * n_routed_experts
+
+
+def expert_rows_bytes(tokens, num_experts_per_tok, width, bits):
+    """A vector of `width` for every expert that every token chose.
+
+    >>> expert_rows_bytes(4096, 8, 7168, 16) / 2**20
+    448.0
+    """
+    return -(-tokens * num_experts_per_tok * width * bits // 8)
 
 
 def logits_bytes(batch, positions, vocab_size, bits):

@@ -265,7 +265,7 @@ def _tensors(tree, inside=False, depth=0):
     elif isinstance(tree, dict):
         for item in tree.values():
             yield from _tensors(item, inside, depth + 1)
-    elif inside and depth < 8 and hasattr(tree, "__dict__") and not isinstance(tree, (type, torch.nn.Module)):
+    elif inside and depth < 16 and hasattr(tree, "__dict__") and not isinstance(tree, (type, torch.nn.Module)):
         yield from _tensors(vars(tree), inside, depth + 1)
 
 

@@ -63,12 +63,16 @@ def prepare(arch, work, device, seed=0):
     model = build_model(arch, weights=work.weights, device=device, seed=seed, **formats)
     tokens = torch.randint(arch.vocab_size, (work.batch, work.new_tokens))
     tokens = tokens if device == "fake" else tokens.to(device)
-    cache = model.new_cache(work.batch, work.cache_len, work.kv_cache) if work.cache == "static" else None
+    cache = None
+    if work.cache != "none":
+        options = {"mla_cache": work.mla_cache} | ({"block_size": work.block_size} if work.cache == "paged" else {})
+        cache = model.new_cache(work.batch, work.cache_len, work.kv_cache, work.cache, **options)
+    absorbed = work.absorbed(arch)
 
     def forward():
         if cache is not None:
-            cache.length = work.cached_tokens
-        return model(tokens, cache=cache, attention=work.attention, logits=work.logits)
+            cache.reset(work.cached_tokens)
+        return model(tokens, cache=cache, attention=work.attention, logits=work.logits, absorbed=absorbed)
 
     return forward, model
 

@@ -1,4 +1,4 @@
-"""The two operators that torch's own would allocate differently on a CPU and on a GPU.
+"""Operators of our own where torch's allocate differently on a CPU and on a GPU, or have shapes that hang on data.
 
 Each returns everything it allocates, the small leftovers of its fused kernel included, so a ledger sees the same
 tensors on fake, CPU and CUDA devices. What a CPU kernel uses in secret at work is not GPU memory and not counted.
@@ -81,3 +81,109 @@ def _memory_efficient(q, k, v, causal):
 
 
 _KERNELS = {"flash (CPU)": _flash_on_cpu, "flash": _flash, "memory-efficient": _memory_efficient}
+
+
+@torch.library.custom_op("dsmem::int8_rows", mutates_args=())
+def int8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row of `x` (its last axis) rounded to INT8 on its own scale: x is about codes * scales.
+
+    Returns the codes (int8, shape of x) and the scales (float32, last axis 1).
+    """
+    wide = x.float()
+    scales = (wide.abs().amax(dim=-1, keepdim=True) / 127).clamp_min(torch.finfo(torch.float32).tiny)
+    return (wide / scales).round_().to(torch.int8), scales
+
+
+@int8_rows.register_fake
+def _(x):
+    return x.new_empty(x.shape, dtype=torch.int8), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
+
+
+@torch.library.custom_op("dsmem::route", mutates_args=())
+def route(
+    logits: Tensor,
+    bias: Tensor | None,
+    top_k: int,
+    n_group: int,
+    topk_group: int,
+    scoring_func: str,
+    norm_topk_prob: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Choose `top_k` experts for every token, and sort the choices by expert (arXiv 2412.19437, section 2.1.2).
+
+    logits (tokens, experts), float32. scoring_func: "sigmoid" (DeepSeek-V3, `bias` added for the choice alone) or
+    "softmax". n_group > 1: a token may only choose among its `topk_group` best groups of experts.
+    Returns, for n = tokens * top_k choices: weights (tokens, top_k), float32; token (n,), int64: whose turn it is,
+    expert by expert; slot (tokens, top_k), int64: the turn of each choice; ends (experts,), int32: the first turn after
+    an expert's. No shape hangs on the data.
+    """
+    scores = logits.sigmoid() if scoring_func == "sigmoid" else logits.softmax(dim=-1)
+    chosen = _choose(scores, scores if bias is None else scores + bias, top_k, n_group, topk_group)
+    weights = scores.gather(1, chosen)
+    if norm_topk_prob:
+        weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
+    order = chosen.flatten().argsort(stable=True)
+    slot = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device)).view_as(chosen)
+    counts = order.new_zeros(logits.shape[1]).scatter_add_(0, chosen.flatten(), torch.ones_like(order))
+    return weights * scale, order // top_k, slot, counts.cumsum(0).to(torch.int32)
+
+
+@route.register_fake
+def _(logits, bias, top_k, n_group, topk_group, scoring_func, norm_topk_prob, scale):
+    tokens, experts = logits.shape
+    whole = {"dtype": torch.int64}
+    return (
+        logits.new_empty((tokens, top_k)),
+        logits.new_empty((tokens * top_k,), **whole),
+        logits.new_empty((tokens, top_k), **whole),
+        logits.new_empty((experts,), dtype=torch.int32),
+    )
+
+
+def _choose(scores, preference, top_k, n_group, topk_group):
+    """Indices (tokens, top_k) of the experts with the highest preference, from the best groups only."""
+    if n_group > 1:
+        groups = preference.unflatten(1, (n_group, -1))
+        biased = preference is not scores
+        # DeepSeek-V3 ranks a group by its two best experts, V2 by its best
+        rank = groups.topk(min(2, groups.shape[2]), dim=-1).values.sum(-1) if biased else groups.amax(-1)
+        best = torch.zeros_like(rank, dtype=torch.bool).scatter_(1, rank.topk(topk_group, dim=-1).indices, True)
+        preference = groups.masked_fill(~best[..., None], -torch.inf if biased else 0.0).flatten(1)
+    return preference.topk(top_k, dim=-1).indices
+
+
+@torch.library.custom_op("dsmem::grouped_linear", mutates_args=())
+def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    """Rows `ends[e-1]` to `ends[e]` of `x` times the e-th matrix: one linear layer per expert.
+
+    x (rows, in_features), sorted by expert; weight (experts, out_features, in_features); ends (experts,), int32.
+    Returns (rows, out_features). One grouped kernel where torch has it for this device and format, else a loop that
+    writes into one output.
+    """
+    if has_grouped_kernel(x, weight):
+        return torch._grouped_mm(x, weight.transpose(1, 2), ends)
+    out = x.new_empty(len(x), weight.shape[1])
+    for start, end, expert in turns(ends):
+        torch.mm(x[start:end], weight[expert].t(), out=out[start:end])
+    return out
+
+
+@grouped_linear.register_fake
+def _(x, weight, ends):
+    return x.new_empty((x.shape[0], weight.shape[1]))
+
+
+def has_grouped_kernel(x, weight):
+    """Whether one kernel serves all experts: BF16 on compute capability 9.0 and later, rows in 16 bytes."""
+    if not x.is_cuda or x.dtype != torch.bfloat16 or torch.cuda.get_device_capability(x.device) < (9, 0):
+        return False
+    return weight.shape[1] % 8 == 0 and weight.shape[2] % 8 == 0
+
+
+def turns(ends):
+    """(first row, end row, expert) of every expert that has rows."""
+    ends = ends.tolist()
+    return [
+        (start, end, expert) for expert, (start, end) in enumerate(zip([0, *ends], ends, strict=False)) if end > start
+    ]

@@ -6,12 +6,18 @@ import numpy as np
 
 from dsmem.units import FLOATS, QUANTIZED
 
-LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
+_SWIGLU = ("gate_proj", "up_proj", "down_proj")
+LATENT_LINEARS = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj")
+EXPERTS = ("experts.gate_up_proj", "experts.down_proj")
+SHARED = tuple(f"shared_experts.{name}" for name in _SWIGLU)
+LINEARS = ("q_proj", "k_proj", "v_proj", *LATENT_LINEARS, "o_proj", *_SWIGLU, *SHARED, *EXPERTS, "lm_head")
+CACHE_FORMATS = (*FLOATS, "fp8", "int8")
 _CHOICES = {
     "phase": ("prefill", "decode"),
     "attention": ("fused", "expanded", "eager"),
     "logits": ("all", "last"),
-    "cache": ("static", "none"),
+    "cache": ("static", "growing", "paged", "none"),
+    "mla_cache": ("latent", "expanded"),
 }
 
 
@@ -22,15 +28,16 @@ class Workload:
     batch: sequences. seq_len: tokens per sequence; a prefill runs all of them at once.
     phase: "prefill", or "decode": one new token per sequence, on top of `cached_tokens` earlier ones (left out, it
     is seq_len - 1, the last token of the sequence). These three numbers may be arrays; they broadcast.
-    weights: "fp32", "bf16", "fp16", or a scheme of `quantize`: "int8", "int8_w8a8", "fp8",
-    "int4".
-    activations, kv_cache: float formats; left out, activations follow the weights ("fp16" for a scheme), the cache
-    them.
+    weights: "fp32", "bf16", "fp16", or a scheme of `quantize`: "int8", "int8_w8a8", "fp8", "int4".
+    activations: a float format; left out, it follows the weights ("fp16" for a scheme). kv_cache: a float format, "fp8"
+    (E4M3) or "int8" (a float32 scale per token and head); left out, it follows the activations.
     modules_to_not_convert: linear layers that a scheme leaves in the activations' format, by name; embedding and norms
     always stay.
     attention: "fused" (one kernel, no scores in memory), "expanded" (the same after widening keys and values to all
     heads) or "eager" (scores in memory). logits: of "all" positions or the "last".
-    cache: "static" (allocated once, for seq_len tokens or what decode needs, if more) or "none".
+    cache: "static" (allocated once, for seq_len tokens or what decode needs, if more), "growing" (concatenated at
+    every step), "paged" (the same room as static, in pages of `block_size` tokens) or "none". mla_cache: what latent
+    attention (MLA) keeps, its "latent" or keys and values "expanded" for every head; other attention has no choice.
     Raises ValueError, one sentence, for anything else.
     """
 
@@ -44,6 +51,8 @@ class Workload:
     attention: str = "fused"
     logits: str = "all"
     cache: str = "static"
+    mla_cache: str = "latent"
+    block_size: int = 16
     modules_to_not_convert: tuple = ("lm_head",)
 
     def __post_init__(self):
@@ -53,15 +62,18 @@ class Workload:
         self._settle("activations", self.activations or (self.weights if self.weights in FLOATS else "fp16"))
         self._settle("kv_cache", self.kv_cache or self.activations)
         _one_of("activations", self.activations, FLOATS if self.weights in QUANTIZED else (self.weights,))
-        _one_of("kv_cache", self.kv_cache, FLOATS)
+        _one_of("kv_cache", self.kv_cache, CACHE_FORMATS)
         for name in self.modules_to_not_convert:
             _one_of("modules_to_not_convert", name, LINEARS)
         self._settle("batch", _counts("batch", self.batch, least=1))
         self._settle("seq_len", _counts("seq_len", self.seq_len, least=1))
+        self._settle("block_size", _counts("block_size", self.block_size, least=1))
         self._settle_cached_tokens()
 
     def scheme(self, arch, name):
-        """How `arch` stores the linear layer called `name`: a scheme of `quantize`, or the activations' format."""
+        """How `arch` stores the linear layer or expert stack called `name`: a scheme of `quantize`, or the activations'
+        format. Routed experts never multiply in INT8: "int8_w8a8" stores them as "int8".
+        """
         if self.weights in FLOATS or name in self.modules_to_not_convert:
             return self.activations
         if name == "lm_head" and arch.tie_word_embeddings:
@@ -69,7 +81,7 @@ class Workload:
                 f"modules_to_not_convert={self.modules_to_not_convert!r} leaves out lm_head, which {arch.name} ties to "
                 "its embedding; it must name lm_head"
             )
-        return self.weights
+        return "int8" if self.weights == "int8_w8a8" and name in EXPERTS else self.weights
 
     def _settle_cached_tokens(self):
         if self.phase == "prefill":
@@ -78,7 +90,9 @@ class Workload:
             self._settle("cached_tokens", 0)
             return
         if self.cache == "none":
-            raise ValueError("cache='none' has nothing for phase='decode' to read; allowed there: static")
+            raise ValueError(
+                "cache='none' has nothing for phase='decode' to read; allowed there: static, growing, paged"
+            )
         cached = self.seq_len - 1 if self.cached_tokens is None else self.cached_tokens
         self._settle("cached_tokens", _counts("cached_tokens", cached, least=0))
 
@@ -100,6 +114,10 @@ class Workload:
             fields["cached_tokens"] = None
         return Workload(**fields | changes)
 
+    def absorbed(self, arch):
+        """Whether `arch` attends to its cached latents themselves: in decoding, where they are what is cached."""
+        return arch.latent and self.phase == "decode" and self.mla_cache == "latent"
+
     @property
     def new_tokens(self):
         """Tokens per sequence that this pass computes."""
@@ -112,7 +130,7 @@ class Workload:
 
     @property
     def cache_len(self):
-        """Tokens per sequence that the static cache has room for."""
+        """Tokens per sequence that a cache has room for, pages not filled up."""
         if self.phase == "prefill":
             return self.seq_len
         longest = np.maximum(self.seq_len, self.key_len)

@@ -1,11 +1,11 @@
 """What the tests of quantized layers share: two decoders, a layer by its scheme, normal data, the error measure."""
 
 import torch
+from strategies import DENSE_LINEARS as LINEARS
 
 from dsmem import Architecture
 from dsmem.model import TORCH_DTYPES
 from dsmem.quantize import SCHEMES
-from dsmem.workload import LINEARS
 
 QWEN_7B = Architecture.from_config("deepseek-r1-distill-qwen-7b")
 SMALL = Architecture.from_config(

@@ -5,8 +5,8 @@ import dataclasses
 from hypothesis import strategies as st
 
 import dsmem
-from dsmem.workload import LINEARS
 
+DENSE_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
 WEIGHTS = ("fp32", "bf16", "fp16")
 KV_CACHES = (None, "fp32", "bf16", "fp16")
 BOOLEANS = st.booleans()
@@ -34,6 +34,54 @@ def architectures(draw, hidden=2048, intermediate=8192, vocab=50_000, head_dim=1
     )
 
 
+@st.composite
+def latent_architectures(draw, hidden=512, rank=128, head_dim=64, **widths):
+    """A decoder with latent attention (MLA), dense or with experts."""
+    arch, nope, rope = (
+        draw(architectures(hidden=hidden, **widths)),
+        draw(st.integers(1, head_dim)),
+        draw(st.integers(1, 8)),
+    )
+    heads = draw(st.integers(1, 6))
+    return arch.scaled(
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=2 * rope,
+        qk_norm=False,
+        q_lora_rank=draw(st.none() | st.integers(1, rank)),
+        kv_lora_rank=draw(st.integers(1, rank)),
+        qk_nope_head_dim=nope,
+        qk_rope_head_dim=2 * rope,
+        v_head_dim=draw(st.integers(1, nope + 2 * rope)),
+        rope_interleave=draw(BOOLEANS),
+    )
+
+
+@st.composite
+def with_experts(draw, dense, width=256):
+    """A decoder of `dense` with mixtures of experts in some of its layers."""
+    arch, group_size, n_group = draw(dense), draw(st.integers(2, 5)), draw(st.integers(1, 3))
+    topk_group = draw(st.integers(1, n_group))
+    return arch.scaled(
+        n_routed_experts=group_size * n_group,
+        n_group=n_group,
+        topk_group=topk_group,
+        num_experts_per_tok=draw(st.integers(1, group_size * topk_group)),
+        n_shared_experts=draw(st.integers(0, 2)),
+        moe_intermediate_size=draw(st.integers(1, width)),
+        first_k_dense_replace=draw(st.integers(0, 2)),
+        mlp_only_layers=draw(st.sampled_from(((), (1,), (2,)))),
+        scoring_func=draw(st.sampled_from(("softmax", "sigmoid"))),
+        norm_topk_prob=draw(BOOLEANS),
+    )
+
+
+def any_architectures(**widths):
+    """Grouped or latent attention, dense or with experts."""
+    kinds = architectures(**widths), latent_architectures(**{"hidden": 512} | widths)
+    return st.one_of(*kinds, *(with_experts(kind) for kind in kinds))
+
+
 def small_architectures():
     """Small enough for real passes on a CPU."""
     return architectures(hidden=48, intermediate=96, vocab=200, head_dim=16)
@@ -57,6 +105,18 @@ def workloads(draw, phase=None, attention=None, batch=4, seq_len=512, weights=WE
     )
 
 
+@st.composite
+def cached_workloads(draw, **fixed):
+    """A forward pass on any kind of cache, in any format."""
+    return dataclasses.replace(
+        draw(workloads(**fixed)),
+        cache=draw(st.sampled_from(("static", "growing", "paged"))),
+        kv_cache=draw(st.sampled_from(("fp32", "bf16", "fp16", "fp8", "int8"))),
+        mla_cache=draw(st.sampled_from(("latent", "expanded"))),
+        block_size=draw(st.integers(1, 20)),
+    )
+
+
 def in_eights(arch):
     """The same decoder, its widths rounded up to multiples of 8, as INT8 products need them."""
     widths = ("hidden_size", "head_dim", "intermediate_size", "vocab_size")
@@ -69,7 +129,7 @@ def quantized_passes(draw, weights, small=False, **fixed):
     arch = draw(small_architectures() if small else architectures())
     arch = arch.scaled(num_hidden_layers=min(arch.num_hidden_layers, 2))  # a third only repeats the second
     work = draw(workloads(**{"batch": 2, "seq_len": 16} | fixed if small else fixed))
-    kept = draw(st.sampled_from(((), ("lm_head",))) | st.sets(st.sampled_from(LINEARS)).map(sorted).map(tuple))
+    kept = draw(st.sampled_from(((), ("lm_head",))) | st.sets(st.sampled_from(DENSE_LINEARS)).map(sorted).map(tuple))
     if arch.tie_word_embeddings and "lm_head" not in kept:
         kept = (*kept, "lm_head")
     formats = {"weights": weights, "activations": draw(st.sampled_from(WEIGHTS)), "modules_to_not_convert": kept}

@@ -14,18 +14,21 @@ from dsmem.architecture import DATA
 
 # The published counts: elements of each checkpoint.
 PUBLISHED = {
+    "deepseek-r1": 671_026_404_352,
     "deepseek-r1-distill-llama-70b": 70_553_706_496,
     "deepseek-r1-distill-llama-8b": 8_030_261_248,
     "deepseek-r1-distill-qwen-1.5b": 1_777_088_000,
     "deepseek-r1-distill-qwen-14b": 14_770_033_664,
     "deepseek-r1-distill-qwen-32b": 32_763_876_352,
     "deepseek-r1-distill-qwen-7b": 7_615_616_512,
+    "deepseek-v2-lite": 15_706_484_224,
     "llama-1-65b": 65_285_660_672,
     "llama-2-13b": 13_015_864_320,
     "llama-2-7b": 6_738_415_616,
     "llama-3.1-405b": 405_853_388_800,
     "qwen2.5-0.5b": 494_032_768,
     "qwen2.5-72b": 72_706_203_648,
+    "qwen3-30b-a3b": 30_532_122_624,
 }
 SMALL = {
     "hidden_size": 64,
@@ -36,6 +39,7 @@ SMALL = {
     "vocab_size": 100,
 }
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+EXPERT_FAMILIES = ("deepseek_v2", "deepseek_v3", "qwen3_moe")
 
 
 def config_object(config):
@@ -49,8 +53,15 @@ def transformers_census(config):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float16)
     census = Counter()
     for name, parameter in model.named_parameters():
-        census[name.removesuffix(".weight").removesuffix(".bias").rsplit(".", 1)[-1]] += parameter.numel()
+        census[part_name(name)] += parameter.numel()
     return dict(census)
+
+
+def part_name(name):
+    """Our name of a parameter of transformers: the last word, with the kind of expert before it."""
+    parent, _, last = name.removesuffix(".weight").removesuffix(".bias").rpartition(".")
+    kind = parent.rpartition(".")[2]
+    return f"{kind}.{last}" if kind in ("experts", "shared_experts") else {"gate": "router"}.get(last, last)
 
 
 def test_every_shipped_model_has_a_published_count():
@@ -91,6 +102,54 @@ def configs(draw):
         "intermediate_size": draw(st.integers(1, 128)),
         "vocab_size": draw(st.integers(3, 300)),
     }
+
+
+@st.composite
+def expert_configs(draw):
+    """A small `config.json` with experts: DeepSeek-V2 or V3, or Qwen3's."""
+    family, heads, groups = draw(st.sampled_from(EXPERT_FAMILIES)), draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    latent = {
+        "q_lora_rank": draw(st.none() | st.integers(1, 24)),
+        "kv_lora_rank": draw(st.integers(1, 24)),
+        "qk_nope_head_dim": draw(st.integers(1, 12)),
+        "qk_rope_head_dim": 2 * draw(st.integers(1, 6)),
+        "v_head_dim": draw(st.integers(1, 7)) // 7 + 1,
+        "n_routed_experts": 4 * groups,
+        "n_shared_experts": draw(st.integers(1, 2)),
+        "first_k_dense_replace": draw(st.integers(0, 3)),
+        "n_group": groups,
+        "topk_group": groups,
+    }
+    sparse = {"num_experts": 4 * groups, "decoder_sparse_step": draw(st.integers(1, 2)), "mlp_only_layers": [1]}
+    return {
+        "model_type": family,
+        "hidden_size": heads * draw(st.integers(1, 12)) * 2,
+        "num_hidden_layers": draw(st.integers(1, 3)),
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "intermediate_size": draw(st.integers(1, 64)),
+        "moe_intermediate_size": draw(st.integers(1, 64)),
+        "num_experts_per_tok": draw(st.integers(1, 4)),
+        "vocab_size": draw(st.integers(3, 300)),
+        **(sparse | {"head_dim": 2 * draw(st.integers(1, 8))} if family == "qwen3_moe" else latent),
+    }
+
+
+@given(expert_configs())
+@settings(max_examples=60)
+def test_a_random_config_with_experts_has_the_census_of_transformers(config):
+    assert Architecture.from_config(config).census() == transformers_census(config_object(config))
+
+
+@pytest.mark.parametrize(
+    ("name", "with_embedding", "without"),
+    [("deepseek-r1", 37.55e9, 36.63e9), ("deepseek-v2-lite", 2.66e9, 2.45e9)],
+)
+def test_active_parameters_are_the_published_ones(name, with_embedding, without):
+    arch = Architecture.from_config(name)
+    active = arch.n_active_params
+    assert active == pytest.approx(with_embedding, rel=2e-3)
+    assert active - arch.census()["embed_tokens"] == pytest.approx(without, rel=2e-3)
 
 
 @given(configs())

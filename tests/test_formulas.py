@@ -24,12 +24,11 @@ every_formula = pytest.mark.parametrize("formula", FORMULAS.values(), ids=FORMUL
 
 def argument_lists(formula):
     """Lists of three argument sets for a formula: {name: [int, int, int]}; widths in bits are those of real formats."""
-    sizes, bits = st.integers(1, 10_000), st.sampled_from([4, 8, 16, 32])
+    parameters = inspect.signature(formula).parameters
+    largest = int(2 ** (56 / max(5, len(parameters))))  # the answer stays below 2**63, where int64 ends
+    sizes, bits = st.integers(1, largest), st.sampled_from([4, 8, 16, 32])
     return st.fixed_dictionaries(
-        {
-            name: st.lists(bits if name == "bits" else sizes, min_size=3, max_size=3)
-            for name in inspect.signature(formula).parameters
-        }
+        {name: st.lists(bits if name == "bits" else sizes, min_size=3, max_size=3) for name in parameters}
     )
 
 
@@ -81,7 +80,7 @@ def test_a_formula_is_plain_arithmetic(formula):
 
 @every_formula
 def test_a_formula_says_what_it_is(formula):
-    assert formula.__doc__ and formula.__name__.endswith("_bytes")
+    assert formula.__doc__ and formula.__name__.endswith(("_bytes", "_tokens", "_seconds"))
 
 
 def test_the_formulas_import_nothing():
@@ -102,6 +101,19 @@ TENSORS = {
     "query_bytes": ((B, S, HEADS, D, 16), nbytes(B, S, HEADS, D)),
     "key_bytes": ((B, T, KV, D, 16), nbytes(B, T, KV, D)),
     "kv_cache_bytes": ((B, T, LAYERS, KV, D, 16), sum(nbytes(B, T, KV, D) for _ in range(2 * LAYERS))),
+    "latent_cache_bytes": ((B, T, LAYERS, WIDE, D, 16), sum(nbytes(B, T, WIDE + D) for _ in range(LAYERS))),
+    "expanded_cache_bytes": (
+        (B, T, LAYERS, HEADS, D, 2 * D, 16),
+        sum(nbytes(B, T, HEADS, D) + nbytes(B, T, HEADS, 2 * D) for _ in range(LAYERS)),
+    ),
+    "cache_rows_bytes": ((B, T, KV, D, 16), nbytes(B, T, KV, D)),
+    "cache_scales_bytes": ((B, T, KV), nbytes(B, T, KV, 1, dtype=torch.float32)),
+    "expert_rows_bytes": ((B * S, KV, WIDE, 16), nbytes(B * S * KV, WIDE)),
+    "router_bias_bytes": ((HEADS,), nbytes(HEADS, dtype=torch.float32)),
+    "routing_bytes": (
+        (B * S, KV, HEADS),
+        2 * nbytes(B * S, KV, dtype=torch.int64) + nbytes(HEADS, dtype=torch.int32),
+    ),
     "attention_scores_bytes": ((B, S, T, HEADS, 16), nbytes(B, HEADS, S, T)),
     "causal_mask_bytes": ((S, T), nbytes(S, T, dtype=torch.bool)),
     "logsumexp_bytes": ((B, S, HEADS), nbytes(B, HEADS, S, dtype=torch.float32)),

@@ -8,6 +8,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from quantized import QWEN_7B, SMALL, layer, linear_layers, normal, relative_error
+from strategies import DENSE_LINEARS as LINEARS
 from strategies import quantized_passes
 
 import dsmem
@@ -15,7 +16,6 @@ from dsmem import Workload, build_model, inference_footprint
 from dsmem.model import TORCH_DTYPES
 from dsmem.quantize import padded_int8_rows, quantize_rows
 from dsmem.units import FLOATS, GIB, INT8_SCHEMES, QUANTIZED
-from dsmem.workload import LINEARS
 
 # Norm of the difference to float64 over the norm, normal data. Rounding to steps of s leaves s / sqrt(12) an element,
 # with s = row maximum / 127: 0.9% at a row maximum of 4 sigma; W8A8 rounds both factors, sqrt(2) times that.
@@ -363,7 +363,7 @@ def test_int8_is_no_format_to_compute_in(refuses):
     for weights in ("fp16", *INT8_SCHEMES):
         refuses(lambda weights=weights: Workload(weights=weights, activations="int8"), "activations='int8'", "fp16")
     refuses(lambda: build_model(SMALL, "int8", "fake", activations="int8"), "activations='int8'", "fp16")
-    refuses(lambda: Workload(weights="int8", kv_cache="int8"), "kv_cache='int8'", "fp16")
+    refuses(lambda: Workload(weights="int8", kv_cache="int4"), "kv_cache='int4'", "fp16")
 
 
 def test_an_unknown_scheme_is_refused(refuses):

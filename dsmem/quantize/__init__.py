@@ -17,10 +17,13 @@ from dsmem.quantize.base import QuantizedLinear, tiles
 from dsmem.quantize.fp8 import Fp8Linear, fp8_scales
 from dsmem.quantize.int4 import Int4Linear
 from dsmem.quantize.int8 import Int8Linear, W8A8Linear, padded_int8_rows, quantize_rows
+from dsmem.quantize.stack import QuantizedStack
+from dsmem.quantize.table import SCHEMES
 
 __all__ = [
     "SCHEMES",
     "QuantizedLinear",
+    "QuantizedStack",
     "Int8Linear",
     "W8A8Linear",
     "Fp8Linear",
@@ -30,6 +33,3 @@ __all__ = [
     "fp8_scales",
     "tiles",
 ]
-
-SCHEMES = {"int8": Int8Linear, "int8_w8a8": W8A8Linear, "fp8": Fp8Linear, "int4": Int4Linear}
-"""Linear layers by the name that `Workload(weights=...)` and `build_model(weights=...)` take."""

@@ -1,0 +1,265 @@
+"""Latent attention and experts against transformers; latent against expanded; every cache; footprint and ledger."""
+
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from strategies import any_architectures, cached_workloads, latent_architectures, with_experts
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import dsmem
+from dsmem import Architecture, Workload, build_model, checkpoint
+
+R1 = Architecture.from_config("deepseek-r1")
+SIZES = {
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "intermediate_size": 96,
+    "moe_intermediate_size": 40,
+    "vocab_size": 61,
+    "num_experts_per_tok": 3,
+}
+LATENT = {"kv_lora_rank": 16, "qk_nope_head_dim": 12, "qk_rope_head_dim": 8, "v_head_dim": 12, "n_shared_experts": 2}
+LATENT |= {"n_routed_experts": 8, "first_k_dense_replace": 1}
+CONFIGS = {
+    "v3": {"model_type": "deepseek_v3", "q_lora_rank": 24, "n_group": 4, "topk_group": 2, **LATENT},
+    "v3, pairs side by side": {
+        "model_type": "deepseek_v3",
+        "rope_interleave": False,
+        "n_group": 1,
+        "topk_group": 1,
+        **LATENT,
+    },
+    "v3, no query latent": {"model_type": "deepseek_v3", "q_lora_rank": None, "n_group": 2, "topk_group": 1, **LATENT},
+    "v2": {"model_type": "deepseek_v2", "q_lora_rank": 24, **LATENT},
+    "v2, groups": {
+        "model_type": "deepseek_v2",
+        "q_lora_rank": None,
+        "topk_method": "group_limited_greedy",
+        "n_group": 4,
+        "topk_group": 2,
+        "routed_scaling_factor": 1.5,
+        **LATENT,
+    },
+    "qwen3_moe": {"model_type": "qwen3_moe", "head_dim": 16, "num_experts": 8, "norm_topk_prob": True},
+    "qwen3_moe, some dense": {"model_type": "qwen3_moe", "head_dim": 16, "num_experts": 8, "mlp_only_layers": [1]},
+}
+each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+TOKENS = torch.randint(61, (2, 11), generator=torch.Generator().manual_seed(5))
+
+
+def theirs_and_ours(config):
+    """transformers' model with random weights, norms and router biases included, and ours with the same, in float32."""
+    config = SIZES | config | {"num_nextn_predict_layers": 0}
+    torch.manual_seed(7)
+    theirs = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.float32).eval()
+    with torch.no_grad():
+        for name, tensor in theirs.state_dict().items():
+            tensor.add_((0.05 if "experts" in name else 0.2) * torch.randn_like(tensor))
+    ours = build_model(Architecture.from_config(config), weights="fp32", device="cpu")
+    checkpoint.fill_from(ours, theirs.state_dict())
+    return theirs, ours
+
+
+def close(ours, theirs):
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@each_config
+@pytest.mark.parametrize("attention", ["fused", "eager"])
+@torch.no_grad()
+def test_logits_are_those_of_transformers(config, attention):
+    theirs, ours = theirs_and_ours(config)
+    close(ours(TOKENS, attention=attention), theirs(TOKENS).logits)
+
+
+@each_config
+@pytest.mark.parametrize("layout", ["static", "growing", "paged"])
+@pytest.mark.parametrize("mla_cache", ["latent", "expanded"])
+@torch.no_grad()
+def test_prefill_then_decode_gives_the_logits_of_one_full_pass(config, layout, mla_cache):
+    _, ours = theirs_and_ours(config)
+    cache = ours.new_cache(2, 16, layout=layout, mla_cache=mla_cache)
+    steps = [ours(TOKENS[:, :6], cache=cache), *(ours(TOKENS[:, i : i + 1], cache=cache) for i in range(6, 11))]
+    close(torch.cat(steps, dim=1), ours(TOKENS))
+    assert cache.length == 11
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+@torch.no_grad()
+def test_latent_and_expanded_agree_within_rounding(dtype):
+    _, ours = theirs_and_ours(CONFIGS["v3"])
+    half = build_model(ours.arch, dtype, "cpu")
+    checkpoint.fill_from(half, ours.state_dict())
+    last = {}
+    for mla_cache in ("latent", "expanded"):
+        cache = half.new_cache(2, 16, mla_cache=mla_cache)
+        half(TOKENS[:, :10], cache=cache)
+        last[mla_cache] = half(TOKENS[:, 10:], cache=cache).float()
+    gap = (last["latent"] - last["expanded"]).norm() / last["expanded"].norm()
+    assert gap < {"fp16": 0.01, "bf16": 0.05}[dtype]
+
+
+@torch.no_grad()
+def test_what_transformers_caches_is_what_we_say_of_its_version():
+    theirs, ours = theirs_and_ours(CONFIGS["v3"])
+    cached = theirs(TOKENS, use_cache=True).past_key_values.layers[0]
+    per_token = cached.keys[0, :, 0].numel() + cached.values[0, :, 0].numel()
+    expanded = sum(heads * width for heads, width in ours.arch.cache_rows("expanded").values())
+    release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    assert per_token == (ours.arch.latent_width if release >= (5, 15) else expanded), transformers.__version__
+
+
+@pytest.mark.parametrize(
+    ("name", "mla_cache", "per_token"),
+    [
+        ("deepseek-r1", "latent", 70_272),  # arXiv 2505.09343, table 1
+        ("deepseek-r1", "expanded", 4_997_120),
+        ("qwen2.5-72b", "latent", 327_680),
+        ("llama-3.1-405b", "latent", 516_096),
+    ],
+)
+def test_a_cached_token_takes_the_published_bytes(name, mla_cache, per_token):
+    arch = Architecture.from_config(name)
+    work = Workload(1, 1, weights="bf16", mla_cache=mla_cache)
+    fp = dsmem.inference_footprint(arch, work)
+    assert fp.phases["lm_head"]["latent_cache" if mla_cache == "latent" and arch.latent else "kv_cache"] == per_token
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16", "fp8", "int8"])
+@pytest.mark.parametrize("layout", ["static", "growing", "paged"])
+@torch.no_grad()
+def test_a_decode_loops_cache_is_the_formula_at_every_step(dtype, layout):
+    arch = Architecture.from_config(SIZES | CONFIGS["v3"])
+    for mla_cache in ("latent", "expanded"):
+        model = build_model(arch, "fp32", "cpu")
+        cache = model.new_cache(
+            2, 24, dtype, layout, mla_cache=mla_cache, **({"block_size": 8} if layout == "paged" else {})
+        )
+        model(TOKENS, cache=cache)
+        for cached in range(11, 14):
+            step = Workload(
+                2, 24, "decode", cached, "fp32", kv_cache=dtype, cache=layout, mla_cache=mla_cache, block_size=8
+            )
+            token = TOKENS[:, :1].clone()
+            with dsmem.Ledger(model) as ledger:
+                model(token, cache=cache)
+            fp = dsmem.inference_footprint(arch, step)
+            assert ledger.peak_bytes == fp.total_bytes
+            held = ("kv_cache", "latent_cache", "cache_scales", "slot_mapping")
+            assert cache.nbytes == sum(fp.phases["lm_head"].get(part, 0) for part in held)
+
+
+@given(any_architectures(), cached_workloads())
+@settings(max_examples=150)
+def test_the_total_is_the_ledgers_peak_and_every_instant_is_seen(arch, work):
+    run = dsmem.measure(arch, work, device="fake")
+    assert run.footprint.total_bytes == run.ledger.peak_bytes
+    assert set(run.footprint.totals.values()) <= set(run.ledger.timeline().live_bytes.tolist())
+
+
+SMALL = {"hidden": 48, "intermediate": 64, "vocab": 200, "head_dim": 16}
+
+
+@given(with_experts(latent_architectures(rank=32, **SMALL), width=32), cached_workloads(batch=2, seq_len=16))
+@settings(max_examples=30)
+def test_the_total_is_the_ledgers_peak_on_real_tensors(arch, work):
+    run = dsmem.measure(arch, work, device="cpu")
+    assert run.footprint.total_bytes == run.ledger.peak_bytes
+
+
+@pytest.mark.parametrize("weights", ["int8", "int8_w8a8", "fp8", "int4"])
+def test_quantized_experts_peak_where_the_ledger_says(weights):
+    @given(with_experts(latent_architectures(rank=32, **SMALL), width=32), cached_workloads(batch=2, seq_len=16))
+    @settings(max_examples=15)
+    def check(arch, work):
+        widths = ("hidden_size", "intermediate_size", "kv_lora_rank", "qk_nope_head_dim", "v_head_dim")
+        widths = {name: -(-getattr(arch, name) // 8) * 8 for name in (*widths, "moe_intermediate_size")}
+        rope = {"head_dim": 8, "qk_rope_head_dim": 8}
+        arch = arch.scaled(**widths, **rope, q_lora_rank=arch.q_lora_rank and 16, vocab_size=64)
+        work = work.changed(weights=weights, activations="bf16", kv_cache=work.kv_cache)
+        for device in ("fake", "cpu"):
+            run = dsmem.measure(arch, work, device=device)
+            assert run.footprint.total_bytes == run.ledger.peak_bytes
+
+    check()
+
+
+def test_arrays_give_the_same_as_loops():
+    arch = Architecture.from_config(SIZES | CONFIGS["v3"])
+    for phase in ("prefill", "decode"):
+        for cache in ("static", "growing", "paged"):
+            options = {"phase": phase, "cache": cache, "kv_cache": "int8", "weights": "fp8", "block_size": 4}
+            lengths = [2, 5, 9, 64]
+            whole = dsmem.inference_footprint(arch, Workload(3, lengths, **options))
+            for index, length in enumerate(lengths):
+                one = dsmem.inference_footprint(arch, Workload(3, length, **options))
+                assert whole.total_bytes[index] == one.total_bytes
+
+
+def test_r1_at_full_size_on_fake_tensors():
+    work = Workload(1, 4096, weights="fp8", activations="bf16")
+    run = dsmem.measure(R1, work)
+    assert run.ledger.peak_bytes == run.footprint.total_bytes
+    assert run.ledger.by_category()["kv_cache"] == 4096 * 70_272
+    # a hidden s**2 would be 128 heads of 4,096 x 4,096 scores
+    assert (
+        max(r.nbytes for r in run.ledger.records if r.category in ("activation", "temporary")) < 2 * 128 * 4096**2 // 2
+    )
+    decode = dsmem.measure(R1, Workload(1, 4097, "decode", weights="fp8", activations="bf16"))
+    assert decode.ledger.peak_bytes == decode.footprint.total_bytes
+
+
+@torch.no_grad()
+def test_the_most_recent_tokens_and_the_first_are_what_a_sink_cache_keeps():
+    _, ours = theirs_and_ours(CONFIGS["v3"])
+    cache = ours.new_cache(2, 6, layout="sink", sink=2)
+    full = ours.new_cache(2, 16)
+    for step in range(11):
+        ours(TOKENS[:, step : step + 1], cache=cache)
+        ours(TOKENS[:, step : step + 1], cache=full)
+    kept = cache.read(0, torch.float32)[0]
+    everything = full.read(0, torch.float32)[0]
+    order = [0, 1, 10, 7, 8, 9]  # tokens 2 to 10 pass through four places in turn
+    close(kept, everything[:, order])
+
+
+def test_a_cache_that_gives_up_more_than_it_holds_is_refused(refuses):
+    model = build_model(Architecture.from_config(SIZES | CONFIGS["v3"]), "fp32", "fake")
+    refuses(lambda: model.new_cache(1, 4, layout="sink", sink=4), "sink=4", "max_len=4")
+    refuses(lambda: model.new_cache(1, 4, layout="swapped"), "layout", "'swapped'", "paged")
+    refuses(lambda: model.new_cache(1, 4, mla_cache="both"), "mla_cache", "'both'", "latent, expanded")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"num_experts_per_tok": 9}, ("num_experts_per_tok=9", "at most 4")),
+        ({"n_group": 3}, ("n_group=3", "n_routed_experts=8")),
+        ({"v_head_dim": 64}, ("v_head_dim=64", "at most 20")),
+        ({"qk_rope_head_dim": 7}, ("7", "even")),
+        ({"kv_lora_rank": 0}, ("kv_lora_rank", "at least 1")),
+    ],
+)
+def test_impossible_shapes_are_refused(change, words, refuses):
+    refuses(lambda: Architecture.from_config(SIZES | CONFIGS["v3"] | change), *words)
+
+
+@torch.no_grad()
+def test_a_prefix_goes_from_one_cache_to_another():
+    _, ours = theirs_and_ours(CONFIGS["v3"])
+    for dtype in ("fp32", "int8"):
+        first, second = ours.new_cache(2, 16, dtype), ours.new_cache(2, 12, dtype, "growing")
+        ours(TOKENS[:, :9], cache=first)
+        second.load(first.tensors())
+        close(ours(TOKENS[:, 9:10], cache=second), ours(TOKENS[:, 9:10], cache=first))
+
+
+def test_a_prefix_that_does_not_fit_is_refused(refuses):
+    model = build_model(Architecture.from_config(SIZES | CONFIGS["v3"]), "fp32", "cpu")
+    cache = model.new_cache(2, 16)
+    model(TOKENS, cache=cache)
+    refuses(lambda: model.new_cache(2, 8).load(cache.tensors()), "[11]", "at most 8")
+    refuses(lambda: model.new_cache(2, 16, mla_cache="expanded").load(cache.tensors()), "tensors", "names")

@@ -26,10 +26,22 @@ _LETTERS = {
     "rows": "r",
     "width": "m",
     "bits": "w",
+    "nbytes": "D",
+    "tokens": "s",
+    "bytes_per_token": "c",
+    "n_active_params": "N",
+    "bandwidth_bytes_per_s": "B",
+    "latency_s": "tau",
+    "flops_per_s": "F",
 }
 
-SYMBOLS = {name: sympy.Symbol(letter, positive=True, integer=True) for name, letter in _LETTERS.items()}
+SYMBOLS = {
+    name: sympy.Symbol(letter, positive=True, integer=None if name.endswith("_s") else True)
+    for name, letter in _LETTERS.items()
+}
 """SymPy symbols by argument name, the letters of the literature (b, s, h, ...)."""
+
+_UNITS = {"_seconds": "seconds", "_tokens": "tokens", "_bytes_per_s": "bytes per second"}  # and bytes elsewhere
 
 
 def equation(formula, **values):
@@ -65,6 +77,7 @@ class Derivation:
         self.source = _without_docstring(formula)
         self.expression = expression
         name = formula.__name__.replace("_", r"\_")
+        self.unit = next((unit for ending, unit in _UNITS.items() if formula.__name__.endswith(ending)), "bytes")
         self.latex = rf"\mathtt{{{name}}} = {sympy.latex(expression)}"
         self.legend = {
             str(SYMBOLS[name]): name
@@ -77,7 +90,7 @@ class Derivation:
 
     def _repr_markdown_(self):
         letters = ", ".join(f"${sympy.latex(SYMBOLS[name])}$ = `{name}`" for name in self.legend.values())
-        return f"```python\n{self.source}\n```\n\n$${self.latex}\\quad\\text{{bytes}}$$\n\n{letters}"
+        return f"```python\n{self.source}\n```\n\n$${self.latex}\\quad\\text{{{self.unit}}}$$\n\n{letters}"
 
 
 def _formula(formula):

@@ -62,12 +62,13 @@ class RedisStore:
     """Payloads in a Redis server, in pieces, since one value has a longest length. Needs the package `redis`.
 
     url: "redis://[[user]:password@]host[:port][/database]", also "rediss://" (encrypted) and "unix://path". timeout_s:
-    the longest wait for a connection, or for the next bytes. piece_bytes: the longest value. keep_s: seconds after
+    the longest wait for a connection, or for the next bytes. piece_bytes: the longest value; each costs
+    a round trip, and redis-py reads values of many MiB several times slower than those of one. keep_s: seconds after
     which the server forgets a payload; left out, it never does by itself. Raises ValueError for an impossible argument;
     that no server is there is no error before it is asked.
     """
 
-    def __init__(self, url="redis://localhost:6379/0", timeout_s=5.0, piece_bytes=64 * 2**20, keep_s=None):
+    def __init__(self, url="redis://localhost:6379/0", timeout_s=5.0, piece_bytes=2**20, keep_s=None):
         if not url.startswith(_SCHEMES):
             raise ValueError(f"url begins with {url[:9]!r}, which no Redis server has; allowed: {', '.join(_SCHEMES)}")
         if not 1 <= piece_bytes <= MAX_PIECE_BYTES:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 import dsmem
@@ -322,6 +323,14 @@ def test_the_payload_is_a_file_that_others_can_read(tmp_path):
     store = FileStore(tmp_path)
     fetch_or_compute(store, KEY, cache)
     assert same(load_file(store.path(KEY)), cache())
+    with safe_open(store.path(KEY), framework="pt") as file:
+        header = file.metadata()
+    assert header.pop("sha256") and header == {
+        "format": "dsmem prefix 1",
+        "key": KEY.digest,
+        "tokens": "40",
+        "dtypes": "float16",
+    }
 
 
 def test_a_cache_renamed_to_another_key_is_refused(tmp_path):
@@ -363,6 +372,21 @@ def test_a_format_that_the_file_cannot_hold_is_computed_and_said(tmp_path, monke
     monkeypatch.setattr("dsmem.prefix.save", cannot)
     result = fetch_or_compute(FileStore(tmp_path), KEY, cache)
     assert (result.source, result.stored) == ("computed", False) and "quint4x2" in result.reason
+
+
+class Broken:
+    """A store that nothing can be read from; writing to it would be a mistake."""
+
+    def get(self, key):
+        raise StoreError("the line is dead")
+
+    def put(self, key, payload):
+        raise AssertionError("a store that is gone was waited for a second time")
+
+
+def test_a_store_that_is_gone_is_asked_once():
+    result = fetch_or_compute(Broken(), KEY, cache)
+    assert (result.source, result.stored, result.reason) == ("computed", False, "the line is dead")
 
 
 # ---- files
@@ -429,12 +453,15 @@ def test_a_missing_piece_is_computed_again(pieces, piece):
     assert fetch_or_compute(pieces, KEY, never).source == "fetched"
 
 
-@pytest.mark.parametrize("change", [b"", b"short", b"x" * 10_001, b"x" * 10_000])
-def test_a_changed_piece_is_computed_again(pieces, change):
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(b"", "missing"), (b"short", "refused"), (b"x" * 10_001, "too long"), (b"x" * 4408, "refused")],
+)
+def test_a_changed_piece_is_computed_again(pieces, change, words):
     fetch_or_compute(pieces, KEY, cache)
     client(pieces).set(f"dsmem:prefix:{KEY.digest}:16", change)
     result = fetch_or_compute(pieces, KEY, cache)
-    assert result.source == "computed" and "refused" in result.reason
+    assert result.source == "computed" and words in result.reason
 
 
 @pytest.mark.parametrize("label", [b"", b"17", b"17 x", b"-1 5", b"99999999999 5", b"0 0", b"\xff\xfe"])

@@ -23,13 +23,35 @@ _LETTERS = {
     "elements": "N",
     "in_features": "n_in",
     "out_features": "n_out",
+    "kv_lora_rank": "d_c",
+    "qk_rope_head_dim": "d_r",
+    "qk_head_dim": "d_qk",
+    "v_head_dim": "d_v",
+    "n_routed_experts": "E",
+    "num_experts_per_tok": "k",
+    "moe_intermediate_size": "i_e",
+    "heads": "n",
+    "group_size": "g",
+    "block_size": "B",
     "rows": "r",
     "width": "m",
     "bits": "w",
+    "nbytes": "D",
+    "tokens": "s",
+    "bytes_per_token": "c",
+    "n_active_params": "N",
+    "bandwidth_bytes_per_s": "B",
+    "latency_s": "tau",
+    "flops_per_s": "F",
 }
 
-SYMBOLS = {name: sympy.Symbol(letter, positive=True, integer=True) for name, letter in _LETTERS.items()}
+SYMBOLS = {
+    name: sympy.Symbol(letter, positive=True, integer=None if name.endswith("_s") else True)
+    for name, letter in _LETTERS.items()
+}
 """SymPy symbols by argument name, the letters of the literature (b, s, h, ...)."""
+
+_UNITS = {"_seconds": "seconds", "_tokens": "tokens", "_bytes_per_s": "bytes per second"}  # and bytes elsewhere
 
 
 def equation(formula, **values):
@@ -65,6 +87,7 @@ class Derivation:
         self.source = _without_docstring(formula)
         self.expression = expression
         name = formula.__name__.replace("_", r"\_")
+        self.unit = next((unit for ending, unit in _UNITS.items() if formula.__name__.endswith(ending)), "bytes")
         self.latex = rf"\mathtt{{{name}}} = {sympy.latex(expression)}"
         self.legend = {
             str(SYMBOLS[name]): name
@@ -77,7 +100,7 @@ class Derivation:
 
     def _repr_markdown_(self):
         letters = ", ".join(f"${sympy.latex(SYMBOLS[name])}$ = `{name}`" for name in self.legend.values())
-        return f"```python\n{self.source}\n```\n\n$${self.latex}\\quad\\text{{bytes}}$$\n\n{letters}"
+        return f"```python\n{self.source}\n```\n\n$${self.latex}\\quad\\text{{{self.unit}}}$$\n\n{letters}"
 
 
 def _formula(formula):
@@ -98,10 +121,9 @@ def _without_docstring(formula):
 
 
 def _is_negated_floor(part):
-    return part.is_Mul and part.args[0].is_negative and any(isinstance(arg, sympy.floor) for arg in part.args)
+    return isinstance(part, sympy.floor) and part.args[0].could_extract_minus_sign()
 
 
 def _as_ceiling(part):
-    """-floor(-x) is ceiling(x), the form a reader expects."""
-    floor = next(arg for arg in part.args if isinstance(arg, sympy.floor))
-    return -part / floor * sympy.ceiling(-floor.args[0])
+    """floor(-x) is -ceiling(x), the form a reader expects."""
+    return -sympy.ceiling(-part.args[0])

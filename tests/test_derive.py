@@ -39,7 +39,10 @@ def test_the_equation_gives_the_same_as_the_formula(formula):
         numbers = dict(zip(names, values, strict=True))
         by_letter = {str(derive.SYMBOLS.get(name, name)): number for name, number in numbers.items()}
         equation = derive.equation(formula)
-        assert equation.subs({s: by_letter[s.name] for s in equation.free_symbols}) == formula(**numbers)
+        answer = equation.subs({s: by_letter[s.name] for s in equation.free_symbols})
+        if formula.__name__.endswith("_bytes"):
+            assert answer == formula(**numbers)
+        assert float(answer) == pytest.approx(formula(**numbers), rel=1e-12)
 
 
 @every_formula

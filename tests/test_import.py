@@ -7,7 +7,7 @@ import pytest
 
 import dsmem
 
-HEAVY = ("torch", "matplotlib", "ipywidgets", "sympy", "transformers", "tqdm")
+HEAVY = ("torch", "matplotlib", "ipywidgets", "sympy", "transformers", "tqdm", "safetensors", "redis")
 
 
 def loaded_after(code):
@@ -36,6 +36,7 @@ dir(dsmem)
     ("code", "absent"),
     [
         ("dsmem.measure", ("matplotlib", "ipywidgets", "transformers")),
+        ("dsmem.prefix", ("matplotlib", "ipywidgets", "transformers", "redis")),
         ("dsmem.show", ("torch", "matplotlib", "ipywidgets", "transformers")),
         ("dsmem.save_report", ("torch", "ipywidgets", "transformers")),
     ],

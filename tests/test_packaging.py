@@ -104,6 +104,12 @@ def test_readme_gives_each_command_on_one_line_and_ci_runs_its_test_command():
     assert TEST_COMMAND in CI.splitlines()
 
 
+def test_ci_starts_no_test_without_a_redis_server():
+    before = CI.partition(TEST_COMMAND)[0].splitlines()
+    assert any("apt-get install -y redis-server" in line for line in before)
+    assert "export DSMEM_REQUIRE_REDIS=1" in before
+
+
 def test_ci_script_is_executable():
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 

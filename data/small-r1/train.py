@@ -1,4 +1,4 @@
-"""Train the small model of this folder from its text, on a CPU, in about ten minutes.
+"""Train the small model of this folder from its text, on a CPU, in about twelve minutes.
 
 python data/small-r1/train.py
 

@@ -1,0 +1,39 @@
+"""The small trained model in `data/small-r1`: DeepSeek-V3's architecture at 1.4 million parameters, one token a byte.
+
+On random weights, cache eviction, quantization error, sparsity and entropy mean little; these weights learned English.
+`data/small-r1/train.py` trains them again from what lies beside it, and README.md there names text and licence.
+"""
+
+import json
+
+from dsmem.architecture import DATA
+
+
+def small_path(name=""):
+    """Path of the small model's folder, or of the file `name` in it; ValueError if there is no such file.
+
+    >>> small_path("config.json").name
+    'config.json'
+    """
+    folder = DATA / "small-r1"
+    if not (folder / name).exists():
+        files = ", ".join(sorted(path.name for path in folder.iterdir()))
+        raise ValueError(f"name={name!r} is not a file of the small model; allowed: {files}")
+    return folder / name
+
+
+def small_text():
+    """The text that the small model never saw in training, as bytes: one byte is one token.
+
+    >>> small_text()[:10]
+    b'Chapter 57'
+    """
+    return small_path("heldout.txt").read_bytes()
+
+
+def small_record():
+    """How the small model was trained: held-out loss in nats a byte, bits a byte, seconds, steps, versions.
+
+    The loss is the stored weights' mean over windows of 512 predictions, none overlapping, on all of `small_text()`.
+    """
+    return json.loads(small_path("training.json").read_text(encoding="utf-8"))

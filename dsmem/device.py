@@ -20,11 +20,13 @@ input()
 """
 
 
-def peaks(forward):
+def peaks(forward, elsewhere_bytes=0):
     """Run `forward` once to load kernels, once to measure; peak bytes of this process by level.
 
-    Returns {"requested", "allocated", "reserved", "used", "workspace"}: as the tensors ask, in blocks, in segments, on
-    the whole card at the end, and what cuBLAS keeps of "allocated".
+    elsewhere_bytes: what `held_bytes` said before `forward` and its model were made: tensors of earlier cells, which
+    all the peaks contain.
+    Returns {"requested", "allocated", "reserved", "used", "workspace", "elsewhere"}: as the tensors ask, in blocks, in
+    segments, on the whole card at the end; what cuBLAS keeps of "allocated", and elsewhere_bytes.
     """
     workspace = workspace_bytes()
     forward()
@@ -40,7 +42,14 @@ def peaks(forward):
         "reserved": torch.cuda.max_memory_reserved(),
         "used": total - free,
         "workspace": workspace,
+        "elsewhere": elsewhere_bytes,
     }
+
+
+def held_bytes():
+    """Bytes of the blocks that this process holds now, cuBLAS's workspace given back first."""
+    torch._C._cuda_clearCublasWorkspaces()
+    return torch.cuda.memory_allocated()
 
 
 def workspace_bytes():
@@ -48,7 +57,7 @@ def workspace_bytes():
 
     8,519,680 bytes before compute capability 9.0, 32 MiB from there on (`aten/src/ATen/cuda/CublasHandlePool.cpp`).
     """
-    torch._C._cuda_clearCublasWorkspaces()
+    held_bytes()
     factor = torch.ones(64, 64, device="cuda", dtype=torch.float16)
     before = torch.cuda.memory_allocated()
     product = factor @ factor

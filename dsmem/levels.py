@@ -53,8 +53,9 @@ def measure(arch, work, device="fake", seed=0):
     for name in ("batch", "seq_len", "cached_tokens"):
         if not isinstance(getattr(work, name), int):
             raise ValueError(f"{name} is an array, and one workload is run at a time; it must be a whole number")
+    elsewhere = cuda.held_bytes() if str(device).startswith("cuda") else 0
     forward, model = prepare(arch, work, device, seed)
-    return Run(arch, work, str(device), inference_footprint(arch, work), *watch(forward, model, device))
+    return Run(arch, work, str(device), inference_footprint(arch, work), *watch(forward, model, device, elsewhere))
 
 
 def prepare(arch, work, device, seed=0):
@@ -78,10 +79,13 @@ def prepare(arch, work, device, seed=0):
 
 
 @torch.no_grad()
-def watch(forward, model, device):
-    """Ledger, replay, device memory, trace and seconds of `forward()` on any module; a GPU runs it four times."""
+def watch(forward, model, device, elsewhere_bytes=0):
+    """Ledger, replay, device memory, trace and seconds of `forward()` on any module; a GPU runs it four times.
+
+    elsewhere_bytes: what the GPU held for this process before the model was made, see `device.held_bytes`.
+    """
     on_gpu = str(device).startswith("cuda")
-    memory = cuda.peaks(forward) if on_gpu else None
+    memory = cuda.peaks(forward, elsewhere_bytes) if on_gpu else None
     trace = cuda.trace(forward) if on_gpu else None
     with Ledger(model) as ledger:
         start = time.perf_counter()
@@ -109,8 +113,10 @@ def explain(run):
         steps += [("free in segments", reserved - allocated, "gap"), ("reserved (predicted)", reserved, "total")]
         return Waterfall([step for step in steps if step[0] != "cuBLAS workspace"])
     real = run.device_memory
+    elsewhere = real.get("elsewhere", 0)  # recordings made before this was noted lack it
+    steps += [("tensors from before this run", elsewhere, "gap")] if elsewhere else []
     steps += [
-        ("kernel scratch that no tensor holds", real["allocated"] - allocated, "gap"),
+        ("kernel scratch that no tensor holds", real["allocated"] - allocated - elsewhere, "gap"),
         ("allocated on the GPU", real["allocated"], "total"),
         ("free in segments", real["reserved"] - real["allocated"], "gap"),
         ("reserved on the GPU", real["reserved"], "total"),

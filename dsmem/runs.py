@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from dsmem import hub
 from dsmem.architecture import DATA, Architecture
 from dsmem.footprint import inference_footprint
 from dsmem.levels import Run, Waterfall, explain, measure
@@ -36,9 +37,10 @@ FORMAT = 1
 def record(out=DATA / "runs", device="cuda", cells=None, command=None, resume=None):
     """Measure the cells of a sweep on this machine, one after the other, and write them to a file in `out`.
 
-    cells: pairs (Architecture, Workload); left out, `sweep()`. resume: a file of an earlier call that was cut off; its
-    cells are kept and not measured again. The file is written after each cell. A cell that runs out of memory is
-    recorded as "did not fit", and the sweep goes on. Returns the file's path.
+    cells: pairs (Architecture, Workload), a third item "transformers" for that library's code; left out, `sweep()`.
+    resume: a file of an earlier call that was cut off; its cells are kept and not measured again. The file is written
+    after each cell. A cell that runs out of memory is recorded as "did not fit", one that stops with another error as
+    "failed: ..." and its first line, and the sweep goes on. Returns the file's path.
     Raises ValueError for a device that is not there, or a file to resume that is damaged or of another machine.
     """
     check_device(device)
@@ -49,9 +51,9 @@ def record(out=DATA / "runs", device="cuda", cells=None, command=None, resume=No
         made, results = _resumed(path, made)
     path.parent.mkdir(parents=True, exist_ok=True)
     done = [_asked(cell) for cell in results]
-    for arch, work in tqdm(cells, desc="recording", unit="cell"):
-        if _question(arch, work) not in done:
-            results.append(_cell(arch, work, device))
+    for cell in tqdm(cells, desc="recording", unit="cell"):
+        if _question(*cell) not in done:
+            results.append(_cell(device, *cell))
             _write(path, {"format": FORMAT, "provenance": made, "cells": results})
     return path
 
@@ -84,7 +86,10 @@ def recorded(folder=DATA / "runs"):
 
 
 def sweep(device="fake"):
-    """The cells that `record` measures unless told otherwise: pairs (Architecture, Workload), small ones first."""
+    """The cells that `record` measures unless told otherwise: pairs (Architecture, Workload), small ones first.
+
+    Where transformers is installed, its own code for the same shapes follows: (Architecture, Workload, "transformers").
+    """
     models = [
         Architecture.from_config(f"{name}b") for name in ("qwen2.5-0.5", *(f"{_DISTILL}-{n}" for n in ("1.5", "7")))
     ]
@@ -98,6 +103,10 @@ def sweep(device="fake"):
             yield arch, Workload(batch, seq_len, "decode", weights=weights, attention=fused)
         yield arch, Workload(batch, seq_len, weights="fp16", attention=fused, logits="last")
         yield arch, Workload(batch, seq_len, weights="fp16", attention="eager", logits="last")
+    if hub.available():
+        for arch, (batch, seq_len) in itertools.product(models, itertools.product((1, 4), (128, 1024))):
+            for attention, logits in (("fused", "all"), ("fused", "last"), ("eager", "last")):
+                yield arch, Workload(batch, seq_len, weights="fp16", attention=attention, logits=logits), "transformers"
 
 
 _DISTILL = "deepseek-r1-distill-qwen"
@@ -111,7 +120,7 @@ def compare(run):
     fitted = [cell for cell in run["cells"] if cell["outcome"] == "ok"]
     lines = [f"{len(run['cells'])} cells on {run['provenance']['device']}, {run['provenance']['date']}"]
     for level, predicted, bound in (("allocated", "replay_bytes", 0.005), ("reserved", "replay_reserved_bytes", 0.02)):
-        errors = [(cell[predicted] / cell["device"][level] - 1, cell) for cell in fitted if cell["device"]]
+        errors = [(cell[predicted] / _said(cell["device"], level) - 1, cell) for cell in fitted if cell["device"]]
         if not errors:
             continue
         values = np.array([error for error, _ in errors])
@@ -121,9 +130,18 @@ def compare(run):
             f"{np.mean(np.abs(values) > bound):.0%} of the cells are off by more than {bound:.1%}"
         )
         lines.append(f"  worst, {worst:+.2%}: {_question_text(cell)}")
-    wrong = sum(cell["formula_bytes"] != cell["ledger_bytes"] for cell in fitted)
-    lines.append(f"formula and ledger differ in {wrong} cells; {len(run['cells']) - len(fitted)} cells did not fit")
+    ours = [cell for cell in fitted if cell.get("code", "dsmem") == "dsmem"]
+    wrong = sum(cell["formula_bytes"] != cell["ledger_bytes"] for cell in ours)
+    unfit = sum(cell["outcome"] == "did not fit" for cell in run["cells"])
+    lines.append(f"formula and ledger differ in {wrong} cells; {unfit} cells did not fit")
+    failures = [cell for cell in run["cells"] if cell["outcome"].startswith("failed")]
+    lines += [f"  {cell['outcome']}: {_question_text(cell)}" for cell in failures]
     return "\n".join(lines)
+
+
+def _said(device, level):
+    """A level of the device without what lay there before."""
+    return device[level] - device.get("elsewhere", 0)
 
 
 def provenance(device="cuda", command=None):
@@ -162,16 +180,16 @@ def unpack(text):
     return np.frombuffer(zlib.decompress(base64.b85decode(data)), dtype="<i8").reshape(int(columns), -1).T
 
 
-def _cell(arch, work, device):
-    asked = _question(arch, work) | {"formula_bytes": int(inference_footprint(arch, work).total_bytes)}
+def _cell(device, arch, work, code="dsmem"):
+    asked = _question(arch, work, code) | {"formula_bytes": int(inference_footprint(arch, work).total_bytes)}
     try:
-        run = measure(arch, work, device)
-    except torch.OutOfMemoryError as error:
+        run = measure(arch, work, device) if code == "dsmem" else hub.measure(arch, work, device)
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
         # the traceback would keep the failed pass's tensors alive into the next cell
         error.__traceback__ = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return asked | {"outcome": "did not fit"}
+        return asked | {"outcome": _outcome(error)}
     ops = list(dict.fromkeys(record.op for record, _ in run.ledger.events))
     stream = [[ops.index(record.op), sign * record.nbytes] for record, sign in run.ledger.events]
     return asked | {
@@ -187,14 +205,20 @@ def _cell(arch, work, device):
     }
 
 
-def _question(arch, work):
-    """What a cell asks, as it stands in the file: the model's name and the workload's fields."""
-    return json.loads(json.dumps({"model": arch.name} | dataclasses.asdict(work)))
+def _outcome(error):
+    if isinstance(error, torch.OutOfMemoryError):
+        return "did not fit"
+    return f"failed: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+
+
+def _question(arch, work, code="dsmem"):
+    """What a cell asks, as it stands in the file: the model's name, whose code it is, and the workload's fields."""
+    return json.loads(json.dumps({"model": arch.name, "code": code} | dataclasses.asdict(work)))
 
 
 def _asked(cell):
-    names = ("model", *(field.name for field in dataclasses.fields(Workload)))
-    return {name: cell[name] for name in names}
+    names = (field.name for field in dataclasses.fields(Workload))
+    return {"model": cell["model"], "code": cell.get("code", "dsmem")} | {name: cell[name] for name in names}
 
 
 def _question_text(cell):

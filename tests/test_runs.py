@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import dsmem
-from dsmem import Architecture, Workload, runs
+from dsmem import Architecture, Workload, hub, runs
 
 TINY = Architecture.from_config("qwen2.5-0.5b").scaled(num_hidden_layers=2, vocab_size=1000)
 CELLS = [(TINY, Workload(2, 8)), (TINY, Workload(2, 8, "decode"))]
@@ -59,6 +59,15 @@ def test_an_explanation_with_a_gpus_word_closes_too():
         said["reserved"],
         said["used"],
     ]
+
+
+def test_tensors_from_before_the_run_are_no_kernel_scratch():
+    run = dsmem.measure(TINY, Workload(2, 8))
+    peak = run.replay.peak_allocated_bytes
+    said = {"requested": peak, "allocated": peak + 50, "reserved": peak + 100, "used": peak + 1000, "workspace": 0}
+    steps = dsmem.explain(runs.Run(**{**vars(run), "device_memory": said | {"elsewhere": 50}})).steps
+    gaps = {name: nbytes for name, nbytes, _ in steps}
+    assert (gaps["tensors from before this run"], gaps["kernel scratch that no tensor holds"]) == (50, 0)
 
 
 def test_an_explanation_prints_a_line_for_each_step():
@@ -121,6 +130,58 @@ def test_a_cell_that_does_not_fit_is_recorded_as_such_and_the_sweep_goes_on(tmp_
     assert "ledger_bytes" not in recorded[1]
 
 
+def test_a_cell_that_fails_is_recorded_with_its_reason_and_the_sweep_goes_on(tmp_path, monkeypatch):
+    measure = runs.measure
+
+    def broken_kernel(arch, work, device):
+        if work.seq_len > 100:
+            raise RuntimeError("no kernel image is available\nCompile with ...")
+        return measure(arch, work, device)
+
+    monkeypatch.setattr(runs, "measure", broken_kernel)
+    run = runs.load(runs.record(tmp_path, device="cpu", cells=[(TINY, Workload(2, 800)), (TINY, Workload(2, 9))]))
+    assert [cell["outcome"] for cell in run["cells"]] == ["failed: no kernel image is available", "ok"]
+    assert "failed: no kernel image is available: model=" in runs.compare(run)
+    assert "0 cells did not fit" in runs.compare(run)
+
+
+def test_an_error_without_words_is_recorded_by_its_kind():
+    assert runs._outcome(RuntimeError()) == "failed: RuntimeError"
+
+
+def test_the_comparison_leaves_out_what_lay_on_the_gpu_before(tmp_path):
+    run = runs.load(runs.record(tmp_path, device="cpu", cells=CELLS[:1]))
+    (cell,) = run["cells"]
+    said = {
+        "allocated": cell["replay_bytes"] + 1000,
+        "reserved": cell["replay_reserved_bytes"] + 1000,
+        "elsewhere": 1000,
+    }
+    cell["device"] = said
+    assert "allocated: median +0.00%" in runs.compare(run) and "reserved: median +0.00%" in runs.compare(run)
+
+
+@pytest.mark.skipif(not hub.available(), reason="transformers is not installed")
+def test_transformers_code_is_recorded_beside_ours(tmp_path):
+    work = Workload(2, 8, logits="last")
+    cells = [(TINY, work), (TINY, work, "transformers")]
+    run = runs.load(runs.record(tmp_path, device="fake", cells=cells))
+    ours, theirs = run["cells"]
+    assert (ours["code"], theirs["code"], theirs["outcome"]) == ("dsmem", "transformers", "ok")
+    assert theirs["ledger_bytes"] == pytest.approx(ours["ledger_bytes"], rel=0.01)  # the weights are most of it
+    assert "formula and ledger differ in 0 cells" in runs.compare(run)
+
+
+def test_without_transformers_the_sweep_is_our_code_alone(monkeypatch):
+    monkeypatch.setattr(hub, "available", lambda: False)
+    assert {len(cell) for cell in runs.sweep()} == {2}
+
+
+@pytest.mark.parametrize("work", [Workload(1, 8, "decode"), Workload(1, 8, weights="int8")])
+def test_transformers_code_runs_prefills_in_a_float_format(work, refuses):
+    refuses(lambda: hub.prepare(TINY, work, "fake"), "work", "prefill")
+
+
 def test_a_recording_cut_off_in_the_middle_leaves_a_whole_file(tmp_path, monkeypatch):
     measure, calls = runs.measure, []
 
@@ -181,8 +242,8 @@ def test_a_recording_that_is_not_there_is_refused_by_path(tmp_path, refuses):
 
 def test_the_sweep_is_made_of_passes_that_the_footprint_knows():
     cells = list(runs.sweep())
-    assert len(cells) == len({json.dumps([arch.name, repr(work)]) for arch, work in cells})
-    assert all(dsmem.inference_footprint(arch, work).total_bytes for arch, work in cells)
+    assert len(cells) == len({json.dumps([arch.name, repr(rest)]) for arch, *rest in cells})
+    assert all(dsmem.inference_footprint(arch, work).total_bytes for arch, work, *_ in cells)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

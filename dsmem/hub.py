@@ -1,0 +1,61 @@
+"""The same pass in transformers' own code, where that library is installed: a model that nobody here wrote."""
+
+import contextlib
+import importlib.util
+import json
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from dsmem import device as cuda
+from dsmem.architecture import DATA
+from dsmem.footprint import inference_footprint
+from dsmem.levels import Run, watch
+from dsmem.model import TORCH_DTYPES, check_device
+
+KERNELS = {"fused": "sdpa", "expanded": "sdpa", "eager": "eager"}
+
+
+def available():
+    """Is transformers installed? Looks, and imports nothing."""
+    return importlib.util.find_spec("transformers") is not None
+
+
+def measure(arch, work, device):
+    """As `levels.measure`, on transformers' code; the run's formula is ours, so its ledger need not agree with it."""
+    elsewhere = cuda.held_bytes() if str(device).startswith("cuda") else 0
+    forward, model = prepare(arch, work, device)
+    return Run(arch, work, str(device), inference_footprint(arch, work), *watch(forward, model, device, elsewhere))
+
+
+def prepare(arch, work, device, seed=0):
+    """A call that runs `work` on transformers' model of the shape of `arch`, and that model: as `levels.prepare`.
+
+    arch: as its file in data/models says; only prefills in a float format are run. Raises ValueError for other work.
+    """
+    check_device(device)
+    if work.phase != "prefill" or work.weights not in TORCH_DTYPES:
+        raise ValueError(f"work={work!r} is not run in transformers' code; allowed: a prefill in {list(TORCH_DTYPES)}")
+    mode = FakeTensorMode() if device == "fake" else contextlib.nullcontext()
+    where = "cpu" if device == "fake" else device
+    torch.manual_seed(seed)
+    with mode, torch.device(where), torch.no_grad():
+        model = _build(arch, work)
+        tokens = torch.randint(arch.vocab_size, (work.batch, work.seq_len))
+    keep = {"logits_to_keep": 1} if work.logits == "last" else {}
+
+    def forward():
+        with mode, torch.no_grad():
+            return model(tokens, **keep)
+
+    return forward, model
+
+
+def _build(arch, work):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = json.loads((DATA / "models" / f"{arch.name}.json").read_text(encoding="utf-8"))
+    config |= {"num_hidden_layers": arch.num_hidden_layers, "vocab_size": arch.vocab_size}
+    config.pop("layer_types", None)
+    config = AutoConfig.for_model(**config, attn_implementation=KERNELS[work.attention])
+    return AutoModelForCausalLM.from_config(config, dtype=TORCH_DTYPES[work.weights]).eval()

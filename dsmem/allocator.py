@@ -4,9 +4,17 @@ import dataclasses
 
 import numpy as np
 
-from dsmem.caching import CachingAllocator, ReplayedOutOfMemory, rounded_bytes
+from dsmem.caching import CachingAllocator, ReplayedOutOfMemory, rounded_bytes, segment_bytes
 
-__all__ = ["CachingAllocator", "Replay", "ReplayedOutOfMemory", "replay", "rounded_bytes"]
+__all__ = [
+    "CachingAllocator",
+    "Replay",
+    "ReplayedOutOfMemory",
+    "replay",
+    "rounded_bytes",
+    "segment_bytes",
+    "smallest_capacity_bytes",
+]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,6 +81,29 @@ def replay(source, workspace_bytes=0, **settings):
     allocator = CachingAllocator(**settings)
     columns = np.array(list(_run(allocator, events)), dtype=np.int64).reshape(-1, 4).T
     return Replay(*columns, events, settings)
+
+
+def smallest_capacity_bytes(source, unit=2 * 2**20, **settings):
+    """The least memory, in whole `unit` bytes, with which `source` can be replayed: what it needs, not what it keeps.
+
+    A card that is full takes back what is cached, so this lies between the peak of the blocks and that of the segments.
+    Arguments as in `replay`; found by halving, for more memory seldom hurts.
+    """
+    replayed = replay(source, **settings)
+    events, least, most = replayed.events, 0, -(-replayed.peak_reserved_bytes // unit)
+    while most - least > 1:
+        middle = (least + most) // 2
+        least, most = (least, middle) if _fits(events, middle * unit, settings) else (middle, most)
+    return most * unit
+
+
+def _fits(events, capacity, settings):
+    try:
+        for _ in _run(CachingAllocator(capacity, **settings), events):
+            pass
+    except ReplayedOutOfMemory:
+        return False
+    return True
 
 
 def _ledger_events(ledger):

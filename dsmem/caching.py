@@ -26,6 +26,20 @@ def rounded_bytes(nbytes):
     return _round_up(nbytes, BLOCK_BYTES)
 
 
+def segment_bytes(nbytes, large_segment_bytes=20 * MIB):
+    """Bytes of the segment that the card gives for a tensor of `nbytes` when no free block fits.
+
+    2 MiB up to 1 MiB, `large_segment_bytes` below 10 MiB, whole 2 MiB from there on, each by the size of the block.
+
+    >>> segment_bytes(1000) // MIB, segment_bytes(MIB + 1) // MIB, segment_bytes(11 * MIB) // MIB
+    (2, 20, 12)
+    """
+    size = rounded_bytes(nbytes)
+    if size <= SMALL_BYTES:
+        return SMALL_SEGMENT_BYTES
+    return large_segment_bytes if size < LARGE_ALLOC_BYTES else _round_up(size, ROUND_LARGE_BYTES)
+
+
 class ReplayedOutOfMemory(RuntimeError):
     """The replayed card is full, also after giving back all that was cached."""
 
@@ -138,8 +152,7 @@ class CachingAllocator:
         return block
 
     def _new_segment(self, pool, size):
-        own = not pool.small and size >= LARGE_ALLOC_BYTES
-        size = _round_up(size, ROUND_LARGE_BYTES) if own else pool.segment_bytes
+        size = segment_bytes(size, self.large_segment_bytes)
         if self.reserved + size > self.capacity:
             return None
         self.reserved += size

@@ -7,8 +7,8 @@ STYLE = ("petroff10", Path(__file__).with_name("dsmem.mplstyle"))
 
 # A hue is a family of parts, a hatch tells its members apart: "name=other_name:hatch". Without a hatch: the plain ones.
 FAMILIES = {
-    "#3f90da": r"weights=weight lm_head:\\\ embed_tokens:... weights_int8:/// weight_scales:+++ master_weights:xxx"
-    r" weights_fp8:||| weights_int4:---",
+    "#3f90da": r"weights=weight=tensor=allocated lm_head:\\\ embed_tokens:... weights_int8:/// weight_scales:+++ "
+    r"master_weights:xxx weights_fp8:||| weights_int4:---",
     "#ffa90e": r"kv_cache:... latent_cache:xxx",
     "#bd1f01": r"gradients=gradient:---",
     "#94a4a2": r"buffers=buffer:+++ token_ids=input:ooo rope_tables:/// causal_mask:\\\ ",
@@ -18,12 +18,12 @@ FAMILIES = {
     "#a96b59": r"residual=activation:/// residual_mid:... residual_out:xxx normed=norm:\\\ input_layernorm:+++"
     r" post_attention_layernorm:--- inverse_rms:|||",
     "#e76300": r"logits:||| loss:---",
-    "#b9ac70": r"temporary:xxx workspace:--- weight_copy=dequantized:/// int32_product:\\\ float32_product:|||"
-    r" weight_unpacked:xxo input_int8:... input_scales:+++ input_scaled:ooo",
-    "#717581": r"optimizer_state=optimizer_states:\\\ first_moment:/// second_moment:...",
+    "#b9ac70": r"temporary:xxx workspace:--- working:o. weight_copy=dequantized:/// int32_product:\\\ "
+    r"float32_product:||| weight_unpacked:xxo input_int8:... input_scales:+++ input_scaled:ooo",
+    "#717581": r"optimizer_state=optimizer_states:\\\ first_moment:/// second_moment:... context:++",
     "#92dadd": r"gated=mlp gate=gate_proj:/// gate_activated:xxx up=up_proj:--- mlp_out=down_proj:\\\ experts:..."
     r" shared_experts:+++ router:|||",
-    "#f2f2f2": r"other",
+    "#f2f2f2": r"other free=other_free:// rounding:\\\ largest_free:.. padding:xx",
 }
 DARK = ("#3f90da", "#bd1f01", "#832db6", "#a96b59", "#717581")  # under a white hatch; the others are under a dark one
 LOOKS = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dsmem.caching import CachingAllocator, ReplayedOutOfMemory
+from dsmem.caching import CachingAllocator, ReplayedOutOfMemory, segment_bytes
 
 MIB = 2**20
 EXPANDABLE = {"expandable_segments": True}
@@ -361,3 +361,10 @@ def test_nothing_to_allocate_and_a_second_free_are_refused(refuses):
     allocator.free(block)
     refuses(lambda: allocator.free(block), "block", "is free")
     assert counts(allocator) == (0, 0, 2 * MIB)
+
+
+@pytest.mark.parametrize("nbytes", [1, 512, 1000, MIB, MIB + 1, 9 * MIB, 10 * MIB - 512, 10 * MIB - 511, 12 * MIB + 1])
+def test_the_formula_of_a_segment_is_what_a_first_tensor_reserves(nbytes):
+    allocator = CachingAllocator()
+    allocator.malloc(nbytes)
+    assert segment_bytes(nbytes) == allocator.reserved

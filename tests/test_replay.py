@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dsmem
-from dsmem.allocator import CachingAllocator, ReplayedOutOfMemory, replay, rounded_bytes
+from dsmem.allocator import CachingAllocator, ReplayedOutOfMemory, replay, rounded_bytes, smallest_capacity_bytes
 
 KIB, MIB = 2**10, 2**20
 # sizes on both sides of every threshold, and some between
@@ -288,3 +288,19 @@ def test_100_000_events_replay_in_seconds(conf):
     result = replay(events, **conf)
     assert time.perf_counter() - start < 10  # half a second on a quiet core: the bound only catches a quadratic slip
     assert result.peak_allocated_bytes > 2**30
+
+
+@given(st.lists(st.integers(1, 40 * MIB), min_size=1, max_size=12), st.randoms(use_true_random=False))
+def test_the_smallest_capacity_is_enough_and_lies_between_blocks_and_segments(sizes, random):
+    births = [(key, nbytes, "") for key, nbytes in enumerate(sizes)]
+    deaths = [(key, -nbytes, "") for key, nbytes in random.sample(list(enumerate(sizes)), len(sizes) // 2)]
+    events = [*births, *deaths, *[(len(sizes) + key, nbytes, "") for key, nbytes in enumerate(sizes[::-1])]]
+    least = smallest_capacity_bytes(events)
+    assert replay(events, capacity=least)
+    assert max(replay(events).requested_bytes) <= least <= replay(events).peak_reserved_bytes
+
+
+def test_a_card_needs_less_than_is_kept():
+    events = [(1, 30 * MIB, ""), (1, -30 * MIB, ""), (2, 32 * MIB, "")]
+    assert replay(events).peak_reserved_bytes == 62 * MIB
+    assert smallest_capacity_bytes(events) == 32 * MIB

@@ -22,14 +22,15 @@ WORKLOAD_FIELDS = tuple(field.name for field in dataclasses.fields(Workload))
 
 FAMILIES = {  # family: (how its parts' names begin, the part whose look it has); the first that fits counts
     "weights": (("weights", "weight_scales"), "weights"),
-    "KV cache": (("kv_cache", "latent_cache"), "kv_cache"),
+    "KV cache": (("kv_cache", "latent_cache", "cache_", "slot_mapping"), "kv_cache"),
     "residual stream": (("residual", "normed"), "residual"),
     "attention": (
-        ("query", "key", "value", "scores", "attention", "logsumexp", "causal_mask", "inverse_rms"),
+        ("query", "key", "value", "kv_expanded", "latent", "scores", "attention", "logsumexp", "causal_mask")
+        + ("inverse_rms", "rows_", "row_", "scales_gathered", "converted"),
         "scores",
     ),
-    "MLP": (("gate", "up", "mlp", "expert", "shared", "router"), "gated"),
-    "INT8 copies": (("weight_copy", "input_", "int32", "float32"), "temporary"),
+    "MLP": (("gate", "up", "mlp", "expert", "shared", "rout"), "gated"),
+    "INT8 copies": (("weight_copy", "weight_unpacked", "input_", "int32", "float32"), "temporary"),
     "logits": (("logits",), "logits"),
     "other": (("",), "buffers"),
 }

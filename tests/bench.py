@@ -1,18 +1,21 @@
 """How long the kit's heavy questions take on this machine: `python tests/bench.py`.
 
-One million footprints in one call, as behind a heat map; one fake pass of a 7B model under the ledger; one hundred
-thousand births and deaths on the model of the allocator.
+One million footprints in one call, as behind a heat map; one fake pass of a 7B model under the ledger; all of DeepSeek-R1
+on fake tensors, beside transformers' own code; one hundred thousand births and deaths on the model of the allocator.
 """
 
 import random
+import resource
 import time
 
 import numpy as np
 import torch
 
 import dsmem
+from dsmem.architecture import DATA
 
 ARCH = dsmem.Architecture.from_config("deepseek-r1-distill-qwen-7b")
+R1 = dsmem.Architecture.from_config("deepseek-r1")
 
 
 def million_footprints():
@@ -27,6 +30,40 @@ def fake_pass():
     with torch.no_grad(), dsmem.Ledger(model) as ledger:
         model(tokens, cache=model.new_cache(4, 1024))
     return ledger.peak_bytes
+
+
+def r1_passes():
+    """Peak bytes of DeepSeek-R1 at full size, FP8 weights, on fake tensors: a prefill of 4,096 tokens and a decode step."""
+    model = dsmem.build_model(R1, weights="fp8", activations="bf16", device="fake")
+    cache, peaks = model.new_cache(1, 4097), []
+    with torch.no_grad():
+        for tokens in (torch.zeros(1, 4096, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long)):
+            with dsmem.Ledger(model) as ledger:
+                model(tokens, cache=cache)
+            peaks.append(ledger.peak_bytes)
+    return peaks
+
+
+def transformers_r1_passes():
+    """The same two passes of transformers' DeepseekV3, in BF16, for it builds no FP8 weights on fake tensors."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(DATA / "models" / "deepseek-r1.json", num_nextn_predict_layers=0)
+    config._experts_implementation = "grouped_mm"
+    peaks, past = [], None
+    with FakeTensorMode(), torch.no_grad():
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+        for tokens in (torch.zeros(1, 4096, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long)):
+            with dsmem.Ledger(model) as ledger:
+                past = model(input_ids=tokens, past_key_values=past, use_cache=True).past_key_values
+            peaks.append(ledger.peak_bytes)
+    return peaks
+
+
+def host_bytes():
+    """The most bytes of RAM that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def replayed_events(count=100_000):
@@ -49,6 +86,19 @@ def timed(call):
     return answer, time.perf_counter() - start
 
 
+def compared():
+    """One line on transformers' passes, or on why there are none."""
+    try:
+        import transformers
+    except ModuleNotFoundError:
+        return "not installed"
+    try:
+        (prefill, decode), seconds = timed(transformers_r1_passes)
+    except Exception as error:
+        return f"{transformers.__version__} stops: {type(error).__name__}: {str(error).splitlines()[0]}"
+    return f"{transformers.__version__}, BF16: {seconds:.2f} s, peaks {prefill:,} and {decode:,} bytes"
+
+
 def main():
     totals, seconds = timed(million_footprints)
     print(f"{totals.size:,} inference footprints: {seconds:.2f} s")
@@ -56,6 +106,11 @@ def main():
     print(f"fake forward pass of {ARCH.name} under the ledger, first of the process: {seconds:.2f} s")
     peak, seconds = timed(fake_pass)
     print(f"the same again: {seconds:.2f} s (peak {peak:,} bytes)")
+    before = host_bytes()
+    (prefill, decode), seconds = timed(r1_passes)
+    print(f"DeepSeek-R1, FP8, 1 x 4,096 prefill and one decode step on fake tensors: {seconds:.2f} s")
+    print(f"  peaks {prefill:,} and {decode:,} bytes; {(host_bytes() - before) / 2**20:.0f} MiB of host memory")
+    print(f"  the same in transformers: {compared()}")
     _, seconds = timed(replayed_events)
     print(f"100,000 allocator events replayed: {seconds:.2f} s")
 

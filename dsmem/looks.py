@@ -23,9 +23,9 @@ FAMILIES = {
     "#b9ac70": r"temporary:xxx workspace:--- working:o. weight_copy=dequantized:/// int32_product:\\\ "
     r"float32_product:||| weight_unpacked:xxo input_int8:... input_scales:+++ input_scaled:ooo",
     "#717581": r"optimizer_state=optimizer_states:\\\ first_moment:/// second_moment:... context:++",
-    "#92dadd": r"gated=mlp gate=gate_proj:/// gate_activated:xxx up=up_proj:--- mlp_out=down_proj:\\\ experts=expert_rows:..."
-    r" shared_experts=shared_out:+++ router=router_logits:||| expert_gate_up:/. expert_gated:x. expert_out=experts_out:-."
-    r" expert_activated:|. routing:o.",
+    "#92dadd": r"gated=mlp gate=gate_proj:/// gate_activated:xxx up=up_proj:--- mlp_out=down_proj:\\\ "
+    r"experts=expert_rows:... shared_experts=shared_out:+++ router=router_logits:||| expert_gate_up:/. "
+    r"expert_gated:x. expert_out=experts_out:-. expert_activated:|. routing:o.",
     "#f2f2f2": r"other free=other_free:// rounding:\\\ largest_free:.. padding:xx",
 }
 DARK = ("#3f90da", "#bd1f01", "#832db6", "#a96b59", "#717581")  # under a white hatch; the others are under a dark one

@@ -14,6 +14,7 @@ from dsmem import caches, operators
 from dsmem.attention import Attention, LatentAttention
 from dsmem.experts import ExpertStack, MoE, Router
 from dsmem.layers import MLP, Embedding, Linear, RMSNorm
+from dsmem.mtp import FurtherToken
 from dsmem.quantize import SCHEMES, QuantizedLinear, QuantizedStack
 from dsmem.workload import Workload
 
@@ -41,7 +42,7 @@ class Layer(nn.Module):
 class Decoder(nn.Module):
     """Embedding, layers, final norm, head. Parameter names are those of transformers, less the leading `model.`."""
 
-    def __init__(self, arch, make_linear, make_stack, **like):
+    def __init__(self, arch, make_linear, make_stack, mtp=False, **like):
         super().__init__()
         self.arch, self.like = arch, like
         self.embed_tokens = Embedding(arch.vocab_size, arch.hidden_size, **like)
@@ -51,6 +52,10 @@ class Decoder(nn.Module):
         self.lm_head = make_linear("lm_head")
         if arch.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
+        last = arch.num_hidden_layers - 1
+        further = range(arch.num_nextn_predict_layers if mtp else 0)
+        blocks = (Layer(arch, last, make_linear, make_stack, **like) for _ in further)
+        self.mtp = nn.ModuleList(FurtherToken(arch, block, **like) for block in blocks)
         self.register_buffer("inv_freq", rope_frequencies(arch, like["device"]), persistent=False)
 
     def forward(self, tokens, cache=None, attention="fused", logits="all", absorbed=None):
@@ -65,15 +70,20 @@ class Decoder(nn.Module):
         _check_call(tokens, cache, attention, logits)
         absorbed = _absorbed(tokens, cache, absorbed)
         tables = self.position_tables(0 if cache is None else cache.length, tokens.shape[1], attention)
+        h = self.hidden(tokens, tables, cache, attention, absorbed)
+        if logits == "last":
+            h = h[:, -1:].clone(memory_format=torch.contiguous_format)
+        h = self.norm(h)
+        return self.lm_head(h)
+
+    def hidden(self, tokens, tables, cache, attention, absorbed=False):
+        """The residual stream after the last layer: (batch, seq_len, hidden_size)."""
         h = self.embed_tokens(tokens)
         for layer in self.layers:
             h = layer(h, tables, cache, attention, absorbed)
         if cache is not None:
             cache.length += tokens.shape[1]
-        if logits == "last":
-            h = h[:, -1:].clone(memory_format=torch.contiguous_format)
-        h = self.norm(h)
-        return self.lm_head(h)
+        return h
 
     def position_tables(self, start, seq_len, attention):
         """Cosines (seq_len, 1, head_dim), sines (seq_len, 1, head_dim / 2) and, for eager attention, the mask."""
@@ -107,11 +117,11 @@ class Decoder(nn.Module):
 class FakeDecoder(Decoder):
     """A `Decoder` of fake tensors: it has shapes, dtypes and lifetimes, and no memory. Calling it enters its mode."""
 
-    def __init__(self, arch, make_linear, make_stack, **like):
+    def __init__(self, arch, make_linear, make_stack, mtp=False, **like):
         # nn.Module's own attribute check would refuse a plain assignment before super().__init__
         object.__setattr__(self, "fake_mode", FakeTensorMode())
         with self.fake_mode:
-            super().__init__(arch, make_linear, make_stack, **like)
+            super().__init__(arch, make_linear, make_stack, mtp, **like)
 
     def __call__(self, tokens, cache=None, **options):
         if not isinstance(tokens, FakeTensor):
@@ -124,7 +134,9 @@ class FakeDecoder(Decoder):
             return super().new_cache(*args, **options)
 
 
-def build_model(arch, weights="fp16", device="cuda", activations=None, modules_to_not_convert=("lm_head",), seed=0):
+def build_model(
+    arch, weights="fp16", device="cuda", activations=None, modules_to_not_convert=("lm_head",), seed=0, mtp=False
+):
     """The decoder of `arch` with random weights (normal, standard deviation 0.02), built on the device it runs on.
 
     weights: "fp32", "bf16", "fp16", or a scheme of `quantize` for the linear layers: "int8", "int8_w8a8", "fp8",
@@ -132,6 +144,7 @@ def build_model(arch, weights="fp16", device="cuda", activations=None, modules_t
     size in no memory. activations: the format that the pass computes in; left out, that of the weights, or "fp16" for
     a scheme.
     modules_to_not_convert: linear layers that a scheme leaves alone, by name; embedding and norms always stay.
+    mtp: with the modules that predict further tokens, where `arch` has them; `mtp.further_logits` runs them.
     Raises ValueError for an unknown format, device or module name.
     """
     check_device(device)
@@ -141,7 +154,7 @@ def build_model(arch, weights="fp16", device="cuda", activations=None, modules_t
         arch = arch.scaled(rope_scaling=())  # scaled angles move no byte, and nobody reads them
     kind = FakeDecoder if device == "fake" else Decoder
     makers = (functools.partial(make, arch, work, like) for make in (linear_layer, expert_stack))
-    model = kind(arch, *makers, **like)
+    model = kind(arch, *makers, mtp, **like)
     if device != "fake":
         fill(model, seed)
     return model.requires_grad_(False).eval()

@@ -1,7 +1,8 @@
 """How long the kit's heavy questions take on this machine: `python tests/bench.py`.
 
-One million footprints in one call, as behind a heat map; one fake pass of a 7B model under the ledger; all of DeepSeek-R1
-on fake tensors, beside transformers' own code; one hundred thousand births and deaths on the model of the allocator.
+One million footprints in one call, as behind a heat map; one fake pass of a 7B model under the ledger; all of
+DeepSeek-R1 on fake tensors, beside transformers' own code; one hundred thousand births and deaths on the model of the
+allocator.
 """
 
 import random
@@ -33,7 +34,7 @@ def fake_pass():
 
 
 def r1_passes():
-    """Peak bytes of DeepSeek-R1 at full size, FP8 weights, on fake tensors: a prefill of 4,096 tokens and a decode step."""
+    """Peak bytes of DeepSeek-R1 at full size, in FP8, on fake tensors: a prefill of 4,096 tokens, a decode step."""
     model = dsmem.build_model(R1, weights="fp8", activations="bf16", device="fake")
     cache, peaks = model.new_cache(1, 4097), []
     with torch.no_grad():

@@ -17,4 +17,4 @@ def test_the_pass_that_is_timed_is_the_predicted_one():
 def test_the_bench_prints_seconds_for_each_question(capsys):
     bench.main()
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 4 and all(" s" in line for line in lines)
+    assert len(lines) == 7 and sum(" s" in line for line in lines) >= 5

@@ -87,6 +87,14 @@ def test_mixed_keeps_exactly_the_planted_columns():
     torch.testing.assert_close(mixed(spoiled, weight), by_hand @ round_trip(weight, "row").T)
 
 
+@pytest.mark.parametrize(("largest", "kept"), [(6.0, True), (-6.0, True), (5.99, False)])
+def test_a_column_stays_in_16_bit_from_the_threshold_on(largest, kept):
+    x = torch.zeros(4, 8)
+    x[2, 3], x[2, 4] = largest, 0.02
+    # 0.02 is less than half a step beside 5.99, and the largest of its row without it
+    assert (mixed(x, torch.eye(8))[2, 4] > 0.01) == kept
+
+
 def test_four_bits_need_groups():
     weight = plant_numbers(0.02 * normal(256, 1024), 64, 40.0)
     errors = weight_errors(weight, bits=4)

@@ -13,7 +13,6 @@ import functools
 import importlib.metadata
 import importlib.util
 import logging
-import statistics
 import sys
 import time
 import warnings
@@ -41,7 +40,7 @@ class Row:
     """One way to store a layer. layer_bytes, model_bytes: stored; temporary_bytes: alive beside it at a pass's peak.
 
     A ledger sees what operators return: what bitsandbytes' own make inside is not in temporary_bytes. error: norm of
-    the difference to float64 over the norm, of what the layer adds to its input. seconds: median of a pass.
+    the difference to float64 over the norm, of what the layer adds to its input. seconds: the fastest pass.
     """
 
     name: str
@@ -76,7 +75,7 @@ def available():
     return ["bf16", *SCHEMES, *(name for name, (library, _) in ROWS.items() if found[library])]
 
 
-def compare(arch, batch=1, seq_len=64, names=None, repeats=3, seed=0):
+def compare(arch, batch=1, seq_len=64, names=None, repeats=5, seed=0):
     """A `Row` for each way to store one decoder layer of `arch`, run in BF16 on this machine's CPU.
 
     names: some of `available()`, else all of them. Takes about four seconds a row for a layer of 50 million weights.
@@ -197,7 +196,7 @@ def _row(name, arch, layer, x, tables, exact, repeats):
         error = float((forward().double() - x.double() - exact).norm() / exact.norm())
         with Ledger(layer) as ledger:
             forward()
-        seconds = statistics.median(_seconds(forward) for _ in range(repeats))
+        seconds = min(_seconds(forward) for _ in range(repeats))
     beside = ledger.peak_bytes - stored_bytes(layer)
     return Row(name, size, model_bytes(arch, size), beside, error, seconds)
 

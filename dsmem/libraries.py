@@ -48,7 +48,7 @@ class Row:
     model_bytes: int
     temporary_bytes: int
     error: float
-    seconds: float
+    seconds: float | None = None
 
     @property
     def peak_bytes(self):
@@ -86,11 +86,11 @@ def compare(arch, batch=1, seq_len=64, names=None, repeats=5, seed=0):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, seq_len, arch.hidden_size, generator=generator).bfloat16()
     exact = _added(copy.deepcopy(layer).double(), x.double(), [t.double() for t in tables[:2]] + [None])
-    rows = []
-    for name in chosen:
-        made = quantized(layer, name, arch, seed)
-        rows.append(_row(name, arch, made, x, tables, exact, repeats))
-    return rows
+    layers = [quantized(layer, name, arch, seed) for name in chosen]
+    rows = [_row(name, arch, made, x, tables, exact) for name, made in zip(chosen, layers, strict=True)]
+    # in turns, so that a busy moment of the machine meets all of them
+    rounds = [[_seconds(made, x, tables) for made in layers] for _ in range(repeats)]
+    return [dataclasses.replace(row, seconds=min(times)) for row, times in zip(rows, zip(*rounds), strict=True)]
 
 
 def quantized(layer, name, arch, seed=0):
@@ -186,25 +186,25 @@ def _added(layer, x, tables):
 
 
 @torch.no_grad()
-def _row(name, arch, layer, x, tables, exact, repeats):
-    def forward():
-        return layer(x, tables, None, "fused")
-
+def _row(name, arch, layer, x, tables, exact):
     # before any pass: at its first one bitsandbytes repacks NF4 for the CPU at hand, scales in another format
     size = stored_bytes(layer)
     with quiet():
-        error = float((forward().double() - x.double() - exact).norm() / exact.norm())
+        out = layer(x, tables, None, "fused")
+        error = float((out.double() - x.double() - exact).norm() / exact.norm())
+        del out
         with Ledger(layer) as ledger:
-            forward()
-        seconds = min(_seconds(forward) for _ in range(repeats))
+            layer(x, tables, None, "fused")
     beside = ledger.peak_bytes - stored_bytes(layer)
-    return Row(name, size, model_bytes(arch, size), beside, error, seconds)
+    return Row(name, size, model_bytes(arch, size), beside, error)
 
 
-def _seconds(call):
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+@torch.no_grad()
+def _seconds(layer, x, tables):
+    with quiet():
+        start = time.perf_counter()
+        layer(x, tables, None, "fused")
+        return time.perf_counter() - start
 
 
 def _by_torchao(layer, config):

@@ -79,8 +79,10 @@ def compare(arch, batch=1, seq_len=64, names=None, repeats=5, seed=0):
     """A `Row` for each way to store one decoder layer of `arch`, run in BF16 on this machine's CPU.
 
     names: some of `available()`, else all of them. Takes about four seconds a row for a layer of 50 million weights.
-    Raises ValueError for a name that is unknown or whose library is missing.
+    Raises ValueError for a name that is unknown or whose library is missing, or repeats below 1.
     """
+    if not isinstance(repeats, int) or repeats < 1:
+        raise ValueError(f"repeats={repeats!r} is not a count; it must be a whole number of at least 1")
     chosen = available() if names is None else names
     _, layer, tables = _layer(arch, "bf16", seq_len, seed)
     generator = torch.Generator().manual_seed(seed)
@@ -90,7 +92,8 @@ def compare(arch, batch=1, seq_len=64, names=None, repeats=5, seed=0):
     rows = [_row(name, arch, made, x, tables, exact) for name, made in zip(chosen, layers, strict=True)]
     # in turns, so that a busy moment of the machine meets all of them
     rounds = [[_seconds(made, x, tables) for made in layers] for _ in range(repeats)]
-    return [dataclasses.replace(row, seconds=min(times)) for row, times in zip(rows, zip(*rounds), strict=True)]
+    fastest = [min(times) for times in zip(*rounds, strict=True)]
+    return [dataclasses.replace(row, seconds=each) for row, each in zip(rows, fastest, strict=True)]
 
 
 def quantized(layer, name, arch, seed=0):

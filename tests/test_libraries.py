@@ -155,6 +155,7 @@ def test_with_both_nothing_is_missing():
 
 def test_an_unknown_name_is_refused(refuses):
     refuses(lambda: libraries.compare(ARCH, names=["gptq"]), "name='gptq'", *libraries.available())
+    refuses(lambda: libraries.compare(ARCH, repeats=0), "repeats=0", "at least 1")
 
 
 def test_the_table_has_a_line_for_each_row(rows):

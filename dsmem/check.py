@@ -198,6 +198,48 @@ int8_linear_bytes = Exercise(
     ),
 )
 
+int4_linear_bytes = Exercise(
+    "int4_linear_bytes",
+    "Return the bytes of a layer's weight in INT4, with a 16-bit scale and a 16-bit zero point for every group.",
+    formulas.int4_linear_bytes,
+    tuple(case | {"group_size": size} for case, size in zip(_LAYERS, (128, 100, 32), strict=True)),
+    (
+        Mistake(
+            "scales and zero points forgotten",
+            "Every group has 2 bytes for its scale and 2 for its zero point.",
+            lambda in_features, out_features: out_features * in_features // 2,
+        ),
+        Mistake(
+            "zero points forgotten",
+            "Every group has a zero point of 2 bytes beside its scale.",
+            lambda in_features, out_features, group_size: (
+                out_features * (in_features // 2 + 2 * -(-in_features // group_size))
+            ),
+        ),
+        Mistake(
+            "a byte for each number",
+            "Two numbers of 4 bits share a byte.",
+            lambda in_features, out_features, group_size: (
+                out_features * (in_features + 4 * -(-in_features // group_size))
+            ),
+        ),
+        Mistake(
+            "groups along the outputs",
+            "A group is a piece of one output channel, so in_features are divided.",
+            lambda in_features, out_features, group_size: (
+                in_features * (out_features // 2 + 4 * -(-out_features // group_size))
+            ),
+        ),
+        Mistake(
+            "the shorter last group forgotten",
+            "The last group of a channel may be shorter, and has a scale all the same.",
+            lambda in_features, out_features, group_size: (
+                out_features * (in_features // 2 + 4 * (in_features // group_size))
+            ),
+        ),
+    ),
+)
+
 
 def _matmul_bytes(tokens, in_features, out_features, bits):
     elements = (tokens * in_features, in_features * out_features, tokens * out_features)

@@ -30,7 +30,7 @@ FAMILIES = {  # family: (how its parts' names begin, the part whose look it has)
         "scores",
     ),
     "MLP": (("gate", "up", "mlp", "expert", "shared", "rout"), "gated"),
-    "INT8 copies": (("weight_copy", "weight_unpacked", "input_", "int32", "float32"), "temporary"),
+    "working copies": (("weight_copy", "weight_unpacked", "input_", "int32", "float32"), "temporary"),
     "logits": (("logits",), "logits"),
     "other": (("",), "buffers"),
 }

@@ -5,8 +5,8 @@
 | `int8` (weight-only) | INT8 weight, a float32 scale per output channel | 16 bit | 16-bit copy of the weight |
 | `int8_w8a8` | the same | INT8 x INT8 -> INT32 | INT8 input, INT32 product, its float32 copy |
 | `fp8` (weight-only) | FP8 E4M3 weight, a float32 scale per 128 x 128 tile | 16 bit | 16-bit copy of the weight |
-| `int4` (weight-only) | two 4-bit numbers in a byte, a 16-bit scale and zero point per group of 128 | 16 bit \
-| 16-bit copy of the weight; before the product, half of its numbers in one byte each |
+| `int4` (weight-only) | two 4-bit codes in a byte, a bfloat16 scale and zero point per group of 128 | 16 bit | 16-bit |
+| | | | copy of the weight; while it is filled, half of the codes in a byte each |
 
 INT8 is symmetric rounding to nearest, no zero points (arXiv 2208.07339, section 3, without its outlier columns; see
 `outliers` for these). FP8 is what DeepSeek-V3 and R1 are published in (arXiv 2412.19437, section 3.3). Biases stay in

@@ -118,8 +118,8 @@ class Exercise:
 
     def _remark(self, answers, wanted, failing):
         """What a common factor between answers and truth says, as a sentence, or ""."""
-        if any(answers[i] is ... or isinstance(answers[i], str) for i in failing):
-            return ""
+        if any(answers[i] is ... or isinstance(answers[i], str) or wanted[i] == 0 for i in failing):
+            return ""  # no answer, or no ratio to 0
         ratios = [(self.cases[i], answers[i] / wanted[i]) for i in failing]
         for sentence, factor in _REMARKS:
             if all(math.isclose(ratio, factor(inputs), rel_tol=1e-6) for inputs, ratio in ratios):

@@ -1,5 +1,6 @@
 """Latent attention and experts against transformers; latent against expanded; every cache; footprint and ledger."""
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -191,12 +192,15 @@ def test_arrays_give_the_same_as_loops():
     arch = Architecture.from_config(SIZES | CONFIGS["v3"])
     for phase in ("prefill", "decode"):
         for cache in ("static", "growing", "paged"):
-            options = {"phase": phase, "cache": cache, "kv_cache": "int8", "weights": "fp8", "block_size": 4}
-            lengths = [2, 5, 9, 64]
-            whole = dsmem.inference_footprint(arch, Workload(3, lengths, **options))
-            for index, length in enumerate(lengths):
-                one = dsmem.inference_footprint(arch, Workload(3, length, **options))
-                assert whole.total_bytes[index] == one.total_bytes
+            for kv_cache in ("int8", "bf16"):
+                options = {"phase": phase, "cache": cache, "kv_cache": kv_cache, "weights": "fp8", "block_size": 4}
+                lengths = [1, 2, 5, 9, 64]
+                whole = dsmem.inference_footprint(arch, Workload(3, lengths, **options))
+                for index, length in enumerate(lengths):
+                    one = dsmem.inference_footprint(arch, Workload(3, length, **options))
+                    assert {name: total[index] for name, total in whole.totals.items() if np.ndim(total)} == {
+                        name: one.totals[name] for name, total in whole.totals.items() if np.ndim(total)
+                    }
 
 
 def test_r1_at_full_size_on_fake_tensors():

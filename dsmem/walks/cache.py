@@ -1,7 +1,5 @@
 """What a step does to the KV cache: new rows are written, all rows are read; and what that makes for a moment."""
 
-import numpy as np
-
 from dsmem import formulas
 from dsmem.units import dtype_bits
 
@@ -56,9 +54,8 @@ def walk_encode(walk, work, name, heads, width):
 def walk_grow(walk, arch, work, name, heads, width, encoded):
     """Old and new rows side by side for a moment, then the new ones alone; after them their scales."""
     parts = {cache_part(arch, work): 0, "cache_scales": 1} if work.kv_cache == "int8" else {cache_part(arch, work): 0}
-    empty = np.all(np.equal(work.cached_tokens, 0))
-    if empty:  # nothing to join: the first rows are converted on the way
-        encoded = {part: nbytes for part, nbytes in encoded.items() if part != "converted"}
+    if "converted" in encoded:  # an empty cache converts its first rows on the way
+        encoded = {"converted": encoded["converted"] * (work.cached_tokens > 0)}
     for part, index in parts.items():
         old, new = (stored_bytes(work, tokens, heads, width)[index] for tokens in (work.cached_tokens, work.key_len))
         walk.instant(f"grow {name}", **encoded, cache_grown=new)

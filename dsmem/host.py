@@ -4,10 +4,15 @@ Measured in a process of its own each time, since a process that has loaded befo
 """
 
 import dataclasses
+import importlib.util
 import json
 import subprocess
 import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from dsmem.units import format_bytes
 
 _SCRIPT = """
 import json, sys, torch
@@ -72,6 +77,11 @@ class HostRun:
     own_bytes: int
     file_bytes: int
 
+    def __str__(self):
+        predicted, peak = format_bytes(self.predicted_bytes), format_bytes(self.peak_bytes)
+        own, file = format_bytes(self.own_bytes), format_bytes(self.file_bytes)
+        return f"predicted {predicted:>10}, measured {peak:>10}: {own:>10} its own, {file:>9} of the file"
+
 
 def loading_bytes(checkpoint_bytes, model_bytes):
     """Peak of loading: the checkpoint's tensors, and the model that they are copied into (0 if they become the model).
@@ -129,6 +139,28 @@ def measure_loading(path, loader="pickle"):
         own_bytes=after["RssAnon"] - before["RssAnon"],
         file_bytes=after["RssFile"] - before["RssFile"],
     )
+
+
+def compare_loaders(checkpoint_bytes):
+    """{loader: HostRun} for a checkpoint of that size in eight tensors, by the loaders that are installed here.
+
+    Two processes at a time; the files are deleted afterwards. Empty on a system that is not Linux.
+    """
+    if sys.platform != "linux":
+        return {}
+    import torch  # not above: the formulas need none
+
+    files = {"pickle": "model.pt", "pickle_mmap": "model.pt"}
+    state = {f"layer.{i}": torch.full((checkpoint_bytes // 16,), i, dtype=torch.bfloat16) for i in range(8)}
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+        torch.save(state, Path(folder, "model.pt"))
+        if importlib.util.find_spec("safetensors"):
+            from safetensors.torch import save_file
+
+            save_file(state, Path(folder, "model.safetensors"))
+            files = {"pickle": "model.pt"} | dict.fromkeys(["safetensors", "safetensors_assign"], "model.safetensors")
+        runs = pool.map(lambda loader: measure_loading(Path(folder, files[loader]), loader), files)
+        return dict(zip(files, runs, strict=True))
 
 
 def measure_prefetch(num_workers, prefetch_factor, batch_bytes):

@@ -99,12 +99,12 @@ def smallest_capacity_bytes(source, unit=2 * 2**20, **settings):
     return most * unit
 
 
-def compare_settings(source, settings):
+def compare_settings(title, source, settings):
     """A table as text: what `source` reserves under each of `settings`, and the smallest card on which it still runs.
 
-    source: as in `replay`. settings: {name: settings of the `CachingAllocator`}.
+    title: stands above the names. source: as in `replay`. settings: {name: settings of the `CachingAllocator`}.
     """
-    lines = [f"{'':<22}{'reserved':>14}{'smallest card':>16}"]
+    lines = [f"{title:<22}{'reserved':>14}{'smallest card':>16}"]
     for name, setting in settings.items():
         replayed = replay(source, **setting)
         least = smallest_capacity_bytes(replayed.events, **setting)

@@ -5,11 +5,13 @@ import dataclasses
 import numpy as np
 
 from dsmem.caching import CachingAllocator, ReplayedOutOfMemory, rounded_bytes, segment_bytes
+from dsmem.units import format_bytes
 
 __all__ = [
     "CachingAllocator",
     "Replay",
     "ReplayedOutOfMemory",
+    "compare_settings",
     "replay",
     "rounded_bytes",
     "segment_bytes",
@@ -95,6 +97,20 @@ def smallest_capacity_bytes(source, unit=2 * 2**20, **settings):
         middle = (least + most) // 2
         least, most = (least, middle) if _fits(events, middle * unit, settings) else (middle, most)
     return most * unit
+
+
+def compare_settings(title, source, settings):
+    """A table as text: what `source` reserves under each of `settings`, and the smallest card on which it still runs.
+
+    title: stands above the names. source: as in `replay`. settings: {name: settings of the `CachingAllocator`}.
+    """
+    lines = [f"{title:<22}{'reserved':>14}{'smallest card':>16}"]
+    for name, setting in settings.items():
+        replayed = replay(source, **setting)
+        least = smallest_capacity_bytes(replayed.events, **setting)
+        lines.append(f"{name:<22}{format_bytes(replayed.peak_reserved_bytes):>14}{format_bytes(least):>16}")
+    needed = format_bytes(int(replay(source).requested_bytes.max(initial=0)))
+    return "\n".join([*lines, f"{'(its tensors)':<22}{needed:>14}"])
 
 
 def _fits(events, capacity, settings):

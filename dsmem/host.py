@@ -4,10 +4,15 @@ Measured in a process of its own each time, since a process that has loaded befo
 """
 
 import dataclasses
+import importlib.util
 import json
 import subprocess
 import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from dsmem.units import format_bytes
 
 _SCRIPT = """
 import json, sys, torch
@@ -20,21 +25,23 @@ try:
     open("/proc/self/clear_refs", "w").write("5")  # forget the peak of the imports
 except OSError:
     pass
-{body}
-after = resident()
-print(json.dumps({{"before": before, "after": after}}))
+{load}
+loaded = resident()
+{copy}
+print(json.dumps({{"before": before, "loaded": loaded, "after": resident()}}))
 """
 _COPY = """
 model = {name: torch.empty_like(tensor) for name, tensor in state.items()}
 for name in model:
     model[name].copy_(state[name])
 """
-_LOADERS = {
-    "nothing": ("", ""),
-    "pickle": ("", "state = torch.load(sys.argv[1], weights_only=True)" + _COPY),
-    "pickle_mmap": ("", "state = torch.load(sys.argv[1], weights_only=True, mmap=True)" + _COPY),
-    "safetensors": ("from safetensors.torch import load_file", "state = load_file(sys.argv[1])" + _COPY),
-    "safetensors_assign": ("from safetensors.torch import load_file", "state = load_file(sys.argv[1])"),
+_SAFETENSORS = "from safetensors.torch import load_file"
+_LOADERS = {  # imports, load, copy
+    "nothing": ("", "", ""),
+    "pickle": ("", "state = torch.load(sys.argv[1], weights_only=True)", _COPY),
+    "pickle_mmap": ("", "state = torch.load(sys.argv[1], weights_only=True, mmap=True)", _COPY),
+    "safetensors": (_SAFETENSORS, "state = load_file(sys.argv[1])", _COPY),
+    "safetensors_assign": (_SAFETENSORS, "state = load_file(sys.argv[1])", ""),
 }
 _FEED = """
 import os, sys, time, torch
@@ -53,7 +60,7 @@ batch = next(feed)
 held, deadline = -1, time.monotonic() + 20
 while held != shared() - before and time.monotonic() < deadline:
     held = shared() - before
-    time.sleep(0.5)
+    time.sleep(0.3)
 print(held)
 """
 
@@ -71,6 +78,11 @@ class HostRun:
     peak_bytes: int
     own_bytes: int
     file_bytes: int
+
+    def __str__(self):
+        predicted, peak = format_bytes(self.predicted_bytes), format_bytes(self.peak_bytes)
+        own, file = format_bytes(self.own_bytes), format_bytes(self.file_bytes)
+        return f"predicted {predicted:>10}, measured {peak:>10}: {own:>10} its own, {file:>9} of the file"
 
 
 def loading_bytes(checkpoint_bytes, model_bytes):
@@ -111,24 +123,54 @@ def measure_loading(path, loader="pickle"):
         raise ValueError(f"loader={loader!r} is unknown; allowed: {', '.join(_LOADERS)}")
     if not Path(path).is_file():
         raise ValueError(f"path={str(path)!r} is no file; it must be a checkpoint")
-    imports, body = _LOADERS[loader]
-    script = _SCRIPT.format(imports=imports, body=body)
+    copied = Path(path).stat().st_size if _LOADERS[loader][2] else 0
+    return _host_run(_load(path, loader), "after", copied)
+
+
+def _load(path, loader):
+    """What a process of its own says of its memory before, between and after loading and copying."""
+    script = _SCRIPT.format(**dict(zip(("imports", "load", "copy"), _LOADERS[loader], strict=True)))
     child = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True)
     if child.returncode:
         reason = child.stderr.strip().splitlines()[-1]
         raise ValueError(f"path={str(path)!r} cannot be loaded with loader={loader!r} ({reason})")
-    seen = json.loads(child.stdout)
-    size = Path(path).stat().st_size
-    before, after = seen["before"], seen["after"]
-    copied = size if _COPY in body else 0
-    predicted = 0 if loader == "nothing" else loading_bytes(size if copied else 0, copied)
+    return json.loads(child.stdout)
+
+
+def _host_run(seen, when, copied):
+    """The `HostRun` of a process as it was `when` ("loaded" or "after"); copied: bytes of the copy, 0 for none."""
+    before, after = seen["before"], seen[when]
     return HostRun(
         baseline_bytes=before["VmRSS"],
-        predicted_bytes=predicted,
+        predicted_bytes=loading_bytes(copied, copied),
         peak_bytes=after["VmHWM"] - before["VmRSS"],
         own_bytes=after["RssAnon"] - before["RssAnon"],
         file_bytes=after["RssFile"] - before["RssFile"],
     )
+
+
+def compare_loaders(checkpoint_bytes):
+    """{loader: HostRun} for a checkpoint of that size in eight tensors, by the loaders that are installed here.
+
+    Both loaders work at the same time, each in a process of its own; safetensors' says before it copies what
+    "safetensors_assign" would take. The files are deleted afterwards. Empty on a system that is not Linux.
+    """
+    if sys.platform != "linux":
+        return {}
+    import torch  # not above: the formulas need none
+
+    mapped = "safetensors" if importlib.util.find_spec("safetensors") else "pickle_mmap"
+    state = {f"layer.{i}": torch.full((checkpoint_bytes // 16,), i, dtype=torch.bfloat16) for i in range(8)}
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+        files = {"pickle": Path(folder, "model.pt"), mapped: Path(folder, "model.pt")}
+        torch.save(state, files["pickle"])
+        if mapped == "safetensors":
+            files[mapped] = Path(folder, "model.safetensors")
+            importlib.import_module("safetensors.torch").save_file(state, files[mapped])
+        sizes = [file.stat().st_size for file in files.values()]
+        seen = dict(zip(files, pool.map(_load, files.values(), files), strict=True))
+    runs = {loader: _host_run(seen[loader], "after", size) for loader, size in zip(files, sizes, strict=True)}
+    return runs | ({"safetensors_assign": _host_run(seen[mapped], "loaded", 0)} if mapped == "safetensors" else {})
 
 
 def measure_prefetch(num_workers, prefetch_factor, batch_bytes):

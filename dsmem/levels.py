@@ -3,7 +3,9 @@
 import dataclasses
 import time
 
+import numpy as np
 import torch
+from torch.utils.benchmark import Timer
 
 from dsmem import device as cuda
 from dsmem.allocator import Replay, replay
@@ -62,6 +64,11 @@ def prepare(arch, work, device, seed=0):
     """A call that runs `work` on `arch`, from the same start each time, and the model that it runs on."""
     formats = {"activations": work.activations, "modules_to_not_convert": work.modules_to_not_convert}
     model = build_model(arch, weights=work.weights, device=device, seed=seed, **formats)
+    return bind(model, arch, work, device), model
+
+
+def bind(model, arch, work, device):
+    """A call that runs `work` on the `model` of `arch`, from the same start each time."""
     tokens = torch.randint(arch.vocab_size, (work.batch, work.new_tokens))
     tokens = tokens if device == "fake" else tokens.to(device)
     cache = None
@@ -75,7 +82,23 @@ def prepare(arch, work, device, seed=0):
             cache.reset(work.cached_tokens)
         return model(tokens, cache=cache, attention=work.attention, logits=work.logits, absorbed=absorbed)
 
-    return forward, model
+    return forward
+
+
+@torch.no_grad()
+def tokens_per_second(arch, works, device):
+    """Tokens a second that one model of `arch` reads or writes in each of `works`, an array; medians, random weights.
+
+    works: `Workload`s that differ in batch and length alone, for they share the weights. ValueError: they do not.
+    """
+    if len(kinds := {work.weights for work in works}) != 1:
+        raise ValueError(f"works hold weights={sorted(kinds)!r}; they must be of one kind, for one model runs them all")
+    first, model = prepare(arch, works[0], device)
+    seconds = []
+    for work in works:
+        forward = first if work is works[0] else bind(model, arch, work, device)
+        seconds.append(Timer("forward()", globals={"forward": forward}).blocked_autorange(min_run_time=0.15).median)
+    return np.array([work.batch * work.new_tokens for work in works]) / seconds
 
 
 @torch.no_grad()

@@ -1,7 +1,9 @@
 """What a pass needs beyond its weights, part by part, and the picture that holds it against a rule of 10 to 20%."""
 
 from dsmem import plots
+from dsmem.device import expected_workspace_bytes
 from dsmem.looks import look
+from dsmem.units import format_bytes
 
 CONTEXT_BYTES = {
     "published, lazy loading: PyTorch PR 86509": 287_047_680,
@@ -13,6 +15,15 @@ CONTEXT_BYTES = {
 
 FRAMEWORK = ("rounding", "free", "workspace", "context")
 """The parts that the framework, and not the model, is to blame for."""
+
+
+def published():
+    """A table as text of the constants that no replay can know, each with its source."""
+    rows = {("context", source): nbytes for source, nbytes in CONTEXT_BYTES.items()}
+    for cards, capability in {"before": (8, 0), "from": (9, 0)}.items():
+        source = f"published, {cards} compute capability 9.0: CublasHandlePool.cpp"
+        rows["workspace", source] = expected_workspace_bytes(capability)
+    return "\n".join(f"{part:<11}{format_bytes(nbytes):>11}  {source}" for (part, source), nbytes in rows.items())
 
 
 def overhead(run, workspace_bytes=0, context_bytes=0):

@@ -6,8 +6,12 @@ tensors, ready for `allocator.replay`. Left out: a scheduler that fills a place 
 """
 
 import dataclasses
+import functools
+from collections import deque
 
 import numpy as np
+
+from dsmem.allocator import replay
 
 LAYOUTS = ("growing", "static", "paged")
 
@@ -41,6 +45,27 @@ class Served:
     def token_share(self):
         """Share of the cache's memory that holds tokens, averaged over the steps (0 to 1)."""
         return float(np.mean(self.held_bytes / self.room_bytes))
+
+    @functools.cached_property
+    def replayed(self):
+        """The cache's tensors replayed on the caching allocator."""
+        return replay(self.events)
+
+    @property
+    def free_share(self):
+        """Share of what the allocator has reserved that no tensor holds, averaged over the steps (0 to 1)."""
+        return float(np.mean(1 - self.replayed.allocated_bytes[self.ends] / self.reserved_bytes))
+
+    @property
+    def reserved_bytes(self):
+        """What the allocator has reserved after each step."""
+        return self.replayed.reserved_bytes[self.ends]
+
+    @property
+    def mean_parts(self):
+        """{part: bytes} of what is reserved, averaged over the steps: tokens, other room in the cache, and the rest."""
+        means = self.held_bytes.mean(), self.room_bytes.mean(), self.reserved_bytes.mean()
+        return dict(zip(("kv_cache", "padding", "free"), np.diff(means, prepend=0), strict=True))
 
 
 def request_mix(count, seed=0, prompt=400, output=120, sigma=0.8, longest=2048):
@@ -170,6 +195,27 @@ def _births_and_deaths(tensors, layers, token_bytes):
     return events, np.array(ends)
 
 
+# --- Prompts one after the other, and tokens a second -----------------------------------------------------------------
+
+
+def prompt_events(model, prompts, keep=4, room=256, logits="last"):
+    """Events of a server that reads `prompts` one by one and keeps the caches of the last `keep`, without the weights.
+
+    model: on fake tensors, from `build_model`. room: tokens that a cache has beyond its prompt. Ready for `replay`.
+    """
+    import torch  # not above: the formulas need none
+
+    from dsmem.ledger import Ledger
+
+    caches = deque(maxlen=keep)
+    with torch.no_grad(), Ledger(model) as ledger:
+        for length in map(int, prompts):
+            caches.append(model.new_cache(1, length + room))
+            model(torch.zeros(1, length, dtype=torch.long), cache=caches[-1], logits=logits)
+    held = [(record, sign) for record, sign in ledger.events if record.category not in ("weight", "buffer")]
+    return [(id(record), sign * record.nbytes, record.category) for record, sign in held]
+
+
 def tokens_per_second_ceiling(batch, weight_bytes, cache_bytes, bytes_per_second):
     """Tokens a second that memory traffic allows: a step reads the weights once and the cache of each sequence.
 
@@ -180,3 +226,23 @@ def tokens_per_second_ceiling(batch, weight_bytes, cache_bytes, bytes_per_second
     20.0
     """
     return batch * bytes_per_second / (weight_bytes + batch * cache_bytes)
+
+
+def plot_throughput(predicted, measured, *, ax=None, title=None):
+    """Tokens a second in multiples of the first batch, against the batch: predicted as lines, measured as markers.
+
+    predicted, measured: {label: (batches, tokens a second)}. Both axes double at each step. Returns the Axes.
+    """
+    from dsmem import plots  # not above: it loads Matplotlib
+
+    with plots.drawing(ax, title or "Tokens a second against the batch") as ax:
+        for series, how in ((predicted, "-"), (measured, "o")):
+            for label, (batches, rates) in series.items():
+                ax.plot(batches, np.asarray(rates) / rates[0], how, label=label)
+                plots.keep(ax, label, batches, np.asarray(rates) / rates[0])
+        plots._number_axis(ax, "batch", logx=True)
+        ax.set_yscale("log", base=2)
+        ax.yaxis.set_major_formatter("{x:g}×")
+        ax.set_ylabel("tokens a second, times batch 1")
+        ax.grid(axis="y", **plots.GRID)
+    return ax

@@ -6,7 +6,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dsmem.host import HostRun, loading_bytes, measure_loading, measure_prefetch, pinned_bytes, prefetch_bytes
+from dsmem.host import (
+    HostRun,
+    compare_loaders,
+    loading_bytes,
+    measure_loading,
+    measure_prefetch,
+    pinned_bytes,
+    prefetch_bytes,
+)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, which only Linux has")
 
@@ -44,6 +52,19 @@ def test_mapped_tensors_that_become_the_model_are_not_read_before_use(checkpoint
 def test_a_process_that_does_nothing_has_its_baseline_alone(checkpoints):
     run = measure_loading(checkpoints / "model.pt", "nothing")
     assert isinstance(run, HostRun) and run.baseline_bytes > 50 * 2**20 and run.peak_bytes < 5 * 2**20
+
+
+def test_loaders_side_by_side_measure_what_each_alone_does():
+    runs = compare_loaders(2**26)
+    assert list(runs) == ["pickle", "safetensors", "safetensors_assign"]
+    assert runs["pickle"].own_bytes == pytest.approx(2**27, rel=0.05)
+    assert runs["safetensors"].own_bytes == pytest.approx(2**26, rel=0.05)
+    assert runs["safetensors_assign"].peak_bytes < 0.2 * 2**26
+
+
+def test_a_run_says_predicted_and_measured_and_whose_it_is():
+    said = "predicted 128.00 MiB, measured 130.00 MiB: 127.00 MiB its own,  3.00 MiB of the file"
+    assert str(HostRun(0, *(n * 2**20 for n in (128, 130, 127, 3)))) == said
 
 
 def test_a_loader_holds_what_it_prefetches_and_the_batch_in_use():

@@ -4,6 +4,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import dsmem
+from dsmem import overhead as overhead_module
 from dsmem.overhead import CONTEXT_BYTES, overhead, plot_overhead
 
 ARCH = dsmem.Architecture.from_config("qwen2.5-0.5b").scaled(num_hidden_layers=2)
@@ -45,3 +46,13 @@ def test_bars_are_shares_of_the_weights():
 @pytest.mark.parametrize("bars", [{}, {"a": (0, {"free": 1})}])
 def test_bars_without_weights_are_refused(bars, refuses):
     refuses(lambda: plot_overhead(bars), "bars", "weights")
+
+
+def test_the_table_of_published_constants_gives_each_a_line():
+    lines = overhead_module.published().splitlines()
+    assert len(lines) == len(CONTEXT_BYTES) + 2 and all("published, " in line for line in lines)
+    assert lines[0].split()[:3] == ["context", "273.75", "MiB"] and lines[-1].split()[:3] == [
+        "workspace",
+        "32.00",
+        "MiB",
+    ]

@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dsmem
-from dsmem.allocator import CachingAllocator, ReplayedOutOfMemory, replay, rounded_bytes, smallest_capacity_bytes
+from dsmem.allocator import (
+    CachingAllocator,
+    ReplayedOutOfMemory,
+    compare_settings,
+    replay,
+    rounded_bytes,
+    smallest_capacity_bytes,
+)
 
 KIB, MIB = 2**10, 2**20
 # sizes on both sides of every threshold, and some between
@@ -304,3 +311,15 @@ def test_a_card_needs_less_than_is_kept():
     events = [(1, 30 * MIB, ""), (1, -30 * MIB, ""), (2, 32 * MIB, "")]
     assert replay(events).peak_reserved_bytes == 62 * MIB
     assert smallest_capacity_bytes(events) == 32 * MIB
+
+
+def test_settings_side_by_side_say_what_each_alone_does():
+    events = [("a", 9 * 2**20, ""), ("b", 12 * 2**20, ""), ("a", -9 * 2**20, "")]
+    table = compare_settings(
+        "two tensors", events, {"default": {}, "expandable": {"expandable_segments": True}}
+    ).splitlines()
+    assert table[0].split() == ["two", "tensors", "reserved", "smallest", "card"]
+    assert table[1].split() == ["default", "32.00", "MiB", "32.00", "MiB"]
+    expandable = replay(events, expandable_segments=True).peak_reserved_bytes // MIB
+    assert table[2].split()[:3] == ["expandable", f"{expandable}.00", "MiB"]
+    assert table[3].split() == ["(its", "tensors)", "21.00", "MiB"]

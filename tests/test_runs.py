@@ -262,3 +262,10 @@ def test_the_command_line_records_and_prints_where(tmp_path, capsys, monkeypatch
     (path,) = tmp_path.iterdir()
     assert str(path) in capsys.readouterr().out
     assert "record --device fake" in runs.load(path)["provenance"]["command"]
+
+
+def test_tokens_a_second_come_one_for_each_workload_and_from_one_model(refuses):
+    rates = dsmem.levels.tokens_per_second(TINY, [Workload(b, 8, "decode", weights="bf16") for b in (1, 4)], "cpu")
+    assert rates.shape == (2,) and rates.min() > 0
+    mixed = [Workload(1, 8, "decode", weights=weights) for weights in ("bf16", "fp32")]
+    refuses(lambda: dsmem.levels.tokens_per_second(TINY, mixed, "cpu"), "works", "'bf16'", "one kind")

@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from matplotlib.figure import Figure
 
 from dsmem import serving
 from dsmem.allocator import replay
+from dsmem.architecture import Architecture
 from dsmem.formulas import kv_cache_bytes
 from dsmem.ledger import Ledger
+from dsmem.model import build_model
 from dsmem.serving import Requests, bucketed_tokens, packed_tokens, padded_tokens, request_mix, serve
 
 lengths = st.lists(st.integers(1, 3000), min_size=1, max_size=40)
@@ -120,3 +123,29 @@ def test_bad_input_is_refused_in_a_sentence(refuses):
     refuses(lambda: serve(mix, 1, "rolling", layers=1, token_bytes=1), "layout", "'rolling'", "growing, static, paged")
     refuses(lambda: serve(mix, 1, "paged", layers=1, token_bytes=0), "token_bytes", "0", "at least 1")
     refuses(lambda: serve(mix, 1, "static", layers=1, token_bytes=1, longest=5), "longest", "5", "must fit")
+
+
+@given(requests, st.integers(1, 4), st.sampled_from(serving.LAYOUTS))
+def test_the_parts_of_a_served_mix_add_up_to_what_is_reserved(requests, batch, layout):
+    served = serve(requests, batch, layout, **SMALL)
+    assert sum(served.mean_parts.values()) == pytest.approx(served.reserved_bytes.mean())
+    assert served.mean_parts["kv_cache"] == pytest.approx(served.held_bytes.mean())
+    assert 0 <= served.free_share < 1 and min(served.mean_parts.values()) > -1
+
+
+def test_a_server_keeps_the_last_caches_and_nothing_of_the_weights():
+    arch = Architecture.from_config("qwen2.5-0.5b").scaled(num_hidden_layers=2)
+    events = serving.prompt_events(build_model(arch, device="fake"), np.array([7, 5, 9]), keep=2, room=10)
+    born = [nbytes for _, nbytes, label in events if label == "kv_cache" and nbytes > 0]
+    wanted = [
+        kv_cache_bytes(1, length + 10, 2, arch.num_key_value_heads, arch.head_dim, bits=16) for length in (7, 5, 9)
+    ]
+    assert sum(born) == sum(wanted)
+    assert sum(nbytes for _, nbytes, label in events if label == "kv_cache") == sum(wanted[1:])
+    assert "weight" not in {label for _, _, label in events}
+
+
+def test_throughput_is_drawn_in_multiples_of_the_first_batch():
+    ax = Figure(layout="constrained").subplots()
+    serving.plot_throughput({"line": ([1, 2], [10, 15])}, {"dots": ([1, 4], [5, 15])}, ax=ax)
+    assert ax.dsmem_data == [("line", 1, 1.0), ("line", 2, 1.5), ("dots", 1, 1.0), ("dots", 4, 3.0)]

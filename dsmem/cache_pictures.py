@@ -51,19 +51,19 @@ class CachePicture:
     """The picture of `plot_cache`; call it to move its bars."""
 
     def __init__(self, ax=None):
-        with plots.drawing(ax, "Cache", height=3.4) as self.ax:
+        with plots.drawing(ax, None, height=3.4) as self.ax:
+            self.title = self.ax.set_title("Cache", loc="left")
             self.parts = {
                 part: self.ax.barh(range(4), [0] * 4, height=0.62, label=part.replace("_", " "), **looks.look(part))
-                for part in ("kv_cache", "weight_scales")
+                for part in ("kv_cache", "cache_scales")
             }
-            self.parts["weight_scales"].set_label("scales of INT8")
+            self.parts["cache_scales"].set_label("scales of INT8")
             self.ends = [self.ax.text(0, row, "", va="center", fontsize="small") for row in range(4)]
             self.ax.set_yticks(range(4), ["as built: MLA, expanded"] * 4)
             self.ax.set(xlim=(0, 1), ylim=(3.5, -0.5))
             self.ax.tick_params(axis="y", length=0)
             self.ax.grid(axis="x", **plots.GRID)
             plots.byte_axis(self.ax.xaxis, 2**30, "KV cache")
-        self.title = self.ax.set_title("Cache", loc="left")
         self.reach = self.names = None
 
     def __call__(self, arch, batch, seq_len, num_key_value_heads, kv_cache, mla_cache):
@@ -74,7 +74,7 @@ class CachePicture:
         self._frame(list(kinds), max(totals.values()))
         for row, (stored, scales) in enumerate(pairs):
             self.parts["kv_cache"][row].set_width(stored)
-            self.parts["weight_scales"][row].set(x=stored, width=scales)
+            self.parts["cache_scales"][row].set(x=stored, width=scales)
             self.ends[row].set(x=stored + scales, text=f" {format_bytes(stored + scales)}")
         built, full, grouped, _ = totals.values()
         self.title.set_text(
@@ -85,8 +85,9 @@ class CachePicture:
         return f"{batch:,} × {seq_len:,} tokens in {kv_cache}: {sizes}."
 
     def _frame(self, names, needed):
-        """Names, and an axis that ends at a power of two, so that it stands still while bars grow a little."""
-        reach = 2 ** (int(1.2 * needed) - 1).bit_length()
+        """Names, and an axis that ends at one of few numbers, so that it stands still while bars grow a little."""
+        power = 2 ** (int(1.2 * needed) - 1).bit_length()
+        reach = power * 3 // 4 if 1.2 * needed <= power * 3 / 4 else power
         if names != self.names:
             self.names = names
             self.ax.set_yticks(range(4), names)
@@ -122,6 +123,25 @@ def explore_cache(archs, **controls):
     return explore(draw, figsize=(7.5, 3.6), **specs | controls)
 
 
+def growth(arch, lengths, room, kv_cache="bf16", block_size=16):
+    """Bytes of one sequence's cache at `lengths` tokens, an array: {layout: array}, as `plots.plot_curves` takes it.
+
+    "growing, while copied": the worst moment of a step, in the last layer, with one tensor's old rows beside its new.
+    room: tokens that the static cache is made for; block_size: tokens of a page.
+    """
+    rows, layers = arch.cache_rows(), arch.num_hidden_layers
+    sizes = [size for kind in rows.items() for size in cache_bytes(dict([kind]), 1, 1, 1, kv_cache)]
+    token = layers * sum(sizes)
+    # tensors are joined one after the other, so those still to come lack the new token's row
+    beside = [(lengths - 1) * size - sum(sizes[index + 1 :]) for index, size in enumerate(sizes)]
+    return {
+        "static": np.full(len(lengths), room * token),
+        "growing": lengths * token,
+        "growing, while copied": lengths * token + np.max(beside, axis=0),
+        "paged, pages in use": formulas.paged_tokens(lengths, block_size) * token,
+    }
+
+
 def plot_seconds(x, curves, *, xlabel, measured=None, ax=None, title=None):
     """Times as lines, {label: seconds, an array like x}, both axes logarithmic; measured: {label: (x, seconds)}.
 
@@ -144,4 +164,20 @@ def plot_seconds(x, curves, *, xlabel, measured=None, ax=None, title=None):
         ax.yaxis.set_major_formatter("{x:g}")
         ax.set(xlabel=xlabel, ylabel="seconds")
         ax.grid(**plots.GRID)
+    return ax
+
+
+def plot_rises(curves, *, xlabel, marks=None, ax=None, title=None):
+    """What a smaller cache costs, in % of perplexity: {label: (tokens kept, %)} as lines; marks: {label: tokens}."""
+    with plots.drawing(ax, title) as ax:
+        for number, (name, (kept, rises)) in enumerate(curves.items()):
+            look = {"color": f"C{number}", "marker": looks.MARKERS[number], "markeredgecolor": looks.INK}
+            ax.plot(kept, rises, label=name, **look)
+            plots.keep(ax, name, kept, np.asarray(rises, dtype=float))
+        for name, tokens in (marks or {}).items():
+            ax.axvline(tokens, label=name, **plots.CAPACITY)
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_formatter("{x:,.10g}")
+        ax.set(xlabel=xlabel, ylabel="perplexity (% more)")
+        ax.grid(axis="y", **plots.GRID)
     return ax

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 
 import dsmem
 from dsmem import cache_pictures
-from dsmem.cache_pictures import FORMATS, cache_kinds, explore_cache, plot_cache, plot_seconds
+from dsmem.cache_pictures import FORMATS, cache_kinds, explore_cache, growth, plot_cache, plot_rises, plot_seconds
 
 NAMES = ("deepseek-r1", "qwen2.5-72b", "llama-2-7b")
 ARCHS = [dsmem.Architecture.from_config(name) for name in NAMES]
@@ -76,3 +77,27 @@ def test_times_are_drawn_and_booked():
 
 def test_importing_it_loads_no_widgets():
     assert "explore" not in vars(cache_pictures)
+
+
+@pytest.mark.parametrize("kv_cache", ["fp32", "int8"])
+@pytest.mark.parametrize("arch", ARCHS, ids=NAMES)
+def test_growth_is_what_the_ledger_sees_of_caches_at_work(arch, kv_cache):
+    arch = arch.scaled(num_hidden_layers=3, vocab_size=64, first_k_dense_replace=9)
+    model, curves = dsmem.build_model(arch, "fp32", "fake"), growth(arch, np.array([9, 10]), 20, kv_cache, 4)
+    tokens = torch.zeros(1, 10, dtype=torch.long)
+    for layout in ("static", "growing"):
+        cache = model.new_cache(1, 20, kv_cache, layout)
+        model(tokens[:, :9], cache=cache)
+        assert cache.nbytes == curves[layout][0]
+        with dsmem.Ledger(model) as ledger:
+            model(tokens[:, 9:].clone(), cache=cache)
+        assert cache.nbytes == curves[layout][1]
+        if layout == "growing":
+            assert ledger.timeline().by_category["kv_cache"].max() == curves["growing, while copied"][1]
+    assert curves["paged, pages in use"].tolist() == [12 * curves["growing"][0] // 9] * 2
+
+
+def test_rises_are_drawn_with_their_marks():
+    ax = plot_rises({"a": ([8, 16], [3.0, 1.0])}, marks={"here": 12}, xlabel="tokens", ax=axes(), title="x")
+    assert ax.dsmem_data == [("a", 8, 3.0), ("a", 16, 1.0)]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "here"]

@@ -12,7 +12,7 @@ are those of a usual mistake, its name. The function is given, by name, whatever
 
 import re
 
-from dsmem import caching, formulas, serving
+from dsmem import cache_exercises, caching, formulas, serving
 from dsmem.architecture import Architecture
 from dsmem.exercise import Exercise, Mistake, call
 from dsmem.footprint import Footprint
@@ -387,6 +387,9 @@ padding_bytes = Exercise(
         ),
     ),
 )
+
+latent_cache_bytes = cache_exercises.latent_cache_bytes
+paged_waste_bytes = cache_exercises.paged_waste_bytes
 
 EXERCISES = {name: value for name, value in globals().items() if isinstance(value, Exercise)}
 """Every exercise by its name."""

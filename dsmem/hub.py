@@ -59,3 +59,17 @@ def _build(arch, work):
     config.pop("layer_types", None)
     config = AutoConfig.for_model(**config, attn_implementation=KERNELS[work.attention])
     return AutoModelForCausalLM.from_config(config, dtype=TORCH_DTYPES[work.weights]).eval()
+
+
+def cached_numbers(path, tokens=10):
+    """Numbers that transformers caches of one token in the first layer of the model whose `config.json` lies at `path`.
+
+    MLA's are the latent and the rotated key from release 5.15.1 on, and keys and values of every head before.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(**json.loads(path.read_text(encoding="utf-8")))
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.no_grad():
+        layer = model(torch.zeros(1, tokens, dtype=torch.long), use_cache=True).past_key_values.layers[0]
+    return (layer.keys.numel() + layer.values.numel()) // tokens

@@ -9,7 +9,7 @@ from strategies import any_architectures, cached_workloads, latent_architectures
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import dsmem
-from dsmem import Architecture, Workload, build_model, checkpoint
+from dsmem import Architecture, Workload, build_model, checkpoint, hub, small
 
 R1 = Architecture.from_config("deepseek-r1")
 SIZES = {
@@ -111,6 +111,14 @@ def test_what_transformers_caches_is_what_we_say_of_its_version():
     expanded = sum(heads * width for heads, width in ours.arch.cache_rows("expanded").values())
     release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
     assert per_token == (ours.arch.latent_width if release >= (5, 15) else expanded), transformers.__version__
+
+
+def test_the_small_model_is_cached_by_transformers_as_its_release_does():
+    found = hub.cached_numbers(small.small_path("config.json"))
+    arch = Architecture.from_config(small.small_path("config.json"))
+    both = [sum(heads * width for heads, width in arch.cache_rows(kind).values()) for kind in ("latent", "expanded")]
+    release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    assert found == both[release < (5, 15)], transformers.__version__
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ says where the bytes are. A model's parts are called as `looks` calls them, so t
 import math
 
 import numpy as np
-from matplotlib import ticker
+from matplotlib import rcParams, ticker
 
 from dsmem import formulas, looks, plots
 from dsmem.schemes import SCHEMES
@@ -92,13 +92,15 @@ def plot_models(formats, *, capacity=None, ax=None, title=None):
         for number, (name, found) in enumerate(formats.items()):
             rows = [models.index(model) for model in found]
             style = {"marker": looks.MARKERS[number % 6], "markersize": 7, "markeredgecolor": looks.INK}
-            ax.plot(list(found.values()), rows, linestyle="none", label=name, zorder=3, **style)
+            color = rcParams["axes.prop_cycle"].by_key()["color"][number % 10]
+            ax.plot(list(found.values()), rows, linestyle="none", label=name, color=color, zorder=3, **style)
             plots.keep(ax, name, list(found), np.array(list(found.values())))
         ax.set_yticks(range(len(models)), models)
         ax.set_ylim(len(models) - 0.5, -0.5)
         everything = [*(n for found in formats.values() for n in found.values()), *(capacity or {}).values()]
         _log_bytes(ax, min(everything), max(everything))
-        _name_limits(ax, capacity or {})
+        limits = {f"{label} {format_bytes(nbytes)}": nbytes for label, nbytes in (capacity or {}).items()}
+        plots.uprights(ax, limits, "right", plots.CAPACITY)
     return ax
 
 
@@ -119,7 +121,7 @@ def plot_weights_and_cache(models, *, ax=None, title=None):
         _log_bytes(ax, 2**30, 2**41)
         ax.set_xlabel("weights")
         ax.set_yscale("log", base=2)
-        ax.set_yticks([2.0**k for k in range(14, 23, 2)], [format_bytes(2**k) for k in range(14, 23, 2)])
+        ax.set_yticks([2.0**k for k in range(14, 23, 2)], [_round(2**k) for k in range(14, 23, 2)])
         ax.set(ylim=(2**14, 2**22), ylabel="KV cache of one token")
         ax.minorticks_off()
         ax.grid(**plots.GRID)
@@ -131,19 +133,14 @@ def _log_bytes(ax, low, high):
     ax.set_xscale("log", base=2)
     first, last = math.floor(math.log2(low)) - 1, math.ceil(math.log2(high)) + 1
     ticks = [k for k in range(first, last + 1) if k % 2 == 0]
-    ax.set_xticks([2.0**k for k in ticks], [format_bytes(2**k).replace(".00", "") for k in ticks])
+    ax.set_xticks([2.0**k for k in ticks], [_round(2**k) for k in ticks])
     ax.xaxis.set_minor_locator(ticker.NullLocator())
     ax.set(xlim=(2.0**first, 2.0**last), xlabel="weights (each step is four times as much)")
     ax.grid(axis="x", **plots.GRID)
 
 
-def _name_limits(ax, limits):
-    """Dashed upright lines, each named on a row of its own above the Axes."""
-    for row, (label, nbytes) in enumerate(sorted(limits.items(), key=lambda pair: pair[1])):
-        ax.axvline(nbytes, **plots.CAPACITY)
-        where = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points", "ha": "right"}
-        ax.annotate(f"{label} {format_bytes(nbytes)} ", (nbytes, 1), (0, 3 + 12 * row), fontsize="small", **where)
-    ax.dsmem_rows_above = len(limits)
+def _round(nbytes):
+    return format_bytes(nbytes).replace(".00", "")
 
 
 # --- One model under sliders ------------------------------------------------------------------------------------------
@@ -187,7 +184,7 @@ class WeightsPicture:
     def __init__(self, ax=None):
         with plots.drawing(ax, None, height=3.2) as self.ax:
             ax = self.ax
-            ax.set_title("Weights", loc="left")
+            self.title = ax.set_title("Weights", loc="left")
             self.bars = {part: ax.barh((0, 1), (0, 0), height=0.6, label=part, **looks.look(part)) for part in PARTS}
             self.ends = [ax.text(0, row, "", va="center", fontsize="small") for row in (0, 1)]
             self.limit = ax.axvline(0, **plots.CAPACITY)
@@ -215,7 +212,7 @@ class WeightsPicture:
             artist.set_visible(capacity is not None)
         if capacity:
             self._mark(*capacity)
-        self.ax.set_title(f"{format_bytes(totals[1])}, {totals[1] / totals[0]:.1%} of BF16", loc="left")
+        self.title.set_text(f"{format_bytes(totals[1])}, {totals[1] / totals[0]:.1%} of BF16")
         return _sentence(arch, weights, kept, bars[1], capacity)
 
     def _stack(self, row, parts):

@@ -191,7 +191,7 @@ class WeightsPicture:
             self.limit_name = ax.text(0, 1.02, "", transform=ax.get_xaxis_transform(), fontsize="small")
             ax.dsmem_rows_above = 1  # for that name
             ax.set_ylim(1.5, -0.5)
-            ax.set_yticks((0, 1), ("bf16", "nf4_double"))  # the longest name keeps its room
+            ax.text(-0.02, 0.5, "nf4_double", transform=ax.transAxes, ha="right", alpha=0)  # room for the longest name
             ax.tick_params(axis="y", length=0)
             ax.grid(axis="x", **plots.GRID)
             self._reach(2**34)
@@ -238,5 +238,5 @@ def _sentence(arch, weights, kept, parts, capacity):
     total = sum(parts.values())
     tied = ", its head is the embedding and stays" if arch.tie_word_embeddings and "lm_head" not in KEPT[kept] else ""
     stays = f", {kept} in 16 bit{tied}" if weights in SCHEMES else ""
-    cards = f" They fill {total / capacity[1]:.2f} of a {capacity[0]}." if capacity else ""
-    return f"{arch.name} in {weights}{stays}: {total:,} bytes, {8 * total / arch.n_params:.2f} bits a parameter.{cards}"
+    card = f" {total / capacity[1]:,.0%} of the memory of {capacity[0]}." if capacity else ""
+    return f"{arch.name} in {weights}{stays}: {total:,} bytes, {8 * total / arch.n_params:.2f} bits a parameter.{card}"

@@ -103,7 +103,9 @@ def test_every_menu_to_each_option():
                 kept = weighing.KEPT[explorer.values["kept"]]
                 total = sum(weighing.part_bytes(arch, explorer.values["weights"], kept).values())
                 assert f"{total:,} bytes" in words
-                assert explorer.figure.axes[0].get_xlim()[1] > total
+                ax = explorer.figure.axes[0]
+                assert ax.get_xlim()[1] > total
+                assert all(label.get_window_extent().x0 >= 0 for label in ax.get_yticklabels())  # none is cut off
             explorer.set(**{control: start})
 
 

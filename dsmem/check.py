@@ -18,8 +18,9 @@ from dsmem.exercise import Exercise, Mistake, call
 from dsmem.footprint import Footprint
 from dsmem.predictions import Predictions
 from dsmem.units import gb, gib
+from dsmem.weighing_exercises import active_params, attention_params, fp8_linear_bytes
 
-__all__ = ["EXERCISES", "Predictions"]
+__all__ = ["EXERCISES", "Predictions", "active_params", "attention_params", "fp8_linear_bytes"]
 
 _FIELDS = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"),

@@ -56,7 +56,8 @@ class Exercise:
     """A question with its answer: call it with a function and read the verdict.
 
     task: what to return, one sentence. reference: the right function, the library's own where there is one.
-    cases: dicts of inputs by name, the same names in each. unit: "bytes" (exact) or "GiB" (to two digits).
+    cases: dicts of inputs by name, the same names in each. unit: "bytes" or a name of things
+    counted (exact), or "GiB" (to two digits).
 
     >>> from dsmem.check import logits_bytes
     >>> _ = logits_bytes(lambda batch, positions, vocab_size, bits: batch * positions * vocab_size * bits // 8)
@@ -121,7 +122,7 @@ class Exercise:
         if any(answers[i] is ... or isinstance(answers[i], str) or wanted[i] == 0 for i in failing):
             return ""  # no answer, or no ratio to 0
         ratios = [(self.cases[i], answers[i] / wanted[i]) for i in failing]
-        for sentence, factor in _REMARKS:
+        for sentence, factor in _REMARKS if self.unit in ("bytes", "GiB") else ():
             if all(math.isclose(ratio, factor(inputs), rel_tol=1e-6) for inputs, ratio in ratios):
                 return f"A remark: {sentence}."
         if all(math.isclose(ratio, 1, rel_tol=0.01) for _, ratio in ratios):
@@ -143,6 +144,8 @@ class Exercise:
         number = f"{value:,}" if isinstance(value, int) else f"{value:,.2f}" if abs(value) >= 1 else f"{value:.3g}"
         if self.unit == "GiB":
             return f"{number} GiB ({round(value * GIB):,} bytes)"
+        if self.unit != "bytes":
+            return f"{number} {self.unit}"
         return f"{number} bytes" + (f" ({format_bytes(value)})" if abs(value) >= 1024 else "")
 
 

@@ -116,7 +116,7 @@ def plot_timeline(timeline, *, hide=("weight", "buffer"), phases=None, ax=None, 
         _number_axis(ax, "step (birth or death of a tensor)", logx=False)
         _height_axis(ax, {}, 1.2 * top, "live memory" + (f"\nwithout {', '.join(hidden)}" if hidden else ""))
         _peak(ax, step[at], sum(live[at] for live in shown.values()), peak)
-        _uprights(ax, phases or {}, "left", PHASE)
+        uprights(ax, phases or {}, "left", PHASE)
     return ax
 
 
@@ -268,7 +268,7 @@ def _bars(ax, labels, parts, axis_label, limits, notes=None):
     for part, values in parts.items():
         keep(ax, part, labels, values)
     _row_axis(ax, labels, max([*ends, *limits.values()]), axis_label)
-    _uprights(ax, {text.replace("\n", " "): x for text, x in limits.items()}, "right", CAPACITY)
+    uprights(ax, {text.replace("\n", " "): x for text, x in limits.items()}, "right", CAPACITY)
 
 
 def _areas(ax, x, parts, **how):
@@ -316,7 +316,7 @@ def _end_label(ax, end, row, text):
     ax.annotate(text, (end, row), (4, 0), textcoords="offset points", va="center", **_SMALL_TEXT)
 
 
-def _uprights(ax, places, side, line):
+def uprights(ax, places, side, line):
     """Upright lines, {text: x}, each named above the Axes on a row of its own, by a text whose `side` end it meets."""
     leader = {"arrowstyle": "-", "shrinkA": 0, "shrinkB": 0, "relpos": (int(side == "right"), 0), **line}
     where = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points", "ha": side, "fontsize": "small"}

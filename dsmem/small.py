@@ -5,6 +5,7 @@ On random weights, cache eviction, quantization error, sparsity and entropy mean
 """
 
 import json
+import math
 
 from dsmem.architecture import DATA
 
@@ -37,3 +38,18 @@ def small_record():
     The loss is the stored weights' mean over windows of 512 predictions, none overlapping, on all of `small_text()`.
     """
     return json.loads(small_path("training.json").read_text(encoding="utf-8"))
+
+
+def bits_per_byte(model, windows=32, context=256):
+    """How badly `model` predicts `small_text()`: bits a byte, the mean over windows from its start; a guess costs 8.
+
+    model: from `checkpoint.load_model(small_path(), ...)`, or any that takes tokens (batch, seq_len) and returns
+    logits. windows: of `context` predictions each, none overlapping.
+    """
+    import torch
+
+    tokens = torch.tensor(list(small_text()[: windows * context + 1]))
+    rows, wanted = tokens[:-1].view(windows, context), tokens[1:]
+    with torch.no_grad():
+        logits = model(rows).float().flatten(0, 1)
+    return torch.nn.functional.cross_entropy(logits, wanted).item() / math.log(2)

@@ -36,6 +36,7 @@ LABELS = {
     "weights": "weights (format)",
     "kv_cache": "KV cache (format)",
     "logits": "logits kept",
+    "kept": "kept in 16 bit",
 }
 CONTROLS = {
     "batch": (1, 512, 4),

@@ -102,6 +102,16 @@ def test_every_case_offers_the_same_inputs(exercise):
     assert exercise.key in repr(exercise) and all(name in repr(exercise) for name in exercise.cases[0])
 
 
+def test_a_wrong_answer_where_nothing_is_right_is_shown_as_well(capsys):
+    assert not check.padding_bytes(lambda lengths, token_bytes: call(check.padding_bytes.reference, vars()) or 1).ok
+    assert "expected  0 bytes" in capsys.readouterr().out
+
+
+def test_what_is_no_size_is_shown_in_its_own_unit(capsys):
+    check.active_params(lambda n_params: n_params)
+    assert "expected  37,552,282,624 parameters\n" in capsys.readouterr().out
+
+
 def test_the_first_case_that_fails_is_shown_in_bytes_and_words(capsys):
     def my_kv_cache_bytes(batch, cache_len, num_hidden_layers, num_attention_heads, head_dim, bits):
         return 2 * batch * cache_len * num_hidden_layers * num_attention_heads * head_dim * bits // 8

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dsmem.small import small_path, small_record, small_text
+from dsmem.small import bits_per_byte, small_path, small_record, small_text
 
 CONFIG = json.loads(small_path("config.json").read_text(encoding="utf-8"))
 
@@ -99,6 +99,15 @@ def test_transformers_reads_the_weights_and_finds_the_recorded_loss(reference):
         losses = [reference(part, labels=part).loss.item() for part in windows.split(8)]
     assert sum(losses) / len(losses) == pytest.approx(recorded_losses()[-1, 2], rel=0.01)
     assert small_record()["heldout_loss"] == pytest.approx(recorded_losses()[-1, 2], rel=0.01)
+
+
+def test_bits_per_byte_are_those_of_transformers(reference):
+    from dsmem.checkpoint import load_model
+
+    ours = bits_per_byte(load_model(small_path(), weights="fp32"), windows=16, context=512)
+    theirs = bits_per_byte(lambda tokens: reference(tokens).logits, windows=16, context=512)
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    assert ours == pytest.approx(small_record()["bits_per_byte"], rel=0.05)  # that is of the whole text
 
 
 def test_every_expert_has_work(reference):

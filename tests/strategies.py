@@ -1,4 +1,4 @@
-"""Hypothesis strategies: random decoders, and the workloads that they run."""
+"""Hypothesis strategies: random decoders, and the workloads that they run; and where a ledger saw an instant."""
 
 import dataclasses
 
@@ -135,3 +135,14 @@ def quantized_passes(draw, weights, small=False, **fixed):
     formats = {"weights": weights, "activations": draw(st.sampled_from(WEIGHTS)), "modules_to_not_convert": kept}
     formats["kv_cache"] = draw(st.sampled_from(KV_CACHES))
     return in_eights(arch) if weights == "int8_w8a8" else arch, dataclasses.replace(work, **formats)
+
+
+def live_after(ledger, module, op, index):
+    """Live bytes right after the birth number `index` of those by `op` in `module`; None if there were not so many."""
+    live = ledger.timeline().live_bytes
+    births = [
+        int(live[step])
+        for step, (record, sign) in enumerate(ledger.events)
+        if sign > 0 and record.module == module and op in (None, record.op)
+    ]
+    return births[index] if index < len(births) else None

@@ -5,7 +5,7 @@ import pytest
 import torch
 import transformers
 from hypothesis import given, settings
-from strategies import any_architectures, cached_workloads, latent_architectures, with_experts
+from strategies import any_architectures, cached_workloads, latent_architectures, live_after, with_experts, workloads
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import dsmem
@@ -167,6 +167,68 @@ def test_the_total_is_the_ledgers_peak_and_every_instant_is_seen(arch, work):
     run = dsmem.measure(arch, work, device="fake")
     assert run.footprint.total_bytes == run.ledger.peak_bytes
     assert set(run.footprint.totals.values()) <= set(run.ledger.timeline().live_bytes.tolist())
+
+
+# Where the ledger sees an instant of a first layer with latent attention and experts: module, operator, which birth.
+ATTENTION, MOE = "layers.0.self_attn", "layers.0.mlp"
+LINEARS = ("q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
+SHARED = ("shared_experts.gate_proj", "shared_experts.up_proj", "shared_experts.down_proj")
+INSTANTS = {
+    **{name: (f"{ATTENTION}.{name}", None, 0) for name in LINEARS},
+    "q_a_layernorm": (f"{ATTENTION}.q_a_layernorm", "rms_norm", 1),
+    "rotate": (ATTENTION, "mul", 0),
+    "kv_a_layernorm": (f"{ATTENTION}.kv_a_layernorm", "rms_norm", 1),
+    "rotate_key": (ATTENTION, "mul", 1),
+    "keys": (ATTENTION, "new_empty", 0),
+    "pad_values": (ATTENTION, "constant_pad_nd", 0),
+    "attention": (ATTENTION, "attention", 1),
+    "trim_heads": (ATTENTION, "clone", 1),
+    "add_attention": ("layers.0", "add", 0),
+    "router": (f"{MOE}.gate", "mm", 0),
+    "route": (f"{MOE}.gate", "_to_copy", 2),
+    "experts.gate_up_proj": (f"{MOE}.experts.gate_up_proj", "grouped_linear", 0),
+    "experts.silu": (f"{MOE}.experts", "silu", 0),
+    "experts.gate_times_up": (f"{MOE}.experts", "mul", 0),
+    "experts.down_proj": (f"{MOE}.experts.down_proj", "grouped_linear", 0),
+    "experts.sum": (f"{MOE}.experts", "index", 1),
+    **{name: (f"{MOE}.{name}", None, 0) for name in SHARED},
+    "shared_experts.silu": (f"{MOE}.shared_experts", "silu", 0),
+    "shared_experts.gate_times_up": (f"{MOE}.shared_experts", "mul", 0),
+    "add_shared_experts": (MOE, "add", 0),
+    "add_experts": ("layers.0", "add", 1),
+    "lm_head": ("lm_head", None, 0),
+}
+ABSORBED = INSTANTS | {
+    "absorb_queries": (ATTENTION, "cat", 0),
+    "scores": (ATTENTION, "bmm", 1),
+    "softmax": (ATTENTION, "_softmax", 0),
+    "mix_latents": (ATTENTION, "bmm", 2),
+    "absorb_output": (ATTENTION, "clone", 1),
+}
+EAGER = INSTANTS | {
+    "widen_keys": (ATTENTION, "clone", 1),
+    "widen_values": (ATTENTION, "clone", 2),
+    "queries_by_head": (ATTENTION, "clone", 3),
+    "scores": (ATTENTION, "bmm", 0),
+    "softmax": (ATTENTION, "_softmax", 0),
+    "merge_heads": (ATTENTION, "clone", 4),
+}
+
+
+@pytest.mark.parametrize(("places", "phase"), [(INSTANTS, "prefill"), (EAGER, "prefill"), (ABSORBED, "decode")])
+def test_every_instant_is_what_the_ledger_holds_there(places, phase):
+    attention = "eager" if places is EAGER else "fused"
+
+    @given(with_experts(latent_architectures()), workloads(phase, attention, weights=("bf16", "fp16")))
+    @settings(max_examples=40)
+    def check(arch, work):
+        arch, work = arch.scaled(first_k_dense_replace=0, mlp_only_layers=()), work.changed(kv_cache=None)
+        run = dsmem.measure(arch, work)
+        assert {name for name in run.footprint.totals} <= places.keys()
+        seen = {name: live_after(run.ledger, *places[name]) for name in run.footprint.totals}
+        assert run.footprint.totals == seen
+
+    check()
 
 
 SMALL = {"hidden": 48, "intermediate": 64, "vocab": 200, "head_dim": 16}

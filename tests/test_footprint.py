@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import architectures, small_architectures, workloads
+from strategies import architectures, live_after, small_architectures, workloads
 
 import dsmem
 from dsmem import Architecture, Workload, inference_footprint
@@ -42,17 +42,6 @@ INSTANTS = {
     "add_mlp": ("layers.0", "add", 1),
     "lm_head": ("lm_head", None, 0),
 }
-
-
-def live_after(ledger, module, op, index):
-    """Live bytes right after the birth number `index` of those by `op` in `module`; None if there were not so many."""
-    live = ledger.timeline().live_bytes
-    births = [
-        int(live[step])
-        for step, (record, sign) in enumerate(ledger.events)
-        if sign > 0 and record.module == module and op in (None, record.op)
-    ]
-    return births[index] if index < len(births) else None
 
 
 def tensor_sizes(parts):

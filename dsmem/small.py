@@ -4,6 +4,7 @@ On random weights, cache eviction, quantization error, sparsity and entropy mean
 `data/small-r1/train.py` trains them again from what lies beside it, and README.md there names text and licence.
 """
 
+import csv
 import json
 import math
 
@@ -64,3 +65,20 @@ def heldout_loss(model, windows=None, context=512, batch=16):
             inputs, targets = part[:, :-1], part[:, 1:]
             total += F.cross_entropy(model(inputs).flatten(0, 1).float(), targets.flatten(), reduction="sum").item()
     return total / text[:, 1:].numel()
+
+
+def tuned_losses():
+    """The runs of `qat.csv`: {(training, stored): losses on `small_text()` in nats per byte, one a seed, by seed}.
+
+    training: what was rounded while the model was trained a little longer ("float": nothing; "none": it was not
+    trained). stored: the format of the outcome. The losses are in the order of the seeds in all of them.
+
+    >>> sorted({training for training, _ in tuned_losses()})
+    ['float', 'int4', 'int8', 'none']
+    """
+    with open(small_path("qat.csv"), newline="", encoding="utf-8") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: row["seed"])
+    keys = dict.fromkeys((row["training"], row["stored"]) for row in rows)
+    return {
+        key: [float(row["heldout_loss"]) for row in rows if (row["training"], row["stored"]) == key] for key in keys
+    }

@@ -18,6 +18,39 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
+def test_every_training_is_recorded_with_three_seeds_and_the_same_steps():
+    found = rows(small.small_path("qat.csv"))
+    for kind, formats in KINDS.items():
+        for stored in formats:
+            of_kind = [row for row in found if (row["training"], row["stored"]) == (kind, stored)]
+            assert len({row["seed"] for row in of_kind}) == len(of_kind) >= (1 if kind == "none" else 3)
+            assert {row["steps"] for row in of_kind} == {"0" if kind == "none" else "200"}
+    assert len({(row["batch"], row["context"], row["lr"], row["torch"]) for row in found}) == 1
+    assert all(row["bits_per_byte"] and row["device"] and row["torchao"] and row["date"] for row in found)
+
+
+def test_the_losses_of_one_seed_stand_at_one_place():
+    found = {
+        (row["training"], row["seed"], row["stored"]): row["heldout_loss"] for row in rows(small.small_path("qat.csv"))
+    }
+    tuned = small.tuned_losses()
+    for (training, stored), losses in tuned.items():
+        if training != "none":
+            assert losses == [float(found[training, str(seed), stored]) for seed in range(len(losses))]
+
+
+def test_the_untrained_row_is_what_the_stored_weights_give():
+    fp32 = small.tuned_losses()["none", "fp32"]
+    assert fp32 == pytest.approx([small.small_record()["heldout_loss"]], abs=2e-4)
+
+
+def test_extra_steps_help_and_rounding_in_the_loop_helps_where_it_hurts():
+    tuned = small.tuned_losses()
+    assert max(tuned["float", "fp32"]) < min(tuned["none", "fp32"])
+    pairs = zip(tuned["int4", "int4"], tuned["float", "int4"], tuned["float", "fp32"], strict=True)
+    assert all(exact < trained < afterwards for trained, afterwards, exact in pairs)
+
+
 @pytest.fixture
 def script(monkeypatch):
     """qat.py as a module."""

@@ -75,7 +75,8 @@ def plot_dots(groups, *, xlabel, ax=None, title=None):
             numbers, mean = np.atleast_1d(numbers), np.mean(numbers)
             ax.plot(numbers, np.full(len(numbers), row), "o", color=COLORS[1], markeredgecolor=INK, alpha=0.8)
             ax.plot([mean, mean], [row - 0.3, row + 0.3], color=INK, linewidth=2)
-            ax.annotate(f"{mean:.2f}", (max(numbers), row), (10, 0), textcoords="offset points", va="center")
+            text = f"{round(mean, 2) + 0.0:.2f}"  # never -0.00
+            ax.annotate(text, (max(numbers), row), (10, 0), textcoords="offset points", va="center")
             ax.dsmem_data += [(label, row, float(number)) for number in numbers]
         ax.set_yticks(range(len(groups)), list(groups))
         ax.set_ylim(len(groups) - 0.5, -0.5)

@@ -51,6 +51,15 @@ def test_extra_steps_help_and_rounding_in_the_loop_helps_where_it_hurts():
     assert all(exact < trained < afterwards for trained, afterwards, exact in pairs)
 
 
+def test_a_rise_is_over_the_same_seeds_training_without_rounding():
+    tuned, rises = small.tuned_losses(), small.tuned_rises()
+    assert list(rises) == [
+        f"{b}, {w}" for b in ("int8", "int4") for w in ("rounded afterwards", "trained with rounding")
+    ]
+    ratio = tuned["int4", "int4"][1] / tuned["float", "fp32"][1]
+    assert rises["int4, trained with rounding"][1] == pytest.approx(100 * ratio - 100)
+
+
 @pytest.fixture
 def script(monkeypatch):
     """qat.py as a module."""

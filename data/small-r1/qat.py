@@ -154,7 +154,7 @@ def arguments():
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--training", nargs="+", choices=KINDS, default=list(KINDS), help="what to round in training")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--warmup", type=int, default=20, help="steps in which the learning rate rises")
     parser.add_argument("--batch", type=int, default=8, help="windows in one step")

@@ -51,6 +51,30 @@ def prepare(arch, work, device, seed=0):
     return forward, model
 
 
+def fetch(name, text):
+    """Our decoder with the published weights of `name`, "owner/model", and `text` as its tokens (1, length).
+
+    Downloads the weights where they are not on this machine yet. Raises ValueError without transformers or a network,
+    or for a name that the hub does not have.
+    """
+    if not available():
+        raise ValueError(f"name={name!r} is fetched through transformers; install it with: pip install transformers")
+    from huggingface_hub import snapshot_download
+    from transformers import AutoTokenizer
+
+    from dsmem.checkpoint import load_model
+
+    try:
+        folder = snapshot_download(name, allow_patterns=["*.json", "*.safetensors"])
+    except Exception as error:  # of many kinds: no network, no such name, a full disk
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"name={name!r} did not come from the hub; that needs a network and a name that it has: {reason}"
+        ) from None
+    tokens = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt").input_ids
+    return load_model(folder), tokens
+
+
 def _build(arch, work):
     from transformers import AutoConfig, AutoModelForCausalLM
 

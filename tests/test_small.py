@@ -110,6 +110,15 @@ def test_bits_per_byte_are_those_of_transformers(reference):
     assert ours == pytest.approx(small_record()["bits_per_byte"], rel=0.05)  # that is of the whole text
 
 
+def test_our_decoder_finds_the_recorded_loss():
+    from dsmem.checkpoint import load_model
+    from dsmem.small import heldout_loss
+
+    model = load_model(small_path(), weights="fp32")
+    assert heldout_loss(model, windows=32) == pytest.approx(recorded_losses()[-1, 2], abs=1e-3)
+    assert heldout_loss(model, windows=4, batch=3) == pytest.approx(heldout_loss(model, windows=4), rel=1e-5)
+
+
 def test_every_expert_has_work(reference):
     import torch
 

@@ -150,6 +150,20 @@ def table(rows):
     return "\n".join([head, *lines])
 
 
+def time_table(prompt, token):
+    """Times of the rows of two `compare`s, of a prompt and of one token, as multiples of the first row's, as text.
+
+    floor: the bytes of the layer over those of the first row. If reading the weights once were all that takes time, the
+    time of one token would be that multiple.
+    """
+    lines = [f"{'':<25}{'prompt':>10}{'token':>10}{'its floor':>12}"]
+    for long, short in zip(prompt, token, strict=True):
+        ratios = long.seconds / prompt[0].seconds, short.seconds / token[0].seconds
+        floor = short.layer_bytes / token[0].layer_bytes
+        lines.append(f"{long.name:<25}{ratios[0]:>10.2f}{ratios[1]:>10.2f}{floor:>12.2f}")
+    return "\n".join(lines)
+
+
 @contextlib.contextmanager
 def quiet():
     """No warnings and no log lines from inside.

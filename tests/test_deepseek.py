@@ -337,3 +337,46 @@ def test_a_prefix_that_does_not_fit_is_refused(refuses):
     model(TOKENS, cache=cache)
     refuses(lambda: model.new_cache(2, 8).load(cache.tensors()), "[11]", "at most 8")
     refuses(lambda: model.new_cache(2, 16, mla_cache="expanded").load(cache.tensors()), "tensors", "names")
+
+
+def trained(weights):
+    return checkpoint.load_model(small.small_path(), weights=weights, activations="bf16")
+
+
+PIECES = torch.tensor(list(small.small_text()[: 2 * 64])).view(2, 64)
+
+
+@pytest.mark.parametrize("weights", ["bf16", "int8", "int8_w8a8", "fp8", "int4"])
+@pytest.mark.parametrize("mla_cache", ["latent", "expanded"])
+@torch.no_grad()
+def test_the_trained_model_peaks_where_the_footprint_says(weights, mla_cache):
+    model = trained(weights)
+    cache, formats = model.new_cache(2, 65, mla_cache=mla_cache), {"weights": weights, "activations": "bf16"}
+    model(PIECES, cache=cache)
+    token, work = PIECES[:, :1].clone(), Workload(2, 65, "decode", 64, mla_cache=mla_cache, **formats)
+    with dsmem.Ledger(model) as ledger:
+        model(token, cache=cache)
+    assert ledger.peak_bytes == dsmem.inference_footprint(model.arch, work).total_bytes
+    tokens, work = PIECES.clone(), Workload(2, 64, cache="none", **formats)
+    with dsmem.Ledger(model) as ledger:
+        model(tokens)
+    assert ledger.peak_bytes == dsmem.inference_footprint(model.arch, work).total_bytes
+
+
+@pytest.mark.parametrize("weights", ["bf16", "int8", "fp8"])
+@torch.no_grad()
+def test_the_trained_model_says_the_same_on_latents_and_on_what_comes_of_them(weights):
+    model, last = trained(weights), {}
+    for mla_cache in ("latent", "expanded"):
+        cache = model.new_cache(2, 65, mla_cache=mla_cache)
+        model(PIECES[:, :63], cache=cache)
+        last[mla_cache] = model(PIECES[:, 63:], cache=cache).float().log_softmax(dim=-1)
+    assert (last["latent"] - last["expanded"]).abs().max() < 0.15  # of a nat, in BF16 and after four layers
+
+
+@pytest.mark.skipif(int(transformers.__version__.split(".")[0]) < 5, reason="the file names experts as transformers 5")
+@torch.no_grad()
+def test_the_trained_models_logits_are_those_of_transformers():
+    theirs = AutoModelForCausalLM.from_pretrained(small.small_path(), dtype=torch.float32).eval()
+    ours = checkpoint.load_model(small.small_path(), weights="fp32")
+    torch.testing.assert_close(ours(PIECES), theirs(PIECES).logits, rtol=1e-3, atol=1e-3)

@@ -163,3 +163,11 @@ def test_the_table_has_a_line_for_each_row(rows):
     assert len(lines) == 1 + len(rows)
     assert all(line.startswith(name) for line, name in zip(lines[1:], rows, strict=True))
     assert lines[1].split()[1:5] == ["1.50", "MiB", "3.10", "MiB"]
+
+
+def test_times_are_multiples_of_the_first_rows_and_the_floor_is_of_bytes():
+    prompt = [libraries.Row("bf16", 100, 0, 0, 0.0, 2.0), libraries.Row("int8", 51, 0, 0, 0.0, 3.0)]
+    token = [libraries.Row("bf16", 100, 0, 0, 0.0, 1.0), libraries.Row("int8", 51, 0, 0, 0.0, 0.6)]
+    _, bf16, int8 = libraries.time_table(prompt, token).splitlines()
+    assert bf16.split() == ["bf16", "1.00", "1.00", "1.00"]
+    assert int8.split() == ["int8", "1.50", "0.60", "0.51"]

@@ -7,10 +7,10 @@ steps, byte for byte.
 
 import torch
 
-from dsmem import operators
+from dsmem.quantize import int8_rows
+from dsmem.quantize.fp8 import LARGEST
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-FP8_MAX = 448.0  # the largest E4M3 number; what lies beyond would become NaN
 
 
 class Static:
@@ -131,9 +131,10 @@ class Rows:
     def encode(self, rows):
         """The tensors to be stored."""
         if self.dtype == "int8":
-            return operators.int8_rows(rows)
+            return int8_rows(rows)
         if self.dtype == "fp8":
-            return (rows.clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn).view(torch.uint8),)
+            # beyond the largest number of E4M3 a cast would give NaN
+            return (rows.clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn).view(torch.uint8),)
         return (rows,)
 
     def read(self, end, dtype):

@@ -6,9 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 from dsmem.architecture import Architecture
+from dsmem.schemes import FP8_TILE as TILE
 from dsmem.units import dtype_bits
-
-TILE = 128  # FP8 weights have one scale for each 128 x 128 numbers (arXiv 2412.19437, section 3.3)
 
 
 def tensors(arch, weights="bf16", mtp=True):

@@ -83,22 +83,6 @@ def _memory_efficient(q, k, v, causal):
 _KERNELS = {"flash (CPU)": _flash_on_cpu, "flash": _flash, "memory-efficient": _memory_efficient}
 
 
-@torch.library.custom_op("dsmem::int8_rows", mutates_args=())
-def int8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row of `x` (its last axis) rounded to INT8 on its own scale: x is about codes * scales.
-
-    Returns the codes (int8, shape of x) and the scales (float32, last axis 1).
-    """
-    wide = x.float()
-    scales = (wide.abs().amax(dim=-1, keepdim=True) / 127).clamp_min(torch.finfo(torch.float32).tiny)
-    return (wide / scales).round_().to(torch.int8), scales
-
-
-@int8_rows.register_fake
-def _(x):
-    return x.new_empty(x.shape, dtype=torch.int8), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
-
-
 @torch.library.custom_op("dsmem::route", mutates_args=())
 def route(
     logits: Tensor,

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dsmem import formulas
 from dsmem.units import dtype_bits
 
-INT4_GROUP = 128
+INT4_GROUP = 128  # numbers of an output channel that share a scale and a zero point
+FP8_TILE = 128  # side of the square of numbers that share a scale (arXiv 2412.19437, section 3.3)
 COPY = "16-bit copy of the weight"
 KEPT = "embedding, norms, biases; by default the head"
 

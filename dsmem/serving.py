@@ -11,6 +11,7 @@ from collections import deque
 
 import numpy as np
 
+from dsmem import formulas
 from dsmem.allocator import replay
 
 LAYOUTS = ("growing", "static", "paged")
@@ -174,7 +175,7 @@ def _room_tokens(live, layout, longest, page):
         return np.full(steps, batch * longest)
     if layout == "growing":
         return batch * (live[0].max() + np.arange(steps))
-    return (-(-live // page) * page).sum(axis=1)
+    return formulas.paged_tokens(live, page).sum(axis=1)
 
 
 def _births_and_deaths(tensors, layers, token_bytes):

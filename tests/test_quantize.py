@@ -30,42 +30,6 @@ each_float = pytest.mark.parametrize("activations", FLOATS)
 # Bytes: the footprint, the ledger and what is stored
 
 
-def most_bytes_in_linears(ledger):
-    """{name: most live bytes at a birth inside it} of the linear layers of the first decoder layer, and the head."""
-    live, most = ledger.timeline().live_bytes, {}
-    for record in ledger.records:
-        name = record.module.split(".")[-1]
-        if name in LINEARS and record.module.startswith(("layers.0.", "lm_head")):
-            most[name] = max(most.get(name, 0), int(live[record.birth]))
-    return most
-
-
-@each_scheme
-@pytest.mark.parametrize("phase", ["prefill", "decode"])
-def test_the_total_and_each_linear_layers_instants_are_the_ledgers(scheme, phase):
-    @given(quantized_passes(scheme, phase=phase))
-    @settings(max_examples=50)
-    def check(case):
-        run = dsmem.measure(*case, device="fake")
-        totals = run.footprint.totals
-        assert run.footprint.total_bytes == run.ledger.peak_bytes
-        seen = most_bytes_in_linears(run.ledger)
-        assert {name: max(totals[name], totals.get(f"{name} quantize", 0)) for name in LINEARS} == seen
-
-    check()
-
-
-@each_scheme
-def test_the_total_is_the_ledgers_peak_on_real_tensors(scheme):
-    @given(quantized_passes(scheme, small=True))
-    @settings(max_examples=20)
-    def check(case):
-        run = dsmem.measure(*case, device="cpu")
-        assert run.footprint.total_bytes == run.ledger.peak_bytes
-
-    check()
-
-
 @each_scheme
 def test_stored_bytes_are_those_of_the_models_parameters(scheme):
     @given(quantized_passes(scheme))

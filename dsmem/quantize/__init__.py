@@ -16,7 +16,7 @@ INT8 is symmetric rounding to nearest, no zero points (arXiv 2208.07339, section
 from dsmem.quantize.base import QuantizedLinear, tiles
 from dsmem.quantize.fp8 import Fp8Linear, fp8_scales
 from dsmem.quantize.int4 import Int4Linear
-from dsmem.quantize.int8 import Int8Linear, W8A8Linear, padded_int8_rows, quantize_rows
+from dsmem.quantize.int8 import Int8Linear, W8A8Linear, int8_rows, padded_int8_rows, quantize_rows
 from dsmem.quantize.stack import QuantizedStack
 from dsmem.quantize.table import SCHEMES
 
@@ -29,6 +29,7 @@ __all__ = [
     "Fp8Linear",
     "Int4Linear",
     "quantize_rows",
+    "int8_rows",
     "padded_int8_rows",
     "fp8_scales",
     "tiles",

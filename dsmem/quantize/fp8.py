@@ -3,9 +3,9 @@
 import torch
 
 from dsmem.quantize.base import QuantizedLinear, stored, tiles
+from dsmem.schemes import FP8_TILE as TILE
 
 LARGEST = 448  # of E4M3: 1.75 * 2**8
-TILE = 128
 
 
 class Fp8Linear(QuantizedLinear):

@@ -3,9 +3,9 @@
 import torch
 
 from dsmem.quantize.base import QuantizedLinear, stored, tiles
+from dsmem.schemes import INT4_GROUP as GROUP
 
 LEVELS = 15  # codes 0 to 15
-GROUP = 128
 
 
 class Int4Linear(QuantizedLinear):

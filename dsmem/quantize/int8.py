@@ -1,6 +1,7 @@
 """INT8: rows rounded on their own scale, in the weight alone or in the input as well."""
 
 import torch
+from torch import Tensor
 
 from dsmem.quantize.base import QuantizedLinear, stored
 
@@ -10,9 +11,9 @@ WIDTH_BLOCK = 8  # and widths in eights
 
 
 def quantize_rows(x):
-    """Round each row of `x` (rows, width) to INT8 on its own scale.
+    """Round each row of `x` (..., width) to INT8 on its own scale.
 
-    Returns the INT8 rows (int8, same shape) and the scales (float32, (rows, 1)): x is about rows * scales.
+    Returns the INT8 rows (int8, same shape) and the scales (float32, (..., 1)): x is about rows * scales.
 
     >>> rows, scales = quantize_rows(torch.tensor([[127.0, -63.0], [0.0, 0.0]]))
     >>> rows.tolist(), scales[0].item()
@@ -21,6 +22,20 @@ def quantize_rows(x):
     wide = x.float()
     scales = wide.abs().amax(dim=-1, keepdim=True).div_(LEVELS).clamp_min_(torch.finfo(torch.float32).tiny)
     return (wide / scales).round_().to(torch.int8), scales
+
+
+@torch.library.custom_op("dsmem::int8_rows", mutates_args=())
+def int8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`quantize_rows` of `x` (any shape, its last axis a row) as one operator, which shows a ledger only its outputs.
+
+    So does a kernel that writes a cache; what torch's own operators take in between is scratch.
+    """
+    return quantize_rows(x)
+
+
+@int8_rows.register_fake
+def _(x):
+    return x.new_empty(x.shape, dtype=torch.int8), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
 
 
 class Int8Linear(QuantizedLinear):

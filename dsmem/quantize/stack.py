@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from dsmem.operators import turns
 from dsmem.quantize.base import stored
+from dsmem.quantize.int4 import GROUP
 from dsmem.quantize.table import SCHEMES
 
 
@@ -48,9 +49,8 @@ def grouped_linear_by_copy(
     out = x.new_empty(len(x), out_features)
     for start, end, expert in turns(ends):
         leftovers = None  # freed before the next expert's copy is made
-        one = _layer(
-            {name: part[expert] for name, part in zip(names.split(","), payload, strict=True)}, *_sizes(out, x)
-        )
+        parts = {name: part[expert] for name, part in zip(names.split(","), payload, strict=True)}
+        one = _layer(parts, out_features, x.shape[1])
         leftovers = [SCHEMES[scheme].weight_copy(one, x.dtype)]
         torch.mm(x[start:end], leftovers[0].t(), out=out[start:end])
     return [out, *leftovers, *_unpacked(scheme, leftovers[0])]
@@ -62,10 +62,6 @@ def _(x, payload, names, scheme, out_features, ends):
     return [x.new_empty(x.shape[0], out_features), copy, *_unpacked(scheme, copy)]
 
 
-def _sizes(out, x):
-    return out.shape[1], x.shape[1]
-
-
 def _unpacked(scheme, copy):
     """INT4's half of the numbers in a byte each, which lies beside the copy while that is filled."""
     return [copy.new_empty(copy.shape[0], -(-copy.shape[1] // 2), dtype=torch.uint8)] if scheme == "int4" else []
@@ -73,6 +69,4 @@ def _unpacked(scheme, copy):
 
 def _layer(payload, out_features, in_features):
     """What a scheme's methods need of a linear layer: its parameters, its sizes and its group size."""
-    from dsmem.quantize.int4 import GROUP
-
     return types.SimpleNamespace(**payload, out_features=out_features, in_features=in_features, group_size=GROUP)

@@ -10,6 +10,7 @@ from dsmem import formulas, looks, plots
 from dsmem.units import dtype_bits, format_bytes
 
 FORMATS = ("bf16", "fp8", "int8", "fp32")
+LONGEST_NAME = "as built: 128 KV heads "
 
 
 def cache_bytes(rows, layers, batch, seq_len, kv_cache):
@@ -59,7 +60,9 @@ class CachePicture:
             }
             self.parts["cache_scales"].set_label("scales of INT8")
             self.ends = [self.ax.text(0, row, "", va="center", fontsize="small") for row in range(4)]
-            self.ax.set_yticks(range(4), ["as built: 128 KV heads"] * 4)  # the longest name, for its room
+            self.ax.set_yticks(range(4), [""] * 4)
+            # unseen, so that a layout made for one set of names has room for the longest
+            self.ax.text(-0.01, 0.5, LONGEST_NAME, ha="right", alpha=0, transform=self.ax.transAxes)
             self.ax.set(xlim=(0, 1), ylim=(3.5, -0.5))
             self.ax.tick_params(axis="y", length=0)
             self.ax.grid(axis="x", **plots.GRID)
@@ -77,8 +80,8 @@ class CachePicture:
             self.parts["cache_scales"][row].set(x=stored, width=scales)
             self.ends[row].set(x=stored + scales, text=f" {format_bytes(stored + scales)}")
         built, full, grouped, _ = totals.values()
-        more = f"{full / built:.3g} times that" if full != built else "as much"
-        self.title.set_text(f"{arch.name} caches {format_bytes(built)}; all heads would take {more}")
+        more = f"{full / built:.3g} × that" if full != built else "as much"
+        self.title.set_text(f"{arch.name} caches {format_bytes(built)}; MHA {more}")
         self.ax.dsmem_data = [(name, name, nbytes) for name, nbytes in totals.items()]
         sizes = "; ".join(f"{name}, {nbytes:,} bytes" for name, nbytes in totals.items())
         return f"{batch:,} × {seq_len:,} tokens in {kv_cache}: {sizes}."

@@ -4,8 +4,8 @@ import torch
 from strategies import DENSE_LINEARS as LINEARS
 
 from dsmem import Architecture
-from dsmem.model import TORCH_DTYPES
-from dsmem.quantize import SCHEMES
+from dsmem.model.decoder import TORCH_DTYPES
+from dsmem.model.quantize import LAYERS
 
 QWEN_7B = Architecture.from_config("deepseek-r1-distill-qwen-7b")
 SMALL = Architecture.from_config(
@@ -29,7 +29,7 @@ def linear_layers(model):
 
 def layer(scheme, weight, activations="fp32", bias=False):
     """The scheme's layer with this weight (out_features, in_features)."""
-    made = SCHEMES[scheme](*weight.shape[::-1], bias=bias, dtype=TORCH_DTYPES[activations], device="cpu")
+    made = LAYERS[scheme](*weight.shape[::-1], bias=bias, dtype=TORCH_DTYPES[activations], device="cpu")
     made.requires_grad_(False).set_weight(weight)
     return made
 

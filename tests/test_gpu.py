@@ -4,8 +4,9 @@ import pytest
 import torch
 
 import dsmem
-from dsmem import Architecture, Workload, operators
-from dsmem.model import attention_for
+from dsmem import Architecture, Workload
+from dsmem.model import operators
+from dsmem.model.decoder import attention_for
 
 pytestmark = [
     pytest.mark.gpu,

@@ -36,7 +36,7 @@ dir(dsmem)
     ("code", "absent"),
     [
         ("dsmem.measure", ("matplotlib", "ipywidgets", "transformers")),
-        ("dsmem.prefix", ("matplotlib", "ipywidgets", "transformers", "redis")),
+        ("dsmem.serving.prefix", ("matplotlib", "ipywidgets", "transformers", "redis")),
         ("dsmem.show", ("torch", "matplotlib", "ipywidgets", "transformers")),
         ("dsmem.save_report", ("torch", "ipywidgets", "transformers")),
     ],

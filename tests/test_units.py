@@ -13,9 +13,14 @@ def test_a_format_is_as_wide_as_torchs(name):
     assert units.dtype_bits(name) == 8 * TORCH[name].itemsize
 
 
-@pytest.mark.parametrize("name", ["fp17", "float16", "", None])
+@pytest.mark.parametrize("name", ["fp17", "float64", ""])
 def test_an_unknown_format_is_refused_by_name(name, refuses):
     refuses(lambda: units.dtype_bits(name, "kv_cache"), "kv_cache", repr(name), *TORCH)
+
+
+@pytest.mark.parametrize("name", ["float16", "torch.float16", torch.float16, "half", "FP16"])
+def test_a_format_has_many_spellings(name):
+    assert units.format_name(name) == "fp16" and units.dtype_bits(name) == 16
 
 
 def test_a_gib_is_not_a_gb():

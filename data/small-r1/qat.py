@@ -28,10 +28,10 @@ from torch.nn.utils import parametrize
 from tqdm import tqdm
 from train import HERE, balance, decay_groups, learning_rate, new_model, random_batch, read_texts, watch_routers
 
-from dsmem import checkpoint, small
-from dsmem.libraries import quiet
-from dsmem.quantize import SCHEMES, QuantizedLinear, QuantizedStack
-from dsmem.quantize.int4 import GROUP
+from dsmem.model import checkpoint, small
+from dsmem.model.quantize import LAYERS, QuantizedLinear, QuantizedStack
+from dsmem.model.quantize.int4 import GROUP
+from dsmem.runs.libraries import quiet
 
 KINDS = {"none": ("fp32", "int8", "int4"), "float": ("fp32", "int8", "int4"), "int8": ("int8",), "int4": ("int4",)}
 """What is rounded while training, and the formats in which the outcome is stored and measured."""
@@ -60,7 +60,7 @@ class Rounding(torch.nn.Module):
 
         super().__init__()
         rows, width = weight.flatten(0, -2).shape  # experts one below the other
-        self.layer = SCHEMES[kind](width, rows, bias=False, dtype=torch.float32, device="cpu")
+        self.layer = LAYERS[kind](width, rows, bias=False, dtype=torch.float32, device="cpu")
         formats = {"int8": (torch.int8, width), "int4": (torch.uint4, min(GROUP, width))}
         dtype, group_size = formats[kind]
         config = IntxFakeQuantizeConfig(dtype, group_size=group_size, is_symmetric=kind == "int8", is_dynamic=False)
@@ -108,7 +108,7 @@ def tuned_weights(kind, text, seed, args):
     """The weights after training, by name and in FP32, and the seconds that it took."""
     torch.manual_seed(seed)
     model = trained_model()
-    places = list(rounded_places(model, kind)) if kind in SCHEMES else []
+    places = list(rounded_places(model, kind)) if kind in LAYERS else []
     for module, name in places:
         parametrize.register_parametrization(module, name, Rounding(kind, getattr(module, name)), unsafe=True)
     began = time.perf_counter()

@@ -1,0 +1,14 @@
+"""What you ask for: the model's shape, the work it is given, and the formats that its weights are stored in."""
+
+from dsmem.lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "Architecture": "architecture",
+        "model_names": "families",
+        "Workload": "workload",
+        "SCHEMES": "schemes",
+        "Scheme": "schemes",
+    },
+)

@@ -1,0 +1,164 @@
+"""The shape of a decoder, dense or with experts, with grouped or latent attention: its fields, read and checked."""
+
+import dataclasses
+from typing import Any
+
+from dsmem.config import families
+from dsmem.config.shapes import Shapes
+from dsmem.table import Table
+from dsmem.units import whole_number
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Architecture(Shapes):
+    """The shape of one decoder: frozen, hashable, every field spelled as in `config.json` where it has one.
+
+    Widths are in elements. `qkv_bias`, `o_bias`, `mlp_bias` say which projections carry a bias, `qk_norm` whether
+    queries and keys pass an RMSNorm per head (Qwen3). With `kv_lora_rank` attention is latent (MLA, arXiv 2405.04434,
+    section 2.1), and `head_dim` is the part of a head that is rotated. With `n_routed_experts` every layer is a mixture
+    of experts, but the `first_k_dense_replace` first and those in `mlp_only_layers`. Build one with
+    `Architecture.from_config`.
+    """
+
+    name: str
+    model_type: str
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    tie_word_embeddings: bool = False
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10_000.0
+    rope_scaling: tuple = ()
+    rope_interleave: bool = False
+    sliding_window: int | None = None
+    q_lora_rank: int | None = None
+    kv_lora_rank: int | None = None
+    qk_nope_head_dim: int = 0
+    qk_rope_head_dim: int = 0
+    v_head_dim: int = 0
+    n_routed_experts: int = 0
+    n_shared_experts: int = 0
+    num_experts_per_tok: int = 0
+    moe_intermediate_size: int = 0
+    first_k_dense_replace: int = 0
+    mlp_only_layers: tuple = ()
+    scoring_func: str = "softmax"
+    n_group: int = 1
+    topk_group: int = 1
+    norm_topk_prob: bool = False
+    routed_scaling_factor: float = 1.0
+    num_nextn_predict_layers: int = 0
+
+    def __post_init__(self):
+        for field in _POSITIVE:
+            whole_number(field, getattr(self, field), what="a size")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads={self.num_attention_heads} does not divide into "
+                f"num_key_value_heads={self.num_key_value_heads}; it must be a multiple of it"
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim={self.head_dim} is odd; rotary positions turn pairs, so it must be even")
+        if self.latent:
+            self._check_latent()
+        if self.n_routed_experts:
+            self._check_experts()
+
+    def _check_latent(self):
+        for field in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"):
+            whole_number(field, getattr(self, field), what="a size")
+        if self.q_lora_rank is not None:
+            whole_number("q_lora_rank", self.q_lora_rank, what="a size")
+        if self.head_dim != self.qk_rope_head_dim:
+            raise ValueError(
+                f"head_dim={self.head_dim} is not qk_rope_head_dim={self.qk_rope_head_dim}; with kv_lora_rank it must "
+                "be"
+            )
+        if self.v_head_dim > self.qk_head_dim:
+            raise ValueError(
+                f"v_head_dim={self.v_head_dim} is wider than a query; it must be at most {self.qk_head_dim}, "
+                "qk_nope_head_dim and qk_rope_head_dim together"
+            )
+        if self.num_key_value_heads != self.num_attention_heads:
+            raise ValueError(
+                f"num_key_value_heads={self.num_key_value_heads} goes with grouped heads; with kv_lora_rank it must be "
+                f"num_attention_heads={self.num_attention_heads}"
+            )
+
+    def _check_experts(self):
+        for field in ("n_routed_experts", "num_experts_per_tok", "moe_intermediate_size", "n_group", "topk_group"):
+            whole_number(field, getattr(self, field), what="a size")
+        if self.n_routed_experts % self.n_group:
+            raise ValueError(
+                f"n_group={self.n_group} does not divide n_routed_experts={self.n_routed_experts}; it must"
+            )
+        reach = self.n_routed_experts // self.n_group * min(self.topk_group, self.n_group)
+        if self.num_experts_per_tok > reach:
+            raise ValueError(
+                f"num_experts_per_tok={self.num_experts_per_tok} is more than the experts a token may choose from; "
+                f"allowed: at most {reach}"
+            )
+
+    @classmethod
+    def from_config(cls, source):
+        """The architecture that `source` describes.
+
+        source: a `config.json` as dict, a path to one (or to its folder), a transformers config object, or the
+        name of a model in `data/models` ("deepseek-r1-distill-qwen-7b", hub spelling welcome).
+        Raises ValueError for a family that is not read, a missing or impossible number, a damaged file.
+
+        >>> Architecture.from_config("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B").n_params
+        7615616512
+        >>> Architecture.from_config("deepseek-ai/DeepSeek-R1").n_params
+        671026404352
+        """
+        return cls(**families.read(source))
+
+    @classmethod
+    def of(cls, source: Any) -> "Architecture":
+        """`source` itself if it is an `Architecture`, else `from_config(source)`: a name, a path, a dict, a config."""
+        return source if isinstance(source, cls) else cls.from_config(source)
+
+    def scaled(self, **changes):
+        """The same architecture with some fields changed: `arch.scaled(num_hidden_layers=2)`."""
+        return dataclasses.replace(self, **changes)
+
+    def table(self) -> Table:
+        """The census as a `Table`: parameters of each part, and their share."""
+        rows = [(part, count, count / self.n_params) for part, count in self.census().items()]
+        return Table(
+            {"part": None, "parameters": ",", "share": ".1%"}, [*rows, ("total", self.n_params, 1.0)], str(self)
+        )
+
+    def __str__(self) -> str:
+        attention = "latent attention" if self.latent else f"{self.num_attention_heads} heads"
+        if not self.latent and self.num_key_value_heads < self.num_attention_heads:
+            attention += f" over {self.num_key_value_heads} key-value heads"
+        active = f", {self.n_active_params:,} active" if self.n_routed_experts else ""
+        layers = f"{self.num_hidden_layers} layers of width {self.hidden_size:,}"
+        return f"{self.name} ({self.model_type}): {self.n_params:,} parameters{active}; {layers}, {attention}"
+
+    def __repr__(self) -> str:
+        return f"<Architecture {self}>"
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+
+_POSITIVE = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+    "vocab_size",
+)

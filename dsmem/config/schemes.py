@@ -1,0 +1,93 @@
+"""The weight formats as data: what each stores and computes, for footprints, tables and plots; no torch needed."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+from dsmem import formulas
+from dsmem.table import Table
+from dsmem.units import dtype_bits
+
+INT4_GROUP = 128  # numbers of an output channel that share a scale and a zero point
+FP8_TILE = 128  # side of the square of numbers that share a scale (arXiv 2412.19437, section 3.3)
+COPY = "16-bit copy of the weight"
+KEPT = "embedding, norms, biases; by default the head"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+    """One way to store the weight of a linear layer, and what a product with it costs.
+
+    element: format of the stored numbers, of `units.DTYPE_BITS`. linear_bytes: (in_features, out_features) to the
+    bytes of a whole layer without bias. product: the format that the product runs in. temporaries: what appears at
+    each call. kept: what stays in 16 bit. runs: whether `build_model` takes it; the others run in bitsandbytes.
+    """
+
+    name: str
+    element: str
+    linear_bytes: Callable
+    stored: str
+    scales: str
+    product: str = "16 bit"
+    temporaries: str = COPY
+    kept: str = KEPT
+    runs: bool = True
+
+    def payload_bytes(self, in_features, out_features):
+        """Bytes of a layer's numbers alone; what `linear_bytes` has beyond them is scales."""
+        return out_features * formulas.tensor_bytes(in_features, dtype_bits(self.element))
+
+    def bits_per_weight(self, in_features, out_features):
+        """Bits that the layer stores for each number of its weight, scales and all.
+
+        >>> SCHEMES["int4"].bits_per_weight(3584, 18944)
+        4.25
+        """
+        return 8 * self.linear_bytes(in_features, out_features) / (in_features * out_features)
+
+
+SCHEMES = {
+    scheme.name: scheme
+    for scheme in (
+        Scheme("int8", "int8", formulas.int8_linear_bytes, "INT8", "float32 per output channel"),
+        Scheme(
+            "int8_w8a8",
+            "int8",
+            formulas.int8_linear_bytes,
+            "INT8",
+            "float32 per output channel",
+            product="INT8 x INT8 to INT32",
+            temporaries="input in INT8; product in INT32 and again in float32",
+        ),
+        Scheme("fp8", "fp8", formulas.fp8_linear_bytes, "FP8 E4M3", "float32 per 128 x 128 tile"),
+        Scheme(
+            "int4",
+            "int4",
+            functools.partial(formulas.int4_linear_bytes, group_size=INT4_GROUP),
+            "INT4, two in a byte",
+            "bfloat16 scale and zero point per group of 128",
+            temporaries=f"{COPY}; half of its numbers in a byte each",
+        ),
+        Scheme("nf4", "nf4", formulas.nf4_linear_bytes, "NF4, two in a byte", "float32 per block of 64", runs=False),
+        Scheme(
+            "nf4_double",
+            "nf4",
+            formulas.nf4_double_linear_bytes,
+            "NF4, two in a byte",
+            "8 bit per block of 64, float32 per 256 blocks",
+            temporaries=f"{COPY}; scales in float32",
+            runs=False,
+        ),
+    )
+}
+"""Every scheme by name; those that run are what `Workload(weights=...)` and `build_model(weights=...)` take."""
+
+
+def table(in_features: int = 3584, out_features: int = 18_944) -> Table:
+    """The schemes as a `Table`, with the bits per weight of a layer of this shape.
+
+    >>> print(str(table()).splitlines()[4])
+    int4           4.250  INT4, two in a byte    bfloat16 scale and zero point per group of 128
+    """
+    rows = [(s.name, s.bits_per_weight(in_features, out_features), f"  {s.stored}", s.scales) for s in SCHEMES.values()]
+    return Table({"scheme": None, "bits": ".3f", "  stored": None, "scales": None}, rows, widths=(12, 8, 25, 0))

@@ -1,0 +1,205 @@
+"""What follows from the fields of an `Architecture`: widths, linear layers, cache rows, and counts of parameters."""
+
+import math
+
+
+class Shapes:
+    """Derived shapes: the fields they are made of are those of `Architecture`, which inherits from this class."""
+
+    @property
+    def latent(self):
+        """Whether attention goes through a latent that all heads share (MLA)."""
+        return self.kv_lora_rank is not None
+
+    @property
+    def qk_head_dim(self):
+        """Elements of one head's query or key: in latent attention the plain and the rotated part together."""
+        return self.qk_nope_head_dim + self.qk_rope_head_dim if self.latent else self.head_dim
+
+    @property
+    def value_head_dim(self):
+        """Elements of one head's value, and of its output."""
+        return self.v_head_dim if self.latent else self.head_dim
+
+    @property
+    def latent_width(self):
+        """Elements that latent attention keeps per token: the latent and the rotated key that all heads share."""
+        return self.kv_lora_rank + self.qk_rope_head_dim
+
+    @property
+    def query_width(self):
+        """Elements of one token's queries: heads x qk_head_dim."""
+        return self.num_attention_heads * self.qk_head_dim
+
+    @property
+    def kv_width(self):
+        """Elements of one token's keys: key-value heads x qk_head_dim."""
+        return self.num_key_value_heads * self.qk_head_dim
+
+    @property
+    def output_width(self):
+        """Elements of one token's attention output before `o_proj`: heads x value_head_dim."""
+        return self.num_attention_heads * self.value_head_dim
+
+    def has_experts(self, index):
+        """Whether layer `index` (from 0) is a mixture of experts."""
+        sparse = self.n_routed_experts > 0 and index >= self.first_k_dense_replace
+        return sparse and index not in self.mlp_only_layers
+
+    @property
+    def expert_layers(self):
+        """Indices of the layers that are mixtures of experts; empty in a dense model."""
+        return [index for index in range(self.num_hidden_layers) if self.has_experts(index)]
+
+    def cache_rows(self, mla_cache="latent"):
+        """What a cache keeps of one token in one layer: {name: (heads, elements per head)}.
+
+        mla_cache: "latent" or "expanded" (keys and values of every head); only latent attention has the choice.
+
+        >>> import dsmem
+        >>> dsmem.Architecture.from_config("deepseek-r1").cache_rows()
+        {'latents': (1, 576)}
+        """
+        if self.latent and mla_cache == "latent":
+            return {"latents": (1, self.latent_width)}
+        heads = self.num_key_value_heads
+        return {"keys": (heads, self.qk_head_dim), "values": (heads, self.value_head_dim)}
+
+    def census(self):
+        """Parameters by named part, all layers together.
+
+        A tied head is the embedding used a second time, so it has no row of its own. The router's bias is a buffer,
+        and a module that predicts further tokens (MTP) is no part of the model proper: see `checkpoint`.
+
+        >>> import dsmem
+        >>> census = dsmem.Architecture.from_config("deepseek-r1-distill-qwen-7b").census()
+        >>> census["embed_tokens"], sum(census.values())
+        (544997376, 7615616512)
+        """
+        layers = self.layer_census(False), self.layer_census(True)
+        sparse = len(self.expert_layers)
+        counts = self.num_hidden_layers - sparse, sparse
+        names = dict.fromkeys(name for census in layers for name in census)
+        parts = {name: sum(n * part.get(name, 0) for n, part in zip(counts, layers, strict=True)) for name in names}
+        parts = {name: count for name, count in parts.items() if count}
+        head = {} if self.tie_word_embeddings else {"lm_head": self.vocab_size * self.hidden_size}
+        embedding = {"embed_tokens": self.vocab_size * self.hidden_size}
+        return embedding | parts | {"norm": self.hidden_size} | head
+
+    def layer_census(self, experts):
+        """Parameters of one layer by named part, dense or with experts."""
+        norms = {"input_layernorm": self.hidden_size, "post_attention_layernorm": self.hidden_size} | self.norms()
+        shapes = self.attention_linears() | (self.shared_linears() if experts else self.mlp_linears())
+        linears = {name: n_in * n_out + bias * n_out for name, (n_in, n_out, bias) in shapes.items()}
+        stacks = {name: math.prod(shape) for name, shape in self.expert_stacks().items()} if experts else {}
+        router = {"router": self.n_routed_experts * self.hidden_size} if experts else {}
+        return norms | linears | router | stacks
+
+    def norms(self):
+        """Widths of the norms inside attention: {name: elements}."""
+        if self.latent:
+            query = {} if self.q_lora_rank is None else {"q_a_layernorm": self.q_lora_rank}
+            return query | {"kv_a_layernorm": self.kv_lora_rank}
+        return dict.fromkeys(("q_norm", "k_norm"), self.head_dim) if self.qk_norm else {}
+
+    def linears(self):
+        """The linear layers of the model, in order, the head last: {name: (in_features, out_features, has a bias)}.
+
+        A dense layer has no `shared_experts`, a mixture of experts no plain `gate_proj`, `up_proj`, `down_proj`:
+        see `layers_with`.
+
+        >>> import dsmem
+        >>> dsmem.Architecture.from_config("llama-2-7b").linears()["lm_head"]
+        (4096, 32000, False)
+        """
+        head = {"lm_head": (self.hidden_size, self.vocab_size, False)}
+        return self.attention_linears() | self.mlp_linears() | self.shared_linears() | head
+
+    def matrices(self):
+        """Every matrix that a scheme may convert: {name of `census()`: (in_features, out_features, copies in all)}.
+
+        A tied head is not among them, for it is the embedding.
+
+        >>> import dsmem
+        >>> dsmem.Architecture.from_config("deepseek-r1").matrices()["experts.down_proj"]
+        (2048, 7168, 14848)
+        """
+        found = {name: (n_in, n_out, self.layers_with(name)) for name, (n_in, n_out, _) in self.linears().items()}
+        for name, (experts, n_out, n_in) in self.expert_stacks().items():
+            found[name] = n_in, n_out, experts * self.layers_with(name)
+        return {name: matrix for name, matrix in found.items() if matrix[2]}
+
+    def layers_with(self, name):
+        """Number of decoder layers that have the linear layer or stack called `name`; of the head 1, or 0 if tied.
+
+        >>> import dsmem
+        >>> dsmem.Architecture.from_config("deepseek-r1").layers_with("gate_proj")
+        3
+        """
+        if name == "lm_head":
+            return int(not self.tie_word_embeddings)
+        if name in self.attention_linears():
+            return self.num_hidden_layers
+        sparse = len(self.expert_layers)
+        return self.num_hidden_layers - sparse if name in self.mlp_linears() else sparse
+
+    def attention_linears(self):
+        """Those of attention."""
+        hidden = self.hidden_size
+        if not self.latent:
+            return {
+                "q_proj": (hidden, self.query_width, self.qkv_bias),
+                "k_proj": (hidden, self.kv_width, self.qkv_bias),
+                "v_proj": (hidden, self.kv_width, self.qkv_bias),
+                "o_proj": (self.query_width, hidden, self.o_bias),
+            }
+        query = {"q_proj": (hidden, self.query_width, False)}
+        if self.q_lora_rank is not None:
+            query = {
+                "q_a_proj": (hidden, self.q_lora_rank, self.qkv_bias),
+                "q_b_proj": (self.q_lora_rank, self.query_width, False),
+            }
+        expanded = self.num_attention_heads * (self.qk_nope_head_dim + self.v_head_dim)
+        return query | {
+            "kv_a_proj_with_mqa": (hidden, self.latent_width, self.qkv_bias),
+            "kv_b_proj": (self.kv_lora_rank, expanded, False),
+            "o_proj": (self.output_width, hidden, self.o_bias),
+        }
+
+    def mlp_linears(self):
+        """Those of a dense layer's MLP."""
+        return _swiglu("", self.hidden_size, self.intermediate_size, self.mlp_bias)
+
+    def shared_linears(self):
+        """Those of the experts that every token passes through: one MLP as wide as all of them."""
+        width = self.n_shared_experts * self.moe_intermediate_size
+        return _swiglu("shared_experts.", self.hidden_size, width, self.mlp_bias) if width else {}
+
+    def expert_stacks(self):
+        """The routed experts' matrices, one stack for all of a layer: {name: (experts, out_features, in_features)}."""
+        if not self.n_routed_experts:
+            return {}
+        experts, hidden, width = self.n_routed_experts, self.hidden_size, self.moe_intermediate_size
+        return {"experts.gate_up_proj": (experts, 2 * width, hidden), "experts.down_proj": (experts, hidden, width)}
+
+    @property
+    def n_params(self):
+        """All parameters, a tied head counted once."""
+        return sum(self.census().values())
+
+    @property
+    def n_active_params(self):
+        """Parameters that one token passes through, the embedding included: all but the experts not chosen.
+
+        >>> import dsmem
+        >>> dsmem.Architecture.from_config("deepseek-r1").n_active_params
+        37552282624
+        """
+        idle = self.n_routed_experts - self.num_experts_per_tok
+        one = sum(math.prod(shape[1:]) for shape in self.expert_stacks().values())
+        return self.n_params - len(self.expert_layers) * idle * one
+
+
+def _swiglu(prefix, hidden, width, bias):
+    shapes = {"gate_proj": (hidden, width), "up_proj": (hidden, width), "down_proj": (width, hidden)}
+    return {prefix + name: (*shape, bias) for name, shape in shapes.items()}

@@ -1,0 +1,164 @@
+"""What is asked of a model in one pass: how many tokens, in which formats, through which kernels."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dsmem.units import FLOATS, QUANTIZED, format_name, one_of, whole_numbers
+
+if TYPE_CHECKING:
+    from dsmem.config.architecture import Architecture
+
+_SWIGLU = ("gate_proj", "up_proj", "down_proj")
+LATENT_LINEARS = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj")
+EXPERTS = ("experts.gate_up_proj", "experts.down_proj")
+SHARED = tuple(f"shared_experts.{name}" for name in _SWIGLU)
+LINEARS = ("q_proj", "k_proj", "v_proj", *LATENT_LINEARS, "o_proj", *_SWIGLU, *SHARED, *EXPERTS, "lm_head")
+CACHE_FORMATS = (*FLOATS, "fp8", "int8")
+_CHOICES = {
+    "phase": ("prefill", "decode"),
+    "attention": ("fused", "expanded", "eager", "auto"),
+    "logits": ("all", "last"),
+    "cache": ("static", "growing", "paged", "none"),
+    "mla_cache": ("latent", "expanded"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """What is asked of a model in one forward pass.
+
+    batch: sequences. seq_len: tokens per sequence; a prefill runs all of them at once.
+    phase: "prefill", or "decode": one new token per sequence, on top of `cached_tokens` earlier ones (left out, it
+    is seq_len - 1, the last token of the sequence). These three numbers may be arrays; they broadcast.
+    weights: "fp32", "bf16", "fp16", or a scheme of `quantize`: "int8", "int8_w8a8", "fp8", "int4".
+    activations: a float format; left out, it follows the weights ("fp16" for a scheme). kv_cache: a float format, "fp8"
+    (E4M3) or "int8" (a float32 scale per token and head); left out, it follows the activations.
+    modules_to_not_convert: linear layers that a scheme leaves in the activations' format, by name; embedding and norms
+    always stay.
+    attention: "fused" (one kernel, no scores in memory), "expanded" (the same after widening keys and values to all
+    heads) or "eager" (scores in memory). logits: of "all" positions or the "last".
+    cache: "static" (allocated once, for seq_len tokens or what decode needs, if more), "growing" (concatenated at
+    every step), "paged" (the same room as static, in pages of `block_size` tokens) or "none". mla_cache: what latent
+    attention (MLA) keeps, its "latent" or keys and values "expanded" for every head; other attention has no choice.
+    Raises ValueError, one sentence, for anything else.
+    """
+
+    batch: int = 1
+    seq_len: int = 1024
+    phase: str = "prefill"
+    cached_tokens: int | None = None
+    weights: str = "fp16"
+    activations: str | None = None
+    kv_cache: str | None = None
+    attention: str = "fused"
+    logits: str = "all"
+    cache: str = "static"
+    mla_cache: str = "latent"
+    block_size: int = 16
+    modules_to_not_convert: tuple = ("lm_head",)
+
+    def __post_init__(self):
+        for argument, allowed in _CHOICES.items():
+            one_of(argument, getattr(self, argument), allowed)
+        for argument in ("weights", "activations", "kv_cache"):
+            value = getattr(self, argument)
+            self._settle(argument, value if value is None else format_name(value))
+        one_of("weights", self.weights, FLOATS + QUANTIZED)
+        self._settle("activations", self.activations or (self.weights if self.weights in FLOATS else "fp16"))
+        self._settle("kv_cache", self.kv_cache or self.activations)
+        one_of("activations", self.activations, FLOATS if self.weights in QUANTIZED else (self.weights,))
+        one_of("kv_cache", self.kv_cache, CACHE_FORMATS)
+        self._settle("modules_to_not_convert", tuple(self.modules_to_not_convert))
+        for name in self.modules_to_not_convert:
+            one_of("modules_to_not_convert", name, LINEARS)
+        self._settle("batch", whole_numbers("batch", self.batch))
+        self._settle("seq_len", whole_numbers("seq_len", self.seq_len))
+        self._settle("block_size", whole_numbers("block_size", self.block_size))
+        self._settle_cached_tokens()
+
+    @classmethod
+    def of(cls, work: "Workload | None" = None, **fields: Any) -> "Workload":
+        """`work` itself, changed by `fields`; without one, the workload of these fields.
+
+        Raises ValueError for what is neither, or for a field that a workload does not have.
+
+        >>> Workload.of(batch=4).batch, Workload.of(Workload(batch=4), seq_len=8).batch
+        (4, 4)
+        """
+        if work is not None and not isinstance(work, cls):
+            raise ValueError(f"work={work!r} is not a Workload; it must be one, or its fields as keywords: batch=4")
+        for name in fields:
+            one_of("field", name, (field.name for field in dataclasses.fields(cls)), "a field of Workload")
+        return cls(**fields) if work is None else work.changed(**fields) if fields else work
+
+    def check(self, arch: "Architecture") -> None:
+        """Raise ValueError where `arch` cannot be stored as this workload says: a tied head stays as it is."""
+        self.scheme(arch, "lm_head")
+
+    def scheme(self, arch, name):
+        """How `arch` stores the linear layer or expert stack called `name`: a scheme of `quantize`, or the activations'
+        format. Routed experts never multiply in INT8: "int8_w8a8" stores them as "int8".
+        """
+        if self.weights in FLOATS or name in self.modules_to_not_convert:
+            return self.activations
+        if name == "lm_head" and arch.tie_word_embeddings:
+            raise ValueError(
+                f"modules_to_not_convert={self.modules_to_not_convert!r} leaves out lm_head, which {arch.name} ties to "
+                "its embedding; it must name lm_head"
+            )
+        return "int8" if self.weights == "int8_w8a8" and name in EXPERTS else self.weights
+
+    def _settle_cached_tokens(self):
+        if self.phase == "prefill":
+            if self.cached_tokens is not None and np.any(self.cached_tokens):
+                raise ValueError(f"cached_tokens={self.cached_tokens!r} goes with phase='decode' only; leave it out")
+            self._settle("cached_tokens", 0)
+            return
+        if self.cache == "none":
+            raise ValueError(
+                "cache='none' has nothing for phase='decode' to read; allowed there: static, growing, paged"
+            )
+        cached = self.seq_len - 1 if self.cached_tokens is None else self.cached_tokens
+        self._settle("cached_tokens", whole_numbers("cached_tokens", cached, least=0))
+
+    def _settle(self, name, value):
+        object.__setattr__(self, name, value)
+
+    def changed(self, **changes):
+        """This workload with some fields changed; what followed a changed field by default follows it again.
+
+        >>> Workload(weights="fp16").changed(weights="bf16").kv_cache
+        'bf16'
+        """
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if self.kv_cache == self.activations:
+            fields["kv_cache"] = None
+        if self.activations == (self.weights if self.weights in FLOATS else "fp16"):
+            fields["activations"] = None
+        if self.phase == "prefill" or np.array_equal(self.cached_tokens, self.seq_len - 1):
+            fields["cached_tokens"] = None
+        return Workload(**fields | changes)
+
+    def absorbed(self, arch):
+        """Whether `arch` attends to its cached latents themselves: in decoding, where they are what is cached."""
+        return arch.latent and self.phase == "decode" and self.mla_cache == "latent"
+
+    @property
+    def new_tokens(self):
+        """Tokens per sequence that this pass computes."""
+        return self.seq_len if self.phase == "prefill" else 1
+
+    @property
+    def key_len(self):
+        """Tokens per sequence that attention reads."""
+        return self.cached_tokens + self.new_tokens
+
+    @property
+    def cache_len(self):
+        """Tokens per sequence that a cache has room for, pages not filled up."""
+        if self.phase == "prefill":
+            return self.seq_len
+        longest = np.maximum(self.seq_len, self.key_len)
+        return longest if longest.ndim else int(longest)

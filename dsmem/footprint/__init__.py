@@ -1,0 +1,22 @@
+"""Predicted bytes: what is stored, and every named instant of a pass with what is alive at it."""
+
+from dsmem.lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "Footprint": "instants",
+        "inference_footprint": "inference",
+        "weight_bytes": "stored",
+        "weight_parts": "stored",
+        "weight_formats": "stored",
+        "cache_bytes": "stored",
+        "cache_kinds": "stored",
+        "model_rows": "stored",
+        "cache_growth": "stored",
+        "buffer_bytes": "stored",
+        "published_tensors": "published",
+        "published_bytes": "published",
+        "elements_by_format": "published",
+    },
+)

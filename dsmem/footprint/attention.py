@@ -1,0 +1,153 @@
+"""Attention's half of a layer: grouped heads, latent attention expanded, and latent attention on the latents."""
+
+from dsmem import formulas
+from dsmem.footprint import cache
+from dsmem.footprint.walk import COPIED, Pass
+
+INSIDE = ("query", "key", "value", "latents", "kv_expanded", "key_expanded", "value_expanded", "query_absorbed")
+
+
+def attention(p: Pass) -> None:
+    """`Layer`'s attention half, from the norm to the residual stream."""
+    p.alive |= {"residual": p.hidden(), "normed": p.hidden()}
+    cache.set_grown(p, p.arch.num_hidden_layers - 1)
+    (latent if p.arch.latent else grouped)(p)
+    p.drop(*INSIDE)
+    p.alive |= {"attention_out": heads_out(p)}
+    p.linear("o_proj", "attention_projected")
+    p.drop("normed", "attention_out")
+    p.instant("add_attention", residual_mid=p.hidden())
+    p.drop("attention_projected")
+
+
+def heads_out(p):
+    """Bytes of what goes into `o_proj`: all heads' outputs."""
+    return p.new(formulas.query_bytes, p.arch.num_attention_heads, p.arch.value_head_dim)
+
+
+def grouped(p):
+    """`attention.Attention.mix`."""
+    for name, part in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")):
+        p.linear(name, part)
+    query, heads = p.alive["query"], p.arch.num_attention_heads
+    if p.arch.qk_norm:
+        inverse_rms = formulas.inverse_rms_bytes(p.work.batch, p.work.new_tokens, heads)
+        p.instant("q_norm", query_normed=query, inverse_rms=inverse_rms)
+    p.instant("rotate", query_rotated=query)
+    if p.work.cache != "none":
+        cache.update(p, "key", "value")
+    if p.work.attention == "eager" or (p.work.attention == "expanded" and heads > p.arch.num_key_value_heads):
+        widen(p)
+    if p.work.attention == "eager":
+        eager(p)
+    else:
+        p.instant("attention", attention_out=query, logsumexp=logsumexp(p))
+
+
+def latent(p):
+    """`attention.LatentAttention.mix`."""
+    queries(p)
+    latents(p)
+    in_latents = p.work.cache != "none" and p.work.mla_cache == "latent"
+    if in_latents:
+        cache.write(p)
+    if p.work.absorbed(p.arch):
+        p.drop("latents")
+        cache.read(p)
+        absorbed(p)
+        return p.drop("latents_read")
+    expand(p)
+    if p.work.cache != "none" and not in_latents:
+        cache.update(p, "key", "kv_expanded")
+    if p.work.attention == "eager":
+        widen(p)
+        eager(p)
+    else:
+        padded(p)
+
+
+def queries(p):
+    """`LatentAttention.queries`."""
+    if p.arch.q_lora_rank is None:
+        p.linear("q_proj", "query")
+    else:
+        p.linear("q_a_proj", "query_latent")
+        inverse_rms = formulas.inverse_rms_bytes(p.work.batch, p.work.new_tokens, 1)
+        p.instant("q_a_layernorm", query_latent_normed=p.alive["query_latent"], inverse_rms=inverse_rms)
+        p.alive |= {"query_latent_normed": p.alive.pop("query_latent")}
+        p.linear("q_b_proj", "query")
+        p.drop("query_latent_normed")
+    rotated = p.new(formulas.query_bytes, p.arch.num_attention_heads, p.arch.qk_rope_head_dim)
+    p.instant("rotate", query_rotated=rotated)
+
+
+def latents(p):
+    """`LatentAttention.latents`."""
+    p.linear("kv_a_proj_with_mqa", "latents")
+    normed = p.new(formulas.hidden_state_bytes, p.arch.kv_lora_rank)
+    inverse_rms = formulas.inverse_rms_bytes(p.work.batch, p.work.new_tokens, 1)
+    p.instant("kv_a_layernorm", latent_copy=normed, latent_normed=normed, inverse_rms=inverse_rms)
+    p.instant("rotate_key", key_rotated=p.new(formulas.hidden_state_bytes, p.arch.qk_rope_head_dim))
+
+
+def expand(p):
+    """`LatentAttention.expand`: keys get a tensor of their own, values stay where `kv_b_proj` wrote both."""
+    p.linear("kv_b_proj", "kv_expanded")
+    p.make("keys", key=p.new(formulas.key_bytes, p.arch.num_attention_heads, p.arch.qk_head_dim))
+    p.drop("latents")
+
+
+def padded(p):
+    """Fused attention with values narrower than keys: they are padded first, and the output is cut back."""
+    heads, width = p.arch.num_attention_heads, p.arch.qk_head_dim
+    if p.arch.v_head_dim == width:
+        return p.instant("attention", attention_out=heads_out(p), logsumexp=logsumexp(p))
+    p.make("pad_values", value_padded=p.seen(formulas.key_bytes, heads, width))
+    p.drop("value", "kv_expanded")
+    wide = p.new(formulas.query_bytes, heads, width)
+    p.instant("attention", attention_padded=wide, logsumexp=logsumexp(p))
+    p.instant("trim_heads", attention_padded=wide, attention_out=heads_out(p))
+    p.drop("value_padded")
+
+
+def absorbed(p):
+    """`LatentAttention.absorb`: one new token against the latents."""
+    heads = p.arch.num_attention_heads
+    scheme, (n_in, n_out, _) = p.work.scheme(p.arch, "kv_b_proj"), p.arch.linears()["kv_b_proj"]
+    if scheme in (*COPIED, "int8_w8a8"):
+        p.alive |= p.copy("absorb", scheme, n_in, n_out)
+    in_latents = p.new(formulas.query_bytes, heads, p.arch.kv_lora_rank)
+    query = p.new(formulas.query_bytes, heads, p.arch.latent_width)
+    p.instant("absorb_queries", query_in_latents=in_latents, query_absorbed=query)
+    p.alive |= {"query_absorbed": query}
+    scores = p.new(formulas.attention_scores_bytes, p.work.key_len, heads)
+    p.instant("scores", scores=scores)
+    p.instant("softmax", scores=scores, attention_weights=scores)
+    p.instant("mix_latents", attention_weights=scores, latents_mixed=in_latents)
+    out = heads_out(p)
+    p.instant("absorb_output", latents_mixed=in_latents, attention_by_head=out, attention_out=out)
+    p.drop("weight_copy")
+
+
+def widen(p):
+    """Keys, then values, copied head by head for all heads, where the kernel cannot share them."""
+    heads = p.arch.num_attention_heads
+    p.make("widen_keys", key_expanded=p.seen(formulas.query_bytes, heads, p.arch.qk_head_dim))
+    p.drop("key")
+    p.make("widen_values", value_expanded=p.seen(formulas.query_bytes, heads, p.arch.value_head_dim))
+    p.drop("value", "kv_expanded")
+
+
+def eager(p):
+    """Scores in memory, and again as the softmax's result; queries and outputs change between two layouts."""
+    heads = p.arch.num_attention_heads
+    scores = p.new(formulas.attention_scores_bytes, p.work.key_len, heads)
+    p.instant("queries_by_head", query_by_head=p.new(formulas.query_bytes, heads, p.arch.qk_head_dim))
+    p.instant("scores", scores=scores)
+    p.instant("softmax", scores=scores, attention_weights=scores)
+    out = heads_out(p)
+    p.instant("merge_heads", attention_weights=scores, attention_by_head=out, attention_out=out)
+
+
+def logsumexp(p):
+    return formulas.logsumexp_bytes(p.work.batch, p.work.new_tokens, p.arch.num_attention_heads)

@@ -1,0 +1,80 @@
+"""What a step does to the KV cache: new rows are written, all rows are read; and what that makes for a moment."""
+
+from dsmem import formulas
+from dsmem.footprint.stored import cache_part, cache_rows
+from dsmem.footprint.walk import Pass
+
+NEW_ROWS = {"keys": "key", "values": "value", "latents": "latents"}  # the part that a cache's new rows are
+
+
+def set_grown(p: Pass, layers: int) -> None:
+    """A growing cache as it stands when `layers` layers have taken their new rows and the others have not."""
+    if p.work.cache != "growing":
+        return
+    shapes = p.arch.cache_rows(p.work.mla_cache).values()
+    old, new = ([_rows(p, tokens, *shape) for shape in shapes] for tokens in (p.work.cached_tokens, p.work.key_len))
+    rest = p.arch.num_hidden_layers - layers
+    held = [rest * sum(o[i] for o in old) + layers * sum(n[i] for n in new) for i in (0, 1)]
+    p.alive |= {cache_part(p.arch, p.work): held[0]} | ({"cache_scales": held[1]} if p.work.kv_cache == "int8" else {})
+
+
+def write(p: Pass) -> None:
+    """`KVCache.write` of the last layer: encode, then write, one kind of rows after the other."""
+    for name, (heads, width) in p.arch.cache_rows(p.work.mla_cache).items():
+        encoded = encode(p, name, heads, width)
+        if p.work.cache == "growing":
+            grow(p, name, heads, width, encoded)
+        elif p.work.cache == "paged" and "converted" in encoded:
+            p.instant(f"write {name}", **encoded)
+
+
+def encode(p, name, heads, width):
+    """The parts that the new rows are turned into before they are written, none where they go in as they are."""
+    payload, scales = _rows(p, p.work.new_tokens, heads, width)
+    if p.work.kv_cache in ("fp8", "int8"):
+        parts = {"rows_encoded": payload} | ({"row_scales": scales} if p.work.kv_cache == "int8" else {})
+        rows = p.new(formulas.cache_rows_bytes, heads, width)
+        p.instant(f"encode {name}", **parts, **({"rows_clamped": rows} if p.work.kv_cache == "fp8" else {}))
+        return parts
+    return {"converted": payload} if p.work.kv_cache != p.work.activations else {}
+
+
+def grow(p, name, heads, width, encoded):
+    """Old and new rows side by side for a moment, then the new ones alone; after them their scales."""
+    parts = {cache_part(p.arch, p.work): 0} | ({"cache_scales": 1} if p.work.kv_cache == "int8" else {})
+    if "converted" in encoded:  # an empty cache converts its first rows on the way
+        encoded = {"converted": encoded["converted"] * (p.work.cached_tokens > 0)}
+    for part, index in parts.items():
+        old, new = (_rows(p, tokens, heads, width)[index] for tokens in (p.work.cached_tokens, p.work.key_len))
+        p.instant(f"grow {name}", **encoded, cache_grown=new)
+        p.alive[part] = p.alive[part] + new - old
+
+
+def read(p: Pass) -> None:
+    """`KVCache.read` of the last layer: views where the format is the pass's own, else copies; pages are gathered."""
+    for name, (heads, width) in p.arch.cache_rows(p.work.mla_cache).items():
+        rows = p.seen(formulas.cache_rows_bytes, heads, width)
+        payload, scales = _rows(p, p.work.key_len, heads, width)
+        same = p.work.kv_cache == p.work.activations
+        gathered = {"rows_gathered": payload} if p.work.cache == "paged" else {}
+        if gathered and same:
+            p.make(f"read {name}", **{f"{name}_read": rows})
+        elif not same:
+            if gathered and p.work.kv_cache == "int8":
+                gathered |= {"scales_gathered": scales}
+            p.instant(f"read {name}", **gathered, **{f"{name}_read": rows})
+            p.alive |= {f"{name}_read": rows}
+
+
+def update(p: Pass, *sources: str) -> None:
+    """`KVCache.update`: afterwards attention works on what was read, and the new rows (`sources`) are gone."""
+    write(p)
+    read(p)
+    p.drop(*sources)
+    for name in p.arch.cache_rows(p.work.mla_cache):
+        if f"{name}_read" in p.alive:
+            p.alive[NEW_ROWS[name]] = p.alive.pop(f"{name}_read")
+
+
+def _rows(p, tokens, heads, width):
+    return cache_rows(p.work.kv_cache, p.work.batch, tokens, heads, width)

@@ -1,0 +1,75 @@
+"""From an architecture and a workload to bytes: every named instant of a pass, and what is alive at it.
+
+A peak is not the sum of everything that a pass touches. It is the largest of these instants, so they are listed one by
+one, in the order in which the model runs them; `tests/` holds each total against the ledger of a real pass.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from dsmem import formulas
+from dsmem.config.architecture import Architecture
+from dsmem.config.workload import Workload
+from dsmem.footprint.attention import attention
+from dsmem.footprint.cache import set_grown
+from dsmem.footprint.instants import Footprint
+from dsmem.footprint.mlp import experts, head, mlp
+from dsmem.footprint.stored import buffer_bytes, cache_bytes, weight_formats
+from dsmem.footprint.walk import Pass
+from dsmem.units import dtype_bits
+
+
+def inference_footprint(arch: Any, work: Workload | None = None, sharding: None = None, **fields: Any) -> Footprint:
+    """The `Footprint` of one forward pass, on one device.
+
+    arch: an `Architecture`, or whatever `Architecture.of` takes: a name, a path, a dict. work: a `Workload`, or its
+    fields as keywords; attention="auto" counts as "fused". sharding: None; one device is all that is modelled.
+    Raises ValueError where the pass is not modelled. Left out: allocator rounding, workspaces and the CUDA context.
+
+    >>> inference_footprint("deepseek-r1-distill-qwen-7b", batch=4, seq_len=1024)
+    peak instant: lm_head
+    weights                 15,231,233,024     14.19 GiB   91.0%
+    buffers                            256         256 B    0.0%
+    token_ids                       32,768     32.00 KiB    0.0%
+    kv_cache                   234,881,024    224.00 MiB    1.4%
+    rope_tables                    393,216    384.00 KiB    0.0%
+    normed                      29,360,128     28.00 MiB    0.2%
+    logits                   1,245,708,288      1.16 GiB    7.4%
+    total                   16,741,608,704     15.59 GiB  100.0%
+    """
+    arch, work = Architecture.of(arch), Workload.of(work, **fields)
+    if sharding is not None:
+        raise ValueError(f"sharding={sharding!r} is not modelled; allowed: None")
+    if arch.sliding_window and np.any(work.key_len > arch.sliding_window):
+        raise ValueError(
+            f"seq_len={np.max(work.key_len)} is past sliding_window={arch.sliding_window} of {arch.name}; "
+            "allowed: no more than the window"
+        )
+    p = Pass(arch, work, resident(arch, work))
+    attention(p)
+    dense = [index for index in range(arch.num_hidden_layers) if not arch.has_experts(index)]
+    for layers, half in ((dense, mlp), (arch.expert_layers, experts)):
+        if layers:
+            before = dict(p.alive)
+            set_grown(p, max(layers) + 1)
+            half(p)
+            p.alive = before
+    set_grown(p, arch.num_hidden_layers)
+    p.drop("residual")
+    head(p)
+    return Footprint(p.instants, arch, work)
+
+
+def resident(arch: Architecture, work: Workload) -> dict[str, Any]:
+    """{part: bytes} of what is alive from the first instant to the last."""
+    parts = {
+        **weight_formats(arch, work),
+        "buffers": buffer_bytes(arch),
+        "token_ids": formulas.token_ids_bytes(work.batch, work.new_tokens),
+        **cache_bytes(arch, work),
+        "rope_tables": formulas.rope_tables_bytes(work.new_tokens, arch.head_dim, dtype_bits(work.activations)),
+    }
+    if work.attention == "eager":
+        parts["causal_mask"] = formulas.causal_mask_bytes(work.new_tokens, work.key_len)
+    return parts

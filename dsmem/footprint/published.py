@@ -1,0 +1,103 @@
+"""Published checkpoints: every tensor that one holds, by name, shape and format."""
+
+import math
+from collections import Counter
+from typing import Any
+
+from dsmem.config.architecture import Architecture
+from dsmem.config.schemes import FP8_TILE as TILE
+from dsmem.units import FLOATS, dtype_bits, one_of
+
+
+def published_tensors(arch: Any, weights: str = "bf16", mtp: bool = True) -> dict[str, tuple[tuple, str]]:
+    """Every tensor of a published checkpoint of `arch`: {name: (shape, format)}, names as on the hub.
+
+    arch: whatever `Architecture.of` takes. weights: "fp8" (DeepSeek-V3 and R1: linear layers and experts in E4M3 with
+    float32 scales), or one float format for all. mtp: with the modules that predict further tokens, where the model has
+    them. The router's bias is float32. Raises ValueError for another format.
+
+    >>> r1 = published_tensors("deepseek-r1", "fp8")
+    >>> r1["model.layers.3.mlp.experts.255.down_proj.weight_scale_inv"]
+    ((56, 16), 'fp32')
+    """
+    arch = Architecture.of(arch)
+    one_of("weights", weights, ("fp8", *FLOATS), "a format of a checkpoint")
+    plain = "bf16" if weights == "fp8" else weights
+    found = {"model.embed_tokens.weight": ((arch.vocab_size, arch.hidden_size), plain)}
+    for index in range(arch.num_hidden_layers):
+        found |= _layer(arch, index, arch.has_experts(index), weights, plain)
+    for extra in range(arch.num_nextn_predict_layers if mtp else 0):
+        found |= _next_token_module(arch, arch.num_hidden_layers + extra, weights, plain)
+    found["model.norm.weight"] = (arch.hidden_size,), plain
+    if not arch.tie_word_embeddings:
+        found["lm_head.weight"] = (arch.vocab_size, arch.hidden_size), plain
+    return found
+
+
+def elements_by_format(found: dict[str, tuple[tuple, str]]) -> dict[str, int]:
+    """Elements by format of `published_tensors`: {"fp8": ..., "bf16": ..., "fp32": ...}."""
+    counts = Counter()
+    for shape, fmt in found.values():
+        counts[fmt] += math.prod(shape)
+    return dict(counts)
+
+
+def published_bytes(found: dict[str, tuple[tuple, str]]) -> int:
+    """Bytes of all tensors, without the file's header.
+
+    >>> published_bytes(published_tensors("deepseek-r1", "fp8"))
+    688574839360
+    """
+    return sum(count * dtype_bits(fmt) // 8 for fmt, count in elements_by_format(found).items())
+
+
+def _layer(arch, index, experts, weights, plain):
+    """The tensors of one decoder layer."""
+    prefix, found = f"model.layers.{index}.", {}
+    for name, width in {"input_layernorm": arch.hidden_size, "post_attention_layernorm": arch.hidden_size}.items():
+        found[f"{prefix}{name}.weight"] = (width,), plain
+    for name, width in arch.norms().items():
+        found[f"{prefix}self_attn.{name}.weight"] = (width,), plain
+    for name, shape in arch.attention_linears().items():
+        found |= _linear(f"{prefix}self_attn.{name}", *shape, weights, plain)
+    for name, shape in (arch.shared_linears() if experts else arch.mlp_linears()).items():
+        found |= _linear(f"{prefix}mlp.{name}", *shape, weights, plain)
+    return found | (_experts(arch, f"{prefix}mlp.", weights, plain) if experts else {})
+
+
+def _experts(arch, prefix, weights, plain):
+    """The router, and the routed experts one by one."""
+    found = {f"{prefix}gate.weight": ((arch.n_routed_experts, arch.hidden_size), plain)}
+    if arch.scoring_func == "sigmoid":
+        found[f"{prefix}gate.e_score_correction_bias"] = (arch.n_routed_experts,), "fp32"
+    width, hidden = arch.moe_intermediate_size, arch.hidden_size
+    for expert in range(arch.n_routed_experts):
+        for name, shape in {
+            "gate_proj": (hidden, width),
+            "up_proj": (hidden, width),
+            "down_proj": (width, hidden),
+        }.items():
+            found |= _linear(f"{prefix}experts.{expert}.{name}", *shape, False, weights, plain)
+    return found
+
+
+def _next_token_module(arch, index, weights, plain):
+    """Multi-token prediction (arXiv 2412.19437, section 2.2): a layer, what joins its inputs, copies of both ends."""
+    prefix, hidden = f"model.layers.{index}.", arch.hidden_size
+    shapes = {
+        "embed_tokens": (arch.vocab_size, hidden),
+        "enorm": (hidden,),
+        "hnorm": (hidden,),
+        "eh_proj": (hidden, 2 * hidden),
+        "shared_head.norm": (hidden,),
+        "shared_head.head": (arch.vocab_size, hidden),
+    }
+    joined = {f"{prefix}{name}.weight": (shape, plain) for name, shape in shapes.items()}
+    return joined | _layer(arch, index, arch.n_routed_experts > 0, weights, plain)
+
+
+def _linear(name, n_in, n_out, bias, weights, plain):
+    found = {f"{name}.weight": ((n_out, n_in), weights)}
+    if weights == "fp8":
+        found[f"{name}.weight_scale_inv"] = (-(-n_out // TILE), -(-n_in // TILE)), "fp32"
+    return found | ({f"{name}.bias": ((n_out,), plain)} if bias else {})

@@ -1,0 +1,207 @@
+"""What is stored before a pass begins: weights in every format, the KV cache, buffers. The one way to these bytes."""
+
+from typing import Any
+
+import numpy as np
+
+from dsmem import formulas
+from dsmem.config.architecture import Architecture
+from dsmem.config.schemes import SCHEMES
+from dsmem.config.workload import LINEARS, Workload
+from dsmem.units import FLOATS, dtype_bits, format_name, one_of
+
+PARTS = ("embed_tokens", "attention", "mlp", "experts", "shared_experts", "other", "lm_head", "weight_scales")
+"""Where the bytes of a model's weights are, as `weight_parts` names it."""
+
+KEPT = {  # what a menu calls it: the linear layers that stay in 16 bit
+    "head": ("lm_head",),
+    "nothing more": (),
+    "head and attention": ("lm_head", *(name for name in LINEARS if name.startswith(("q_", "k", "v_", "o_")))),
+    "all but routed experts": tuple(name for name in LINEARS if not name.startswith("experts.")),
+}
+"""Usual choices of `modules_to_not_convert`, by what a menu calls them."""
+
+
+# --- Weights ----------------------------------------------------------------------------------------------------------
+
+
+def weights_by_layer(
+    arch: Any, weights: Any = "bf16", modules_to_not_convert: tuple = ("lm_head",), activations: Any = None
+) -> dict[str, tuple[int, int, int]]:
+    """{name of `arch.census()`: (bytes in the activations' format, bytes of converted numbers, bytes of scales)}.
+
+    arch: whatever `Architecture.of` takes. weights: a float format for all, or a scheme of `config.schemes` for linear
+    layers and expert stacks; embedding, norms, biases, router and a tied head never convert. modules_to_not_convert:
+    linear layers and stacks that keep the activations' format, by name. activations: that format; defaults to the
+    weights' own, or 16 bit for a scheme. Raises ValueError for an unknown format or name.
+    """
+    arch, weights = Architecture.of(arch), one_of("weights", format_name(weights), (*FLOATS, *SCHEMES), "a format")
+    for name in modules_to_not_convert:
+        one_of("modules_to_not_convert", name, LINEARS, "a linear layer")
+    plain = dtype_bits(activations or (weights if weights in FLOATS else "fp16"), "activations")
+    matrices = {} if weights in FLOATS else arch.matrices()
+    found = {}
+    for name, count in arch.census().items():
+        if name in matrices and name not in modules_to_not_convert:
+            n_in, n_out, copies = matrices[name]
+            scheme = SCHEMES[weights]
+            payload, whole = scheme.payload_bytes(n_in, n_out), scheme.linear_bytes(n_in, n_out)
+            kept = formulas.tensor_bytes(count - copies * n_in * n_out, plain)
+            found[name] = kept, copies * payload, copies * (whole - payload)
+        else:
+            found[name] = formulas.tensor_bytes(count, plain), 0, 0
+    return found
+
+
+def weight_bytes(arch: Any, weights: Any = "bf16", **options: Any) -> int:
+    """Bytes of all weights as stored, scales included; arguments as in `weights_by_layer`.
+
+    Left out: buffers, and modules that predict further tokens (`published.published_bytes` counts those).
+
+    >>> weight_bytes("deepseek-r1-distill-qwen-7b", "int8")
+    8711506944
+    """
+    return sum(map(sum, weights_by_layer(arch, weights, **options).values()))
+
+
+def weight_parts(arch: Any, weights: Any = "bf16", **options: Any) -> dict[str, int]:
+    """{part: bytes} of all weights by where they are, the parts of `PARTS` that the model has; see `weights_by_layer`.
+
+    >>> parts = weight_parts("deepseek-r1-distill-qwen-7b", "int8")
+    >>> parts["mlp"], sum(parts.values())
+    (5703204864, 8711506944)
+    """
+    arch, sums = Architecture.of(arch), dict.fromkeys(PARTS, 0)
+    for name, (plain, payload, scales) in weights_by_layer(arch, weights, **options).items():
+        sums[weight_part(arch, name)] += plain + payload
+        sums["weight_scales"] += scales
+    return {part: nbytes for part, nbytes in sums.items() if nbytes}
+
+
+def weight_part(arch: Architecture, name: str) -> str:
+    """The part of `PARTS` that a name of `arch.census()` belongs to.
+
+    >>> weight_part(Architecture.of("deepseek-r1"), "kv_b_proj")
+    'attention'
+    """
+    if name in arch.attention_linears():
+        return "attention"
+    if name in arch.mlp_linears():
+        return "mlp"
+    first = name.partition(".")[0]
+    return first if first in PARTS else "other"
+
+
+def weight_formats(arch: Any, work: Workload | None = None, **fields: Any) -> dict[str, int]:
+    """{part: bytes} of all weights by how they are stored, as a footprint lists them.
+
+    arch: whatever `Architecture.of` takes. work: a `Workload`, or its fields as keywords. "weights" are those in the
+    activations' format, "weights_int8" and the like the numbers of converted layers, "weight_scales" their scales.
+
+    >>> weight_formats("deepseek-r1-distill-qwen-7b", weights="int8")
+    {'weights': 2180656128, 'weights_int8': 6525288448, 'weight_scales': 5562368}
+    """
+    arch, work = Architecture.of(arch), Workload.of(work, **fields)
+    work.check(arch)
+    options = {"modules_to_not_convert": work.modules_to_not_convert, "activations": work.activations}
+    plain, payload, scales = map(sum, zip(*weights_by_layer(arch, work.weights, **options).values(), strict=True))
+    if not payload:
+        return {"weights": plain}
+    return {"weights": plain, f"weights_{SCHEMES[work.weights].element}": payload, "weight_scales": scales}
+
+
+def buffer_bytes(arch: Any) -> int:
+    """Bytes of what a model keeps beside its weights: rotary frequencies, and router biases where it has them."""
+    arch = Architecture.of(arch)
+    biased = len(arch.expert_layers) if arch.scoring_func == "sigmoid" else 0
+    routers = biased * formulas.router_bias_bytes(arch.n_routed_experts)
+    return formulas.rope_frequencies_bytes(arch.head_dim) + routers
+
+
+# --- The KV cache -----------------------------------------------------------------------------------------------------
+
+
+def cache_rows(kv_cache: str, batch: Any, tokens: Any, heads: int, width: int) -> tuple[Any, Any]:
+    """(numbers, scales) in bytes of one kind of rows in one layer: `heads` rows of `width` for each token.
+
+    kv_cache: a float format, "fp8", or "int8" with a float32 scale for each row. batch, tokens: numbers or arrays.
+    """
+    scales = formulas.cache_scales_bytes(batch, tokens, heads) if kv_cache == "int8" else 0
+    return formulas.cache_rows_bytes(batch, tokens, heads, width, dtype_bits(kv_cache, "kv_cache")), scales
+
+
+def model_rows(
+    rows: dict[str, tuple[int, int]], layers: int, kv_cache: str, batch: Any, tokens: Any
+) -> tuple[Any, Any]:
+    """(numbers, scales) in bytes of `layers` layers of `rows`, {name: (heads, width)} as in `Architecture.cache_rows`.
+
+    >>> model_rows({"latents": (1, 576)}, 61, "bf16", 1, 1)
+    (70272, 0)
+    """
+    pairs = [cache_rows(kv_cache, batch, tokens, *shape) for shape in rows.values()]
+    return layers * sum(stored for stored, _ in pairs), layers * sum(scales for _, scales in pairs)
+
+
+def cache_part(arch: Architecture, work: Workload) -> str:
+    """The name of the part that the cache's rows are: "kv_cache" or "latent_cache"."""
+    return "latent_cache" if "latents" in arch.cache_rows(work.mla_cache) else "kv_cache"
+
+
+def cache_bytes(arch: Any, work: Workload | None = None, **fields: Any) -> dict[str, Any]:
+    """{part: bytes} of the KV cache before the pass: its rows, their scales, and the places of a paged one's tokens.
+
+    arch: whatever `Architecture.of` takes. work: a `Workload`, or its fields as keywords.
+
+    >>> cache_bytes("deepseek-r1", seq_len=4096, weights="bf16")
+    {'latent_cache': 287834112}
+    """
+    arch, work = Architecture.of(arch), Workload.of(work, **fields)
+    if work.cache == "none":
+        return {}
+    tokens = work.cached_tokens if work.cache == "growing" else work.cache_len
+    if work.cache == "paged":
+        tokens = formulas.paged_tokens(work.cache_len, work.block_size)
+    kinds = arch.cache_rows(work.mla_cache)
+    rows, scales = model_rows(kinds, arch.num_hidden_layers, work.kv_cache, work.batch, tokens)
+    parts = {cache_part(arch, work): rows}
+    if work.kv_cache == "int8":
+        parts["cache_scales"] = scales
+    if work.cache == "paged":
+        parts["slot_mapping"] = formulas.token_ids_bytes(work.batch, tokens)
+    return parts
+
+
+def cache_kinds(arch: Any, num_key_value_heads: int, mla_cache: str = "latent") -> dict[str, dict]:
+    """What `arch` caches of a token in a layer, beside three others of its shape: {name: {rows: (heads, width)}}.
+
+    num_key_value_heads: of the grouped attention (GQA); more than the model has heads count as all.
+    """
+    arch = Architecture.of(arch)
+    heads, width = arch.num_attention_heads, arch.value_head_dim
+    grouped = min(num_key_value_heads, heads)
+    built = f"as built: MLA, {mla_cache}" if arch.latent else f"as built: {arch.num_key_value_heads} KV heads"
+    kinds = {f"MHA: all {heads} heads": heads, f"GQA: {grouped} KV heads": grouped, "MQA: one KV head": 1}
+    others = {name: {"keys": (count, width), "values": (count, width)} for name, count in kinds.items()}
+    return {built: arch.cache_rows(mla_cache)} | others
+
+
+def cache_growth(
+    arch: Any, lengths: np.ndarray, room: int, kv_cache: str = "bf16", block_size: int = 16
+) -> dict[str, np.ndarray]:
+    """Bytes of one sequence's cache at `lengths` tokens, an array: {layout: array}, as `plots.plot_curves` takes it.
+
+    "growing, while copied": the worst moment of a step, in the last layer, with one tensor's old rows beside its new.
+    room: tokens that the static cache is made for; block_size: tokens of a page.
+    """
+    arch = Architecture.of(arch)
+    rows, layers = arch.cache_rows(), arch.num_hidden_layers
+    sizes = [size for kind in rows.items() for size in model_rows(dict([kind]), 1, kv_cache, 1, 1)]
+    token = layers * sum(sizes)
+    # tensors are joined one after the other, so those still to come lack the new token's row
+    beside = [(lengths - 1) * size - sum(sizes[index + 1 :]) for index, size in enumerate(sizes)]
+    return {
+        "static": np.full(len(lengths), room * token),
+        "growing": lengths * token,
+        "growing, while copied": lengths * token + np.max(beside, axis=0),
+        "paged, pages in use": formulas.paged_tokens(lengths, block_size) * token,
+    }

@@ -1,0 +1,88 @@
+"""A pass retold instant by instant, in the order in which `model` runs it.
+
+Each function of this room walks beside one of the model's: what it makes, what is alive next to it, what dies. Of
+layers that are alike only the last is walked, for no earlier one holds more.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from dsmem import formulas
+from dsmem.config.architecture import Architecture
+from dsmem.config.workload import Workload
+from dsmem.units import dtype_bits
+
+COPIED = ("int8", "fp8", "int4")  # schemes that multiply in the activations' format, through a copy of the weight
+
+
+class Pass:
+    """`arch` running `work`: what is alive so far, and the instants that the pass has been through.
+
+    held: parts that are alive from the first instant to the last. bits: of one element of an activation. tokens: new
+    tokens of all sequences. Sizes are bytes, of numbers or of arrays.
+    """
+
+    def __init__(self, arch: Architecture, work: Workload, held: dict[str, Any] | None = None):
+        self.arch, self.work = arch, work
+        self.bits = dtype_bits(work.activations)
+        self.tokens = work.batch * work.new_tokens
+        self.alive = dict(held or {})
+        self.instants = {}
+
+    def new(self, formula: Callable, *sizes: int) -> Any:
+        """Bytes of a formula of (batch, tokens, sizes ..., bits) for the tokens that this pass computes."""
+        return formula(self.work.batch, self.work.new_tokens, *sizes, self.bits)
+
+    def seen(self, formula: Callable, *sizes: int) -> Any:
+        """The same for all tokens that attention reads, cached and new."""
+        return formula(self.work.batch, self.work.key_len, *sizes, self.bits)
+
+    def hidden(self) -> Any:
+        """Bytes of one hidden state of the new tokens."""
+        return self.new(formulas.hidden_state_bytes, self.arch.hidden_size)
+
+    def instant(self, name: str, **temporary: Any) -> None:
+        """Note an instant: all that is alive, and `temporary` parts that are gone right after it."""
+        self.instants[name] = self.alive | temporary
+
+    def make(self, name: str, **parts: Any) -> None:
+        """Note the instant at which `parts` come to life; they stay alive."""
+        self.alive |= parts
+        self.instant(name)
+
+    def drop(self, *parts: str) -> None:
+        """These parts die."""
+        for part in parts:
+            self.alive.pop(part, None)
+
+    def linear(self, name: str, out: str, positions: int | None = None) -> None:
+        """The linear layer called `name`: its output, the part `out`, comes to life.
+
+        One instant, and one before it where numbers are unpacked or the input is rounded. positions: tokens per
+        sequence that pass through it; defaults to all new ones.
+        """
+        n_in, n_out, _ = self.arch.linears()[name]
+        rows = self.tokens if positions is None else self.work.batch * positions
+        made = {out: formulas.tensor_bytes(rows * n_out, self.bits)}
+        scheme = self.work.scheme(self.arch, name)
+        if scheme == "int8_w8a8":
+            self._int8_product(name, rows, n_in, n_out)
+        else:
+            self.instant(name, **(self.copy(name, scheme, n_in, n_out) if scheme in COPIED else {}), **made)
+        self.alive |= made
+
+    def copy(self, name: str, scheme: str, n_in: int, n_out: int) -> dict[str, Any]:
+        """The part that a quantized weight's copy is, once made; INT4 unpacks half of its numbers at a time."""
+        copy = {"weight_copy": formulas.tensor_bytes(n_in * n_out, self.bits)}
+        if scheme == "int4":
+            self.instant(f"{name} unpack", **copy, weight_unpacked=n_out * formulas.tensor_bytes(n_in, 4))
+        return copy
+
+    def _int8_product(self, name: str, rows: Any, n_in: int, n_out: int) -> None:
+        scales, scaled = formulas.tensor_bytes(rows, self.bits), formulas.tensor_bytes(rows * n_in, self.bits)
+        rounded = formulas.int8_rows_bytes(rows, n_in)
+        self.instant(f"{name} quantize", input_int8=rounded, input_scales=scales, input_scaled=scaled)
+        product, wide = formulas.int32_product_bytes(rows, n_out), formulas.tensor_bytes(rows * n_out, 32)
+        # the scales are widened to float32, unless they are that already
+        scales = scales + (self.bits < 32) * formulas.tensor_bytes(rows, 32)
+        self.instant(name, input_int8=rounded, input_scales=scales, int32_product=product, float32_product=wide)

@@ -1,0 +1,52 @@
+"""The KV cache: keys and values, latents, scales and pages."""
+
+
+def kv_cache_bytes(batch, cache_len, num_hidden_layers, num_key_value_heads, head_dim, bits):
+    """Keys and values (the 2) of `cache_len` tokens in every layer. Source: arXiv 2405.04434, table 1.
+
+    >>> kv_cache_bytes(1, 1, 80, 8, 128, 16)
+    327680
+    """
+    return 2 * num_hidden_layers * -(-batch * cache_len * num_key_value_heads * head_dim * bits // 8)
+
+
+def latent_cache_bytes(batch, cache_len, num_hidden_layers, kv_lora_rank, qk_rope_head_dim, bits):
+    """MLA's cache: per token and layer the latent, and the one rotated key that all heads share.
+
+    Source: arXiv 2405.04434, section 2.1 and table 1. Of DeepSeek-R1, one token in BF16:
+
+    >>> latent_cache_bytes(1, 1, 61, 512, 64, 16)
+    70272
+    """
+    return num_hidden_layers * -(-batch * cache_len * (kv_lora_rank + qk_rope_head_dim) * bits // 8)
+
+
+def expanded_cache_bytes(batch, cache_len, num_hidden_layers, num_attention_heads, qk_head_dim, v_head_dim, bits):
+    """MLA's cache as if it were plain attention's: keys (`qk_head_dim` wide) and values of every head.
+
+    >>> expanded_cache_bytes(1, 1, 61, 128, 128 + 64, 128, 16)
+    4997120
+    """
+    return num_hidden_layers * (
+        -(-batch * cache_len * num_attention_heads * qk_head_dim * bits // 8)
+        + -(-batch * cache_len * num_attention_heads * v_head_dim * bits // 8)
+    )
+
+
+def cache_rows_bytes(batch, cache_len, heads, width, bits):
+    """One layer's rows of one kind (keys, values or latents): `heads` rows of `width` per token."""
+    return -(-batch * cache_len * heads * width * bits // 8)
+
+
+def cache_scales_bytes(batch, cache_len, heads):
+    """The scales of one layer's INT8 rows of one kind: a float32 per token and head."""
+    return 4 * batch * cache_len * heads
+
+
+def paged_tokens(seq_len, block_size):
+    """Tokens that a sequence has room for in whole pages. Source: arXiv 2309.06180, section 4.
+
+    >>> paged_tokens(1000, 16)
+    1008
+    """
+    return -(-seq_len // block_size) * block_size

@@ -1,0 +1,55 @@
+"""Linear layers as a number format stores them, scales and tables included."""
+
+
+def int8_linear_bytes(in_features, out_features):
+    """A linear layer's weight in INT8, and one float32 scale per output channel.
+
+    >>> int8_linear_bytes(3584, 18944)
+    67971072
+    """
+    return in_features * out_features + 4 * out_features
+
+
+def fp8_linear_bytes(in_features, out_features):
+    """A linear layer's weight in FP8, and one float32 scale per 128 x 128 tile (arXiv 2412.19437, section 3.3).
+
+    >>> fp8_linear_bytes(7168, 2048) - 7168 * 2048 == 4 * 56 * 16
+    True
+    """
+    return in_features * out_features + 4 * -(-in_features // 128) * -(-out_features // 128)
+
+
+def int4_linear_bytes(in_features, out_features, group_size):
+    """A weight in INT4, two in a byte, and a 16-bit scale and zero point for each group of an output channel.
+
+    >>> int4_linear_bytes(3584, 18944, 128) * 8 / (3584 * 18944)
+    4.25
+    """
+    return out_features * (-(-in_features // 2) + 4 * -(-in_features // group_size))
+
+
+def nf4_linear_bytes(in_features, out_features):
+    """A weight in NF4, a float32 per block of 64, and the table of 16 values (QLoRA, arXiv 2305.14314, section 3).
+
+    Blocks run through the rows. As bitsandbytes stores it, so each layer has a table of its own.
+
+    >>> nf4_linear_bytes(3584, 18944) / (3584 * 18944) * 8 < 4.501
+    True
+    """
+    return -(-in_features * out_features // 2) + 4 * -(-in_features * out_features // 64) + 64
+
+
+def nf4_double_linear_bytes(in_features, out_features):
+    """The same with double quantization: 8 bit per block of 64, a float32 per 256 blocks, one offset, two tables.
+
+    bitsandbytes keeps the tables, of 16 and 256 values, for each layer (measured with release 0.50).
+
+    >>> nf4_double_linear_bytes(3584, 18944) / (3584 * 18944) * 8 < 4.128
+    True
+    """
+    return (
+        -(-in_features * out_features // 2)
+        + -(-in_features * out_features // 64)
+        + 4 * -(-in_features * out_features // (64 * 256))
+        + 4 * (1 + 16 + 256)
+    )

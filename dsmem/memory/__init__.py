@@ -1,0 +1,19 @@
+"""What a run takes: the tensor ledger, the allocator's replay, the GPU's own counters, and the host's memory."""
+
+from dsmem.lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "Ledger": "ledger",
+        "Replay": "replay",
+        "compare_settings": "replay",
+        "smallest_capacity_bytes": "replay",
+        "CachingAllocator": "allocator",
+        "ReplayedOutOfMemory": "allocator",
+        "rounded_bytes": "allocator",
+        "segment_bytes": "allocator",
+        "measure_loading": "host",
+        "compare_loaders": "host",
+    },
+)

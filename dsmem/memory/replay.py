@@ -1,0 +1,141 @@
+"""From tensor bytes to allocator bytes: a ledger's events replayed on the caching allocator, without a GPU."""
+
+import dataclasses
+
+import numpy as np
+
+from dsmem.memory.allocator import CachingAllocator, ReplayedOutOfMemory, rounded_bytes, segment_bytes
+from dsmem.units import format_bytes
+
+__all__ = [
+    "CachingAllocator",
+    "Replay",
+    "ReplayedOutOfMemory",
+    "compare_settings",
+    "replay",
+    "rounded_bytes",
+    "segment_bytes",
+    "smallest_capacity_bytes",
+]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Replay:
+    """Bytes after each event: arrays `requested_bytes` <= `allocated_bytes` <= `reserved_bytes`, `largest_free_bytes`.
+
+    requested: as the tensors ask; allocated: in whole blocks; reserved: in segments taken from the card.
+    events: (key, signed bytes, label) as replayed; settings: those of the `CachingAllocator`.
+    """
+
+    requested_bytes: np.ndarray
+    allocated_bytes: np.ndarray
+    reserved_bytes: np.ndarray
+    largest_free_bytes: np.ndarray
+    events: list
+    settings: dict
+
+    @property
+    def peak_allocated_bytes(self):
+        """The most block bytes at one instant: what `torch.cuda.max_memory_allocated` would say of these tensors."""
+        return int(self.allocated_bytes.max(initial=0))
+
+    @property
+    def peak_reserved_bytes(self):
+        """The most segment bytes at one instant: `torch.cuda.max_memory_reserved`."""
+        return int(self.reserved_bytes.max(initial=0))
+
+    @property
+    def rounding_bytes(self):
+        """What whole blocks add to the peak of the tensors."""
+        return self.peak_allocated_bytes - int(self.requested_bytes.max(initial=0))
+
+    @property
+    def fragmentation(self):
+        """Share of the free bytes in segments that the largest free block does not cover, after each event (0 to 1)."""
+        free = self.reserved_bytes - self.allocated_bytes
+        return np.divide(free - self.largest_free_bytes, free, out=np.zeros(len(free)), where=free > 0)
+
+    def segments(self, step=None):
+        """The segment map after event `step` (left out: at the reserved peak): [[(bytes, label or "")] per segment]."""
+        count = len(self.events)
+        if not count:
+            return []
+        step = int(self.reserved_bytes.argmax()) if step is None else step
+        if not -count <= step < count:
+            raise ValueError(f"step={step} is no event of this replay; it must be from {-count} to {count - 1}")
+        allocator = CachingAllocator(**self.settings)
+        for _ in _run(allocator, self.events[: step % count + 1]):
+            pass
+        return [[(block.size, block.label) for block in segment.blocks()] for segment in allocator.segments]
+
+
+def replay(source, workspace_bytes=0, **settings):
+    """Replay a closed `Ledger` (the tensors of its own device), or a list of events, on the caching allocator.
+
+    source: a ledger, or events (key, bytes at a birth or -bytes at a death, label) with a key per tensor.
+    workspace_bytes: what the GPU's libraries keep allocated beside the tensors, taken first.
+    settings: capacity, max_split_size_mb, expandable_segments, large_segment_size_mb of `CachingAllocator`.
+    Raises ReplayedOutOfMemory where `capacity` does not suffice, ValueError for a birth or death out of turn.
+    """
+    events = _ledger_events(source) if hasattr(source, "events") else list(source)
+    if workspace_bytes:
+        events = [("workspace", workspace_bytes, "workspace"), *events]
+    allocator = CachingAllocator(**settings)
+    columns = np.array(list(_run(allocator, events)), dtype=np.int64).reshape(-1, 4).T
+    return Replay(*columns, events, settings)
+
+
+def smallest_capacity_bytes(source, unit=2 * 2**20, **settings):
+    """The least memory, in whole `unit` bytes, with which `source` can be replayed: what it needs, not what it keeps.
+
+    A card that is full takes back what is cached, so this lies between the peak of the blocks and that of the segments.
+    Arguments as in `replay`; found by halving, for more memory seldom hurts.
+    """
+    replayed = replay(source, **settings)
+    events, least, most = replayed.events, 0, -(-replayed.peak_reserved_bytes // unit)
+    while most - least > 1:
+        middle = (least + most) // 2
+        least, most = (least, middle) if _fits(events, middle * unit, settings) else (middle, most)
+    return most * unit
+
+
+def compare_settings(title, source, settings):
+    """A table as text: what `source` reserves under each of `settings`, and the smallest card on which it still runs.
+
+    title: stands above the names. source: as in `replay`. settings: {name: settings of the `CachingAllocator`}.
+    """
+    lines = [f"{title:<22}{'reserved':>14}{'smallest card':>16}"]
+    for name, setting in settings.items():
+        replayed = replay(source, **setting)
+        least = smallest_capacity_bytes(replayed.events, **setting)
+        lines.append(f"{name:<22}{format_bytes(replayed.peak_reserved_bytes):>14}{format_bytes(least):>16}")
+    needed = format_bytes(int(replay(source).requested_bytes.max(initial=0)))
+    return "\n".join([*lines, f"{'(its tensors)':<22}{needed:>14}"])
+
+
+def _fits(events, capacity, settings):
+    try:
+        for _ in _run(CachingAllocator(capacity, **settings), events):
+            pass
+    except ReplayedOutOfMemory:
+        return False
+    return True
+
+
+def _ledger_events(ledger):
+    device = ledger.device
+    return [(id(r), sign * r.nbytes, f"{r.module} {r.op}") for r, sign in ledger.events if r.device == device]
+
+
+def _run(allocator, events):
+    """Feed the events to the allocator; yields its four byte counts after each."""
+    held = {}
+    for step, (key, change, label) in enumerate(events):
+        if change and (change > 0) == (key in held):
+            happens = "is born while alive" if change > 0 else "dies while not alive"
+            raise ValueError(f"events[{step}]: {key!r} {happens}; births and deaths of one key must alternate")
+        if change > 0:
+            held[key] = allocator.malloc(change, label)
+        elif change < 0:
+            allocator.free(held.pop(key))
+        yield allocator.requested, allocator.allocated, allocator.reserved, allocator.largest_free_bytes

@@ -1,0 +1,137 @@
+"""Attention as decoders have it: grouped heads (MHA, GQA, MQA), and DeepSeek's latent one (MLA)."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dsmem.model import operators
+from dsmem.model.layers import RMSNorm, eager_attention, repeat_heads, rotate, split_heads
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions."""
+
+    def __init__(self, arch, index, make_linear, **like):
+        super().__init__()
+        self.index, self.head_dim, self.groups = index, arch.head_dim, arch.query_width // arch.kv_width
+        self.q_proj, self.k_proj = make_linear("q_proj"), make_linear("k_proj")
+        self.v_proj, self.o_proj = make_linear("v_proj"), make_linear("o_proj")
+        self.q_norm = RMSNorm(arch.head_dim, arch.rms_norm_eps, **like) if arch.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(arch.head_dim, arch.rms_norm_eps, **like) if arch.qk_norm else nn.Identity()
+
+    def forward(self, x, step):
+        return self.o_proj(self.mix(x, step))
+
+    def mix(self, x, step):
+        """What goes into `o_proj`: (batch, seq_len, heads * head_dim). Queries, keys and values die on return."""
+        q = split_heads(self.q_proj(x), self.head_dim)
+        k = split_heads(self.k_proj(x), self.head_dim)
+        v = split_heads(self.v_proj(x), self.head_dim)
+        q = self.q_norm(q)
+        k = self.k_norm(k)
+        q = rotate(q, step.cos, step.sin)
+        k = rotate(k, step.cos, step.sin)
+        if step.cache is not None:
+            k, v = step.cache.update(self.index, k, v)
+        if step.attention == "eager" or (step.attention == "expanded" and self.groups > 1):
+            k = repeat_heads(k, self.groups)
+            v = repeat_heads(v, self.groups)
+        if step.attention == "eager":
+            q = repeat_heads(q, 1)
+            return eager_attention(q, k, v, step.mask)
+        return operators.attention(q, k, v, causal=q.shape[1] > 1)[0].flatten(2)
+
+
+class LatentAttention(nn.Module):
+    """Multi-head latent attention (MLA, arXiv 2405.04434, section 2.1).
+
+    Keys and values of all heads come from one latent per token and one rotated key that the heads share. A cache may
+    hold both (`latent`) or what comes of them (`expanded`). On a latent cache one new token can attend to the latents
+    themselves, with `kv_b_proj` absorbed into query and output: nothing is expanded then.
+    """
+
+    def __init__(self, arch, index, make_linear, **like):
+        super().__init__()
+        self.index, self.heads, self.interleave = index, arch.num_attention_heads, arch.rope_interleave
+        self.rank, self.plain = arch.kv_lora_rank, arch.qk_nope_head_dim
+        self.head_dim, self.value_dim = arch.qk_head_dim, arch.v_head_dim
+        if arch.q_lora_rank is None:
+            self.q_proj = make_linear("q_proj")
+        else:
+            self.q_a_proj, self.q_b_proj = make_linear("q_a_proj"), make_linear("q_b_proj")
+            self.q_a_layernorm = RMSNorm(arch.q_lora_rank, LATENT_EPS, **like)
+        self.kv_a_proj_with_mqa, self.kv_b_proj = make_linear("kv_a_proj_with_mqa"), make_linear("kv_b_proj")
+        self.kv_a_layernorm = RMSNorm(arch.kv_lora_rank, LATENT_EPS, **like)
+        self.o_proj = make_linear("o_proj")
+
+    def forward(self, x, step):
+        return self.o_proj(self.mix(x, step))
+
+    def mix(self, x, step):
+        """What goes into `o_proj`: (batch, seq_len, heads * v_head_dim)."""
+        cache = step.cache
+        q = self.queries(x, step.cos, step.sin)
+        latents = self.latents(x, step.cos, step.sin)
+        if cache is not None and cache.latent:
+            cache.write(self.index, latents)
+            if step.absorbed:
+                del latents
+                return self.absorb(q, cache.read(self.index, q.dtype, new=1)[0])
+        k, v = self.expand(latents)
+        del latents
+        if cache is not None and not cache.latent:
+            k, v = cache.update(self.index, k, v)
+        if step.attention == "eager":
+            k = repeat_heads(k, 1)
+            v = repeat_heads(v, 1)
+            q = repeat_heads(q, 1)
+            return eager_attention(q, k, v, step.mask)
+        if self.value_dim == self.head_dim:
+            return operators.attention(q, k, v, causal=q.shape[1] > 1)[0].flatten(2)
+        # fused kernels want values as wide as keys; zeros in the padding change nothing
+        v = F.pad(v, (0, self.head_dim - self.value_dim))
+        out = operators.attention(q, k, v, causal=q.shape[1] > 1)[0][..., : self.value_dim]
+        return out.clone(memory_format=torch.contiguous_format).flatten(2)
+
+    def queries(self, x, cos, sin):
+        """(batch, seq_len, heads, qk_head_dim), the last `qk_rope_head_dim` of each rotated in place."""
+        if hasattr(self, "q_proj"):
+            q = self.q_proj(x)
+        else:
+            q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
+        q = split_heads(q, self.head_dim)
+        q[..., self.plain :].copy_(rotate(q[..., self.plain :], cos, sin, self.interleave))
+        return q
+
+    def latents(self, x, cos, sin):
+        """(batch, seq_len, kv_lora_rank + qk_rope_head_dim): the normed latent and the rotated key, side by side."""
+        rows = self.kv_a_proj_with_mqa(x)
+        latent = rows[..., : self.rank].clone(memory_format=torch.contiguous_format)
+        rows[..., : self.rank].copy_(self.kv_a_layernorm(latent))
+        del latent
+        key = rows[..., None, self.rank :]
+        key.copy_(rotate(key, cos, sin, self.interleave))
+        return rows
+
+    def expand(self, latents):
+        """Keys (batch, seq_len, heads, qk_head_dim) and values (..., v_head_dim) of every head."""
+        kv = split_heads(self.kv_b_proj(latents[..., : self.rank]), self.plain + self.value_dim)
+        k = kv.new_empty((*kv.shape[:-1], self.head_dim))
+        k[..., : self.plain].copy_(kv[..., : self.plain])
+        k[..., self.plain :].copy_(latents[..., None, self.rank :])
+        return k, kv[..., self.plain :]
+
+    def absorb(self, q, seen):
+        """One token's attention on `seen` latents (batch, key_len, width): all heads, but no keys or values."""
+        up = self.kv_b_proj.weight_copy(q.dtype).view(self.heads, self.plain + self.value_dim, self.rank)
+        plain = torch.bmm(q[:, 0, :, : self.plain].transpose(0, 1), up[:, : self.plain])
+        query = torch.cat((plain.transpose(0, 1), q[:, 0, :, self.plain :]), dim=-1)
+        del plain
+        weights = torch.bmm(query, seen.transpose(1, 2)).mul_(self.head_dim**-0.5).softmax(dim=-1)
+        mixed = torch.bmm(weights, seen[..., : self.rank])
+        del weights
+        out = torch.bmm(mixed.transpose(0, 1), up[:, self.plain :].transpose(1, 2)).transpose(0, 1)
+        return out.clone(memory_format=torch.contiguous_format).flatten(1)[:, None]
+
+
+LATENT_EPS = 1e-6  # of the norms inside attention, whatever the config says of the others

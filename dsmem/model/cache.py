@@ -1,0 +1,229 @@
+"""The KV cache as its users meet it: grown by concatenation, allocated once, cut into pages, or cut short.
+
+A cache keeps for every layer the rows that `Architecture.cache_rows` names: keys and values of every key-value head, or
+the latents of MLA. `layout` says how they lie in memory, `dtype` in which format. `footprint.walk_cache` walks the same
+steps, byte for byte.
+"""
+
+import torch
+
+from dsmem.model.quantize import int8_rows
+from dsmem.model.quantize.fp8 import LARGEST
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Static:
+    """Room for `max_len` tokens, allocated at once."""
+
+    def __init__(self, batch, max_len, tail, **like):
+        self.data = torch.zeros(batch, max_len, *tail, **like)
+
+    def reset(self, length):
+        """Nothing to do: what lies beyond the filled length is never read."""
+
+    def write(self, start, rows):
+        self.data[:, start : start + rows.shape[1]].copy_(rows)
+
+    def read(self, end):
+        """All that is filled, as a view."""
+        return self.data[:, :end]
+
+
+class Growing:
+    """As long as what it holds: every step concatenates old and new, and for a moment both copies are there.
+
+    So does transformers' DynamicCache.
+    """
+
+    def __init__(self, batch, max_len, tail, **like):
+        self.empty = self.data = torch.zeros(batch, 0, *tail, **like)
+
+    def reset(self, length):
+        """Hold `length` tokens of zeros."""
+        self.data = self.empty  # the old one is freed before the new one is made
+        if length:
+            self.data = self.empty.new_zeros((len(self.empty), length, *self.empty.shape[2:]))
+
+    def write(self, start, rows):
+        if self.data is self.empty:
+            self.data = rows.to(self.empty.dtype, copy=True, memory_format=torch.contiguous_format)
+        else:
+            self.data = torch.cat((self.data, rows.to(self.data.dtype)), dim=1)
+
+    def read(self, end):
+        return self.data
+
+
+class Paged:
+    """Room in pages of `block_size` tokens that any sequence may get (PagedAttention, arXiv 2309.06180, section 4).
+
+    `slots` (batch, tokens), int64, says where each token of a sequence lies. A paged kernel would read in place; here
+    one layer's rows are gathered into a copy first, as torch's kernels want them in one piece.
+    """
+
+    def __init__(self, batch, max_len, tail, slots, **like):
+        self.data, self.slots = torch.zeros(slots.numel(), *tail, **like), slots
+
+    def reset(self, length):
+        """Nothing to do: what lies beyond the filled length is never read."""
+
+    def write(self, start, rows):
+        self.data.index_put_((self.slots[:, start : start + rows.shape[1]],), rows.to(self.data.dtype))
+
+    def read(self, end):
+        return self.data[self.slots[:, :end]]
+
+
+def page_slots(batch, max_len, block_size, device):
+    """Where each token of each sequence lies (batch, max_len rounded up to whole pages), int64.
+
+    Pages go round the sequences in turn, as sequences that grow together take them.
+    """
+    blocks = -(-max_len // block_size)
+    places = torch.arange(batch * blocks * block_size, device=device)
+    return places.view(blocks, batch, block_size).transpose(0, 1).flatten(1).contiguous()
+
+
+class Sink(Static):
+    """The first `sink` tokens and the most recent ones, `max_len` in all (StreamingLLM, arXiv 2309.17453, section 3).
+
+    Older tokens are overwritten. Keys keep the positions that they were rotated to.
+    """
+
+    def __init__(self, batch, max_len, tail, sink, **like):
+        if not 0 <= sink < max_len:
+            raise ValueError(f"sink={sink!r} leaves no room in max_len={max_len}; it must be from 0 to {max_len - 1}")
+        super().__init__(batch, max_len, tail, **like)
+        self.sink = sink
+
+    def write(self, start, rows):
+        room = self.data.shape[1] - self.sink
+        for offset in range(rows.shape[1]):
+            place = start + offset
+            place = place if place < self.sink else self.sink + (place - self.sink) % room
+            self.data[:, place].copy_(rows[:, offset])
+
+    def read(self, end):
+        return self.data[:, : min(end, self.data.shape[1])]
+
+
+LAYOUTS = {"static": Static, "growing": Growing, "paged": Paged, "sink": Sink}
+
+
+class Rows:
+    """One kind of rows of one layer (its keys, say), kept in a layout and a format.
+
+    "fp8" is E4M3 without scales; "int8" has one float32 scale per token and head.
+    """
+
+    def __init__(self, make, tail, dtype, device):
+        self.dtype = dtype
+        stored = {"fp8": torch.uint8, "int8": torch.int8}.get(dtype) or DTYPES[dtype]  # E4M3 lies there as plain bytes
+        self.parts = [make(tail=tail, dtype=stored, device=device)]
+        if dtype == "int8":
+            self.parts.append(make(tail=(*tail[:-1], 1), dtype=torch.float32, device=device))
+
+    def write(self, start, rows):
+        for part, encoded in zip(self.parts, self.encode(rows), strict=True):
+            part.write(start, encoded)
+
+    def encode(self, rows):
+        """The tensors to be stored."""
+        if self.dtype == "int8":
+            return int8_rows(rows)
+        if self.dtype == "fp8":
+            # beyond the largest number of E4M3 a cast would give NaN
+            return (rows.clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn).view(torch.uint8),)
+        return (rows,)
+
+    def read(self, end, dtype):
+        """All rows in the format `dtype` (a torch dtype): stored ones where it is the same, else a copy."""
+        stored = self.parts[0].read(end)
+        if self.dtype == "int8":
+            return stored.to(dtype).mul_(self.parts[1].read(end))
+        return (stored.view(torch.float8_e4m3fn) if self.dtype == "fp8" else stored).to(dtype)
+
+
+class KVCache:
+    """Rows of every layer of `arch` for `batch` sequences; `length` tokens of each are filled.
+
+    max_len: tokens per sequence that there is room for ("growing" does not ask for it first).
+    dtype: "fp32", "bf16", "fp16", "fp8" or "int8". layout: "static", "growing", "paged" or "sink". mla_cache: "latent"
+    or "expanded". block_size: tokens per page; sink: first tokens that are never given up.
+    """
+
+    def __init__(self, arch, batch, max_len, dtype, device, layout="static", mla_cache="latent", block_size=16, sink=4):
+        self.batch, self.max_len, self.layout = batch, max_len, layout
+        self.latent = arch.latent and mla_cache == "latent"
+        self.length = 0
+        self.slots = page_slots(batch, max_len, block_size, device) if layout == "paged" else None
+        options = {"paged": {"slots": self.slots}, "sink": {"sink": sink}}.get(layout, {})
+
+        def make(**rest):
+            return LAYOUTS[layout](batch, max_len, **options, **rest)
+
+        tails = {name: shape[1:] if self.latent else shape for name, shape in arch.cache_rows(mla_cache).items()}
+        self.layers = [
+            {name: Rows(make, tail, dtype, device) for name, tail in tails.items()}
+            for _ in range(arch.num_hidden_layers)
+        ]
+
+    @property
+    def room(self):
+        """Tokens per sequence that may still come; None where there is no end."""
+        return None if self.layout in ("growing", "sink") else self.max_len - self.length
+
+    def reset(self, length=0):
+        """Say that `length` tokens are held (of zeros, where none were written)."""
+        self.length = length
+        for part in self._parts():
+            part.reset(length)
+
+    def write(self, layer, *rows):
+        """Keep the new tokens' rows: (batch, seq_len, heads, head_dim), or latents (batch, seq_len, width)."""
+        for kept, new in zip(self.layers[layer].values(), rows, strict=True):
+            kept.write(self.length, new)
+
+    def read(self, layer, dtype, new=0):
+        """The rows of all `length + new` tokens, one tensor per kind, in the format `dtype` (a torch dtype)."""
+        return tuple(kept.read(self.length + new, dtype) for kept in self.layers[layer].values())
+
+    def update(self, layer, *rows):
+        """Write the new tokens' rows and read all."""
+        self.write(layer, *rows)
+        return self.read(layer, rows[0].dtype, rows[0].shape[1])
+
+    @property
+    def nbytes(self):
+        """Bytes that are allocated now."""
+        tensors = [self.slots, *(part.data for part in self._parts())]
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+    def tensors(self):
+        """What is filled, as stored: {"layers.0.keys": tensor, ...}, for a prefix that is to be kept elsewhere."""
+        return {name: part.read(self.length).contiguous() for name, part in self._named_parts()}
+
+    def load(self, tensors):
+        """Fill an empty cache of the same make with what `tensors()` gave; raises ValueError where it does not fit."""
+        parts = dict(self._named_parts())
+        if parts.keys() != tensors.keys():
+            raise ValueError(
+                f"tensors has {len(tensors)} names that are not this cache's {len(parts)}; they must agree"
+            )
+        lengths = {tensor.shape[1] for tensor in tensors.values()}
+        if len(lengths) != 1 or (self.room is not None and max(lengths) > self.max_len):
+            raise ValueError(f"tensors hold {sorted(lengths)} tokens; they must agree and be at most {self.max_len}")
+        self.reset()
+        for name, part in parts.items():
+            part.write(0, tensors[name])
+        self.length = lengths.pop()
+
+    def _named_parts(self):
+        for index, layer in enumerate(self.layers):
+            for name, rows in layer.items():
+                for part, suffix in zip(rows.parts, ("", "_scales"), strict=False):
+                    yield f"layers.{index}.{name}{suffix}", part
+
+    def _parts(self):
+        return [part for _, part in self._named_parts()]

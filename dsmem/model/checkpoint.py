@@ -1,0 +1,101 @@
+"""Checkpoints: every tensor that a published one holds, by name, shape and format; and real weights in our decoder."""
+
+import json
+from pathlib import Path
+
+from dsmem.config.architecture import Architecture
+
+
+def load_model(folder, weights=None, device="cpu", **options):
+    """The decoder whose `config.json` and safetensors files lie in `folder`, with its real weights.
+
+    weights: as in `build_model`; left out, "fp32", "bf16" or "fp16" as stored. Other options: those of `build_model`.
+    Raises ValueError where a file is missing, damaged, or holds other tensors than the architecture has.
+    """
+    from safetensors.torch import load_file
+
+    from dsmem.model.decoder import build_model
+
+    folder = Path(folder)
+    arch = Architecture.from_config(folder)
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ValueError(f"folder={str(folder)!r} holds no safetensors file; it must hold the weights of {arch.name}")
+    state = {}
+    for file in files:
+        try:
+            state |= load_file(file)
+        except Exception as error:  # the library raises an error of its own, of no common kind
+            raise ValueError(f"folder={str(folder)!r} holds a damaged file, {file.name}: {error}") from None
+    stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    names = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+    own = names.get(stored.get("dtype") or stored.get("torch_dtype"), "fp32")
+    model = build_model(arch, weights=weights or own, device=device, **options)
+    fill_from(model, state)
+    return model
+
+
+def fill_from(model, state):
+    """Put the tensors of `state`, named as transformers or the hub name them, into our decoder; rounds to its schemes.
+
+    Raises ValueError that names the first tensor missing, left over, or of another shape.
+    """
+    import torch
+
+    from dsmem.model.quantize import QuantizedLinear, QuantizedStack
+
+    state = {name.removeprefix("model."): tensor for name, tensor in state.items()}
+    if model.arch.tie_word_embeddings:
+        state["lm_head.weight"] = state.get("embed_tokens.weight")
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if isinstance(module, QuantizedLinear):
+                module.set_weight(_take(state, f"{name}.weight", (module.out_features, module.in_features)))
+                if module.bias is not None:
+                    module.bias.copy_(_take(state, f"{name}.bias", module.bias.shape))
+            elif isinstance(module, QuantizedStack):
+                shape = module.experts, module.out_features, module.in_features
+                for expert, matrix in enumerate(_stack(state, name, shape)):
+                    module.set_weight(expert, matrix)
+            else:
+                _copy_own(state, name, module)
+    if state:
+        raise ValueError(f"state holds {next(iter(state))!r}, which {model.arch.name} has no place for")
+
+
+def _copy_own(state, name, module):
+    """The module's own parameters and lasting buffers."""
+    own = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
+    for part, tensor in own.items():
+        key = f"{name}.{part}" if name else part
+        if key == "inv_freq":
+            continue
+        if key.endswith("_proj.weight") and ".experts." in key:
+            tensor.copy_(_stack(state, name, tensor.shape))
+        else:
+            tensor.copy_(_take(state, key, tensor.shape))
+
+
+def _stack(state, name, shape):
+    """A layer's routed experts as one tensor, be they stored so (transformers, this kit) or one by one (the hub)."""
+    for key in (name, f"{name}.weight"):
+        if key in state:
+            return _take(state, key, shape)
+    import torch
+
+    prefix, _, part = name.rpartition(".")
+    parts = ("gate_proj", "up_proj") if part == "gate_up_proj" else (part,)
+    rows = (shape[1] // len(parts), shape[2])
+    experts = range(shape[0])
+    return torch.stack(
+        [torch.cat([_take(state, f"{prefix}.{e}.{each}.weight", rows) for each in parts]) for e in experts]
+    )
+
+
+def _take(state, key, shape):
+    if key not in state:
+        raise ValueError(f"state has no {key!r}; it must hold every tensor of the model")
+    tensor = state.pop(key)
+    if tuple(tensor.shape) != tuple(shape):
+        raise ValueError(f"{key!r} has shape {tuple(tensor.shape)}; it must be {tuple(shape)}")
+    return tensor

@@ -1,0 +1,52 @@
+"""Multi-token prediction: modules beside the decoder that guess tokens further ahead (arXiv 2412.19437, section 2.2).
+
+DeepSeek-V3 and R1 have one. It is 11.6 billion parameters that a server may leave out, or use to draft tokens.
+"""
+
+import torch
+from torch import nn
+
+from dsmem.model.layers import Linear, RMSNorm
+
+
+class FurtherToken(nn.Module):
+    """One module: joins what the model says at a position with the token after it, and runs one more decoder layer.
+
+    Embedding and head are the decoder's own. Parts are named as in transformers' `MtpLayer`.
+    """
+
+    def __init__(self, arch, layer, **like):
+        super().__init__()
+        self.enorm = RMSNorm(arch.hidden_size, arch.rms_norm_eps, **like)
+        self.hnorm = RMSNorm(arch.hidden_size, arch.rms_norm_eps, **like)
+        self.eh_proj = Linear(2 * arch.hidden_size, arch.hidden_size, bias=False, **like)
+        self.mtp_block = layer
+        self.post_norm = RMSNorm(arch.hidden_size, arch.rms_norm_eps, **like)
+
+    def forward(self, embedded, h, step):
+        """Normed states (batch, seq_len, hidden_size) that the head turns into logits of one token further.
+
+        embedded: of the token after each position; h: the normed states that the model, or the module before, gave.
+        """
+        joined = torch.cat((self.enorm(embedded), self.hnorm(h)), dim=-1)
+        return self.post_norm(self.mtp_block(self.eh_proj(joined), step))
+
+
+def further_logits(model, tokens, attention="fused"):
+    """Logits of the tokens two and more ahead, one tensor per module: (batch, seq_len - 1 - i, vocab_size).
+
+    model: a decoder built with `mtp=True`; tokens (batch, seq_len), at least one more than modules. The rotary
+    positions of a module start at 0, as in transformers.
+    """
+    if not model.mtp:
+        raise ValueError(
+            f"model has no modules for further tokens; build_model(..., mtp=True) gives {model.arch.name} them"
+        )
+    if tokens.shape[1] < len(model.mtp) + 1:
+        raise ValueError(f"tokens has {tokens.shape[1]} per sequence; it must have at least {len(model.mtp) + 1}")
+    h, logits = model.norm(model.hidden(tokens, model.step(tokens.shape[1], attention=attention))), []
+    for depth, module in enumerate(model.mtp, start=1):
+        embedded = model.embed_tokens(tokens[:, depth:])
+        h = module(embedded, h[:, :-1], model.step(embedded.shape[1], attention=attention))
+        logits.append(model.lm_head(h))
+    return logits

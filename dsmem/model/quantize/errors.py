@@ -1,0 +1,134 @@
+"""Outliers: a few large numbers spoil the rounding of all that share a scale with them.
+
+Large decoders grow a few feature columns that are tens of times larger than the rest (LLM.int8(), arXiv 2208.07339,
+section 4). Here they are planted in random data, so the exact product is known. Errors are norms of the difference to
+float64 over the norm. Rounding is symmetric, as in `quantize.int8`; the products themselves run in float64, so that
+rounding is all that is seen.
+"""
+
+import torch
+
+from dsmem.model.quantize.base import tiles
+
+THRESHOLD = 6.0  # from LLM.int8(), section 3.2: columns with a number this large stay in 16 bit
+PER = ("tensor", "row", "group")
+
+
+def plant_columns(x, columns=6, factor=40.0, seed=0):
+    """A copy of `x` (tokens, width) with `columns` of its features, at random places, `factor` times as large.
+
+    >>> spoiled = plant_columns(torch.ones(2, 8), columns=3, factor=20)
+    >>> (spoiled == 20).sum().item(), spoiled.shape
+    (6, torch.Size([2, 8]))
+    """
+    _check_share("columns", columns, x.shape[1])
+    planted = x.clone()
+    planted[:, _places(x.shape[1], columns, seed)] *= factor
+    return planted
+
+
+def plant_numbers(weight, count=6, factor=40.0, seed=0):
+    """A copy of `weight` (outputs, width) with `count` single numbers, at random places, `factor` times as large."""
+    _check_share("count", count, weight.numel())
+    planted = weight.clone()
+    planted.view(-1)[_places(weight.numel(), count, seed)] *= factor
+    return planted
+
+
+def round_trip(x, per="row", bits=8, group_size=128):
+    """`x` (rows, width) rounded to whole steps and multiplied back, in float64.
+
+    per: what shares a scale: the whole "tensor", a "row" (a token, or an output channel of a weight), or a "group" of
+    `group_size` numbers of a row. bits: 2 to 8. Raises ValueError for anything else.
+
+    >>> x = torch.tensor([[127.0, 0.4], [31.75, 0.5]])
+    >>> round_trip(x, per="tensor").tolist(), round_trip(x, per="row").tolist()
+    ([[127.0, 0.0], [32.0, 0.0]], [[127.0, 0.0], [31.75, 0.5]])
+    """
+    if per not in PER:
+        raise ValueError(f"per={per!r} is unknown; allowed: {', '.join(PER)}")
+    if bits not in range(2, 9):
+        raise ValueError(f"bits={bits!r} is not a width to round to; it must be a whole number from 2 to 8")
+    levels, rounded = 2 ** (bits - 1) - 1, x.double().clone()
+    shape = {"tensor": tuple(x.shape), "row": (1, x.shape[1]), "group": (1, group_size)}[per]
+    for tile, _ in tiles(rounded, *shape):
+        scale = tile.abs().amax((1, 3), keepdim=True).div_(levels).clamp_min_(torch.finfo(torch.float64).tiny)
+        tile.div_(scale).round_().mul_(scale)
+    return rounded
+
+
+def mixed(x, weight, bits=8, threshold=THRESHOLD):
+    """`x @ weight.T` as LLM.int8() does it: columns of `x` that reach `threshold` in 16 bit, the others rounded.
+
+    The columns are found anew in every batch; the weight's columns that meet them come back from INT8. Returns float64.
+    """
+    large = (x.abs() >= threshold).any(dim=0)
+    rounded = round_trip(x.masked_fill(large, 0), "row", bits)  # without its outliers, so that its scales are fine
+    kept = x.masked_fill(~large, 0).half().double()
+    return (rounded + kept) @ round_trip(weight, "row", bits).T
+
+
+def weight_errors(weight, bits=8, group_size=128):
+    """{"per tensor", "per channel", "groups of ...": error} of a rounded weight (outputs, width), coarse to fine."""
+    names = {"per tensor": "tensor", "per channel": "row", f"groups of {group_size}": "group"}
+    return {name: error(round_trip(weight, per, bits, group_size), weight) for name, per in names.items()}
+
+
+def product_errors(x, weight, bits=8, group_size=128):
+    """{name: error} of `x @ weight.T` with both rounded, coarse to fine; x (tokens, width), weight (outputs, width)."""
+    exact = x.double() @ weight.double().T
+
+    def both(per_x, per_weight):
+        a, b = (round_trip(t, per, bits, group_size) for t, per in ((x, per_x), (weight, per_weight)))
+        return error(a @ b.T, exact)
+
+    return {
+        "per tensor": both("tensor", "tensor"),
+        "per channel": both("tensor", "row"),
+        "per token": both("row", "row"),
+        f"groups of {group_size}": both("group", "group"),
+        "mixed": error(mixed(x, weight, bits), exact),
+    }
+
+
+def layer_errors(model, tokens, bits=8):
+    """{name: (outlier, errors)} of the linear layers of `model` in a float format, on `tokens` (batch, length).
+
+    outlier: the largest number of the layer's input over its root mean square. errors: `product_errors` of
+    that input and the layer's weight. The stacks of routed experts, which are no linear layers, are left out.
+    """
+    found = {}
+
+    def note(name, module, inputs):
+        x = inputs[0].flatten(0, -2).double()
+        largest = float(x.abs().max() / x.square().mean().sqrt())
+        found[name] = largest, product_errors(x, module.weight, bits)
+
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    hooks = [m.register_forward_pre_hook(lambda m, inputs, name=name: note(name, m, inputs)) for name, m in layers]
+    try:
+        with torch.inference_mode():
+            model(tokens)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def error(got, exact):
+    """Norm of the difference over the norm of the exact one.
+
+    >>> error(torch.tensor([3.0, 0.0]), torch.tensor([3.0, 4.0]))
+    0.8
+    """
+    exact = exact.double()
+    return float((got.double() - exact).norm() / exact.norm())
+
+
+def _places(room, count, seed):
+    return torch.randperm(room, generator=torch.Generator().manual_seed(seed))[:count]
+
+
+def _check_share(name, count, room):
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= room:
+        raise ValueError(f"{name}={count!r} does not fit; it must be a whole number from 0 to {room}")

@@ -1,0 +1,72 @@
+"""The routed experts of a layer in fewer bits: one stack for all, multiplied through a copy of one expert at a time."""
+
+import types
+
+import torch
+from torch import Tensor, nn
+
+from dsmem.model.operators import turns
+from dsmem.model.quantize.base import stored
+from dsmem.model.quantize.int4 import GROUP
+from dsmem.model.quantize.table import LAYERS
+
+
+class QuantizedStack(nn.Module):
+    """What a scheme's linear layer stores, once per expert and stacked; (experts, out_features, in_features) in all.
+
+    The whole stack is never copied: of DeepSeek-R1 that would be 22.5 GB a layer, where one expert's matrix is 59 MB.
+    """
+
+    def __init__(self, scheme, experts, out_features, in_features, dtype, device):
+        super().__init__()
+        self.scheme, self.experts, self.out_features, self.in_features = scheme, experts, out_features, in_features
+        one = LAYERS[scheme](in_features, out_features, bias=False, dtype=dtype, device=device)
+        for name, parameter in one.named_parameters():
+            like = {"dtype": parameter.dtype, "device": device}
+            self.register_parameter(name, stored(torch.zeros((experts, *parameter.shape), **like)))
+
+    def set_weight(self, expert, weight):
+        """Store `weight` (out_features, in_features; any float format) as that of one expert."""
+        payload = {name: parameter[expert] for name, parameter in self.named_parameters()}
+        one = _layer(payload, self.out_features, self.in_features)
+        LAYERS[self.scheme].set_weight(one, weight)
+
+    def forward(self, x, ends):
+        """Rows of `x` (rows, in_features), sorted by expert up to `ends`, each times its expert's matrix."""
+        names, payload = zip(*self.named_parameters(), strict=True)
+        return grouped_linear_by_copy(x, list(payload), ",".join(names), self.scheme, self.out_features, ends)[0]
+
+
+@torch.library.custom_op("dsmem::grouped_linear_by_copy", mutates_args=())
+def grouped_linear_by_copy(
+    x: Tensor, payload: list[Tensor], names: str, scheme: str, out_features: int, ends: Tensor
+) -> list[Tensor]:
+    """As `operators.grouped_linear`, each matrix copied to the format of `x` first.
+
+    payload: what the scheme's linear layer stores, called `names`, with the experts as first axis.
+    Returns the rows (rows, out_features) and what the last copy was: the matrix, and for INT4 the half it unpacked.
+    """
+    out = x.new_empty(len(x), out_features)
+    for start, end, expert in turns(ends):
+        leftovers = None  # freed before the next expert's copy is made
+        parts = {name: part[expert] for name, part in zip(names.split(","), payload, strict=True)}
+        one = _layer(parts, out_features, x.shape[1])
+        leftovers = [LAYERS[scheme].weight_copy(one, x.dtype)]
+        torch.mm(x[start:end], leftovers[0].t(), out=out[start:end])
+    return [out, *leftovers, *_unpacked(scheme, leftovers[0])]
+
+
+@grouped_linear_by_copy.register_fake
+def _(x, payload, names, scheme, out_features, ends):
+    copy = x.new_empty(out_features, x.shape[1])
+    return [x.new_empty(x.shape[0], out_features), copy, *_unpacked(scheme, copy)]
+
+
+def _unpacked(scheme, copy):
+    """INT4's half of the numbers in a byte each, which lies beside the copy while that is filled."""
+    return [copy.new_empty(copy.shape[0], -(-copy.shape[1] // 2), dtype=torch.uint8)] if scheme == "int4" else []
+
+
+def _layer(payload, out_features, in_features):
+    """What a scheme's methods need of a linear layer: its parameters, its sizes and its group size."""
+    return types.SimpleNamespace(**payload, out_features=out_features, in_features=in_features, group_size=GROUP)

@@ -1,0 +1,38 @@
+"""Axes-level plots of memory: bytes in, a picture out, and the Axes returned. The only room with Matplotlib.
+
+Every `plot_*` draws on the `ax` it is given and touches nothing else. Without one it makes a figure through pyplot,
+because that is what a notebook shows by itself, once, when the cell ends; end the cell with `_ = plot_stack(...)` so
+that the Axes is not printed as well. Code that keeps a figure (a widget, a loop) passes the Axes of a
+`matplotlib.figure.Figure(layout="constrained")`: pyplot is then never loaded, and texts outside the Axes get room.
+
+A component has one colour and one hatch in every plot: see `style`.
+"""
+
+from dsmem.lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "plot_stack": "memory",
+        "plot_instants": "memory",
+        "plot_timeline": "memory",
+        "plot_tensors": "memory",
+        "plot_waterfall": "memory",
+        "plot_overhead": "memory",
+        "plot_areas": "curves",
+        "plot_curves": "curves",
+        "plot_seconds": "curves",
+        "plot_throughput": "curves",
+        "plot_rises": "curves",
+        "plot_layer_errors": "curves",
+        "plot_dots": "curves",
+        "plot_footprint": "footprint",
+        "plot_lengths": "footprint",
+        "plot_models": "weights",
+        "plot_weights": "weights",
+        "plot_weights_and_cache": "weights",
+        "plot_cache": "cache",
+        "plot_segments": "segments",
+        "plot_reserved": "segments",
+    },
+)

@@ -1,0 +1,224 @@
+"""The allocator's memory as a map, block by block, and over time: what tensors fill and what lies free in segments.
+
+`plot_segments` and `plot_reserved` draw once and return the Axes. `SegmentsPicture` stays and is called again;
+`settings_picture` makes one that replays streams of events under the settings that sliders give it.
+"""
+
+import functools
+from collections import Counter
+
+import numpy as np
+from matplotlib import style
+from matplotlib.patches import PathPatch
+
+from dsmem.memory.replay import replay
+from dsmem.plots import axes
+from dsmem.plots import style as looks
+from dsmem.units import format_bytes
+
+FREE, TENSOR = "free", "tensor"
+_BORDER = {"color": looks.INK, "linewidth": 1.4, "zorder": 3}
+
+
+def plot_segments(source, step=None, *, row_bytes=None, ax=None, title=None):
+    """The segment map: blocks in address order, coloured by what they hold, the free ones white and hatched.
+
+    source: a `Replay`, of which the map after event `step` is drawn (left out: at the reserved peak), or a map as
+    `Replay.segments` returns it. row_bytes: None draws one row for each segment; a number draws all segments end to
+    end, in rows of so many bytes. A label that is no component of `looks` is written into its block.
+    ValueError: no segments, or row_bytes below 1.
+    """
+    segments = source if isinstance(source, list) else source.segments(step)
+    if not segments:
+        raise ValueError(f"segments must hold at least one segment, got {segments!r}.")
+    parts = dict.fromkeys(part_of(label) for segment in segments for _, label in segment)
+    picture = SegmentsPicture(list(parts), ax, row_bytes, rows=1 if row_bytes else len(segments))
+    picture(segments, title)
+    with style.context(looks.STYLE):
+        axes.finish(picture.ax, picture.title.get_text())
+    return picture.ax
+
+
+def part_of(label):
+    """The component that a block's label stands for: itself, where it is one; "free" for none; else "tensor".
+
+    >>> part_of("kv_cache"), part_of(""), part_of("layers.0 mm")
+    ('kv_cache', 'free', 'tensor')
+    """
+    return FREE if not label else label if label in looks.LOOKS else TENSOR
+
+
+class SegmentsPicture:
+    """Draws maps of blocks of the given `parts` on `ax` (None: a new figure through pyplot); call it to move them.
+
+    row_bytes: as in `plot_segments`. rows: how many there are at least, so that a small map does not fill the picture.
+    """
+
+    def __init__(self, parts, ax=None, row_bytes=None, rows=1):
+        if row_bytes is not None and row_bytes < 1:
+            raise ValueError(f"row_bytes={row_bytes!r} is too small; it must be at least 1, or None")
+        self.row_bytes, self.rows, self.texts = row_bytes, rows, []
+        height = 1.8 + (0.34 * min(rows, 14) if row_bytes is None else 2.6)
+        with axes.drawing(ax, "Reserved", height) as self.ax:
+            nothing = np.zeros(0)
+            order = sorted(parts, key=lambda part: part == FREE)
+            self.patches = {
+                part: self.ax.add_patch(
+                    PathPatch(axes.boxes(nothing, nothing, nothing), label=part, **looks.look(part))
+                )
+                for part in order
+            }
+            self.borders = self.ax.add_patch(PathPatch(axes.boxes(nothing, nothing, nothing), fill=False, **_BORDER))
+            self.ax.tick_params(axis="y", length=0)
+            self._reach(row_bytes or 2**20)
+            self.title = self.ax.set_title("Reserved", loc="left")
+        self.ax.get_legend().set_zorder(0)  # it lies beside the Axes: an explorer need not draw it with all that moves
+
+    def __call__(self, segments, title=None):
+        """Show the map `segments`, [[(bytes, label or "")] per segment]; returns in words what there is to see."""
+        sizes = Counter()
+        for segment in segments:
+            for nbytes, label in segment:
+                sizes[part_of(label)] += nbytes
+        reserved = sum(sizes.values())
+        self.ax.dsmem_data = [
+            (part_of(label), f"segment {number}", nbytes)
+            for number, segment in enumerate(segments, start=1)
+            for nbytes, label in segment
+        ]
+        self._frame(segments)
+        self._move(segments)
+        used = 1 - sizes[FREE] / reserved
+        found = f"{format_bytes(reserved)} reserved in {_number(len(segments), 'segment')}, {used:.0%} in use"
+        self.title.set_text(title or found)
+        return found + "; " + ", ".join(f"{part} {format_bytes(nbytes)}" for part, nbytes in sizes.most_common()) + "."
+
+    def _frame(self, segments):
+        """As many rows as the map needs, and their names where there is room for them."""
+        widest = max(sum(nbytes for nbytes, _ in segment) for segment in segments)
+        total = sum(nbytes for segment in segments for nbytes, _ in segment)
+        rows = len(segments) if self.row_bytes is None else max(-(-total // self.row_bytes), self.rows)
+        if self.ax.get_ylim() != (rows - 0.5, -0.5):
+            self.ax.set_ylim(rows - 0.5, -0.5)
+            every = -(-rows // 14)
+            named = list(range(0, rows, every))
+            self.ax.set_yticks(named, [self._row_name(row) for row in named])
+        if self.row_bytes is None and self.ax.get_xlim() != (0, widest):
+            self._reach(widest)
+
+    def _reach(self, nbytes):
+        self.ax.set_xlim(0, nbytes)
+        axes.byte_axis(self.ax.xaxis, nbytes, "address in the segment" if self.row_bytes is None else "address")
+
+    def _row_name(self, row):
+        return f"segment {row + 1}" if self.row_bytes is None else format_bytes(row * self.row_bytes)
+
+    def _move(self, segments):
+        pieces = list(_pieces(segments, self.row_bytes))
+        for part, patch in self.patches.items():
+            patch.set_path(_path([piece[:3] for piece in pieces if piece[3] == part]))
+        self.borders.set_path(_path(_outlines(segments, self.row_bytes)))
+        for text in self.texts:
+            text.remove()
+        reach = self.ax.get_xlim()[1]
+        self.texts = [
+            self.ax.text((left + right) / 2, row, label, ha="center", va="center", fontsize="small", bbox=axes.PATCH)
+            for row, left, right, part, label in pieces
+            if part == TENSOR and (right - left) / reach > 0.013 * (len(label) + 1)
+        ]
+
+
+def settings_picture(streams, row_bytes=32 * 2**20, rows=1):
+    """`draw` for `dsmem.explore`: the map of a stream of events, replayed up to a share of it under some settings.
+
+    streams: {name: events}, as for `allocator.replay`. The picture takes stream (a name), progress (0 to 100, in % of
+    its events) and the settings of `allocator.replay`; a text in place of a setting means that it is left out.
+    """
+    parts = dict.fromkeys(label for events in streams.values() for _, _, label in events)
+
+    @functools.cache
+    def replayed(stream, settings):
+        return replay(streams[stream], **dict(settings))
+
+    def draw(ax, **values):
+        picture = SegmentsPicture([*dict.fromkeys(map(part_of, parts)), FREE], ax, row_bytes, rows)
+
+        def update(stream, progress=100, **settings):
+            settings = {name: value for name, value in settings.items() if not isinstance(value, str)}
+            run = replayed(stream, tuple(settings.items()))
+            step = max(len(run.events) * progress // 100 - 1, 0)
+            words = picture(run.segments(step))
+            return f"{words} At the end {format_bytes(run.peak_reserved_bytes)} were reserved at most."
+
+        update(**values)
+        return update
+
+    return draw
+
+
+def _number(count, noun):
+    return f"{count:,} {noun}{'s' if count > 1 else ''}"
+
+
+def _pieces(segments, row_bytes):
+    """(row, left, right, part, label) of every block; one that crosses the end of a row is in pieces."""
+    address = 0
+    for row, segment in enumerate(segments):
+        address = 0 if row_bytes is None else address
+        for nbytes, label in segment:
+            for piece in _cut(address, nbytes, row, row_bytes):
+                yield *piece, part_of(label), label
+            address += nbytes
+
+
+def _outlines(segments, row_bytes):
+    """(row, left, right) around each segment, in pieces where it crosses the end of a row."""
+    address = 0
+    for row, segment in enumerate(segments):
+        nbytes = sum(size for size, _ in segment)
+        yield from _cut(0 if row_bytes is None else address, nbytes, row, row_bytes)
+        address += nbytes
+
+
+def _cut(address, nbytes, row, row_bytes):
+    if row_bytes is None:
+        yield row, address, address + nbytes
+        return
+    end = address + nbytes
+    while address < end:
+        row, start = divmod(address, row_bytes)
+        stop = min(end, (row + 1) * row_bytes)
+        yield row, start, stop - row * row_bytes
+        address = stop
+
+
+def _path(places):
+    rows, left, right = np.array(list(places), dtype=float).reshape(-1, 3).T
+    return axes.boxes(left, right, rows)
+
+
+def plot_reserved(replayed, *, ax=None, title=None):
+    """What a `Replay` reserves over its events: allocated, the largest free block, and the free pieces beside it.
+
+    The three add up to the reserved bytes. Fragmentation is the share of the third in the free bytes.
+    """
+    if not len(replayed.events):
+        raise ValueError(f"replayed must hold at least one event, got {replayed.events!r}.")
+    step = np.arange(len(replayed.events))
+    free = replayed.reserved_bytes - replayed.allocated_bytes
+    parts = {
+        "allocated": replayed.allocated_bytes,
+        "largest_free": replayed.largest_free_bytes,
+        "other_free": free - replayed.largest_free_bytes,
+    }
+    worst = int(replayed.reserved_bytes.argmax())
+    found = (
+        f"{format_bytes(replayed.peak_reserved_bytes)} reserved for {format_bytes(replayed.peak_allocated_bytes)} "
+        f"allocated; up to {replayed.fragmentation[worst:].max():.0%} of what is free lies in smaller pieces"
+    )
+    with axes.drawing(ax, title or found) as ax:
+        top = axes.areas(ax, step, parts, step="post", linewidth=0)
+        ax.step(step, replayed.reserved_bytes, where="post", color=looks.INK, linewidth=1.2, label="reserved")
+        axes.number_axis(ax, "event (birth or death of a tensor)", logx=False)
+        axes.height_axis(ax, {}, top, "memory")
+    return ax

@@ -1,8 +1,0 @@
-"""The schemes by name."""
-
-from dsmem.quantize.fp8 import Fp8Linear
-from dsmem.quantize.int4 import Int4Linear
-from dsmem.quantize.int8 import Int8Linear, W8A8Linear
-
-SCHEMES = {"int8": Int8Linear, "int8_w8a8": W8A8Linear, "fp8": Fp8Linear, "int4": Int4Linear}
-"""Linear layers by the name that `Workload(weights=...)` and `build_model(weights=...)` take."""

@@ -1,0 +1,17 @@
+"""One pass at every level that a machine has, the gaps between the levels, and recordings of whole sweeps."""
+
+from dsmem.lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "Run": "run",
+        "measure": "run",
+        "tokens_per_second": "run",
+        "explain": "gaps",
+        "overhead": "gaps",
+        "record": "recordings",
+        "recorded": "recordings",
+        "here": "machine",
+    },
+)

@@ -1,0 +1,196 @@
+"""One pass at every level that this machine has: formula, ledger, allocator, device."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.benchmark import Timer
+
+from dsmem.config.architecture import Architecture
+from dsmem.config.workload import Workload
+from dsmem.footprint.inference import inference_footprint
+from dsmem.footprint.instants import Footprint
+from dsmem.memory import cuda
+from dsmem.memory.ledger import Ledger
+from dsmem.memory.replay import Replay, replay
+from dsmem.model import hub
+from dsmem.model.decoder import attention_for, build_model, check_device
+from dsmem.runs.gaps import Waterfall, explain
+from dsmem.table import Table
+from dsmem.units import format_bytes, one_of
+
+CODES = ("dsmem", "transformers")
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Run:
+    """One pass at up to four levels: `footprint`, `ledger`, `replay` and, on a GPU, `device_memory` (else None).
+
+    arch, work: what ran, with attention="auto" settled. device: "fake", "cpu" or "cuda". code: whose model ran, "dsmem"
+    or "transformers". device_memory: peaks in bytes, see `memory.cuda.peaks`; trace: the allocator's own story of the
+    pass, see `memory.cuda.trace`. seconds: wall time of the pass under the ledger, None on fake tensors.
+    """
+
+    arch: Architecture
+    work: Workload
+    device: str
+    footprint: Footprint
+    ledger: Ledger
+    replay: Replay
+    device_memory: dict | None
+    trace: list | None
+    seconds: float | None
+    code: str = "dsmem"
+
+    def gaps(self) -> Waterfall:
+        """The way from formula to device, every difference between two levels named: see `explain`."""
+        return explain(self)
+
+    def table(self) -> Table:
+        """The levels as a `Table`: what each says of the peak."""
+        totals = [(name, nbytes, nbytes) for name, nbytes, kind in self.gaps().steps if kind == "total"]
+        return Table({"level": None, "bytes": ",", "size": format_bytes}, totals, str(self))
+
+    def plot_timeline(self, **options: Any) -> Any:
+        """Live bytes over the pass; returns the Axes. Options: those of `plots.plot_timeline`."""
+        from dsmem import plots  # not above: it loads Matplotlib
+
+        return plots.plot_timeline(self, **options)
+
+    def plot_tensors(self, **options: Any) -> Any:
+        """The largest tensors alive at the peak; returns the Axes. Options: those of `plots.plot_tensors`."""
+        from dsmem import plots
+
+        return plots.plot_tensors(self, **options)
+
+    def plot_instants(self, **options: Any) -> Any:
+        """Every instant that the formula lists; returns the Axes. Options: those of `plots.plot_instants`."""
+        from dsmem import plots
+
+        return plots.plot_instants(self, **options)
+
+    def plot_gaps(self, **options: Any) -> Any:
+        """The way from formula to device as a waterfall; returns the Axes. Options: those of `plots.plot_waterfall`."""
+        from dsmem import plots
+
+        return plots.plot_waterfall(self.gaps(), **options)
+
+    def __str__(self) -> str:
+        work = self.work
+        code = "" if self.code == "dsmem" else f", in {self.code}' code"
+        return (
+            f"{self.arch.name}, {work.phase} of {work.batch:,} × {work.seq_len:,} tokens, {work.weights}, "
+            f"{work.attention} attention, on {self.device} tensors{code}"
+        )
+
+    def __repr__(self) -> str:
+        return repr(self.table())
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+
+def measure(
+    arch: Any,
+    work: Workload | None = None,
+    device: str = "fake",
+    seed: int = 0,
+    code: str = "dsmem",
+    **fields: Any,
+) -> Run:
+    """Run a workload once with random weights and token ids, watched at every level; returns a `Run`.
+
+    arch: an `Architecture`, or whatever `Architecture.of` takes: a name, a path, a dict. work: a `Workload`, or its
+    fields as keywords; attention="auto" becomes what the device can run. device: "fake" (any size, no memory), "cpu" or
+    "cuda". code: whose model runs, "dsmem" or "transformers"; the formula is ours in both, so the ledger of the latter
+    need not agree with it. Raises ValueError for a workload with arrays or a device that is not there,
+    torch.OutOfMemoryError where it does not fit.
+
+    >>> run = measure("qwen2.5-0.5b", batch=4, seq_len=1024)
+    >>> run.footprint.total_bytes == run.ledger.peak_bytes
+    True
+    """
+    arch, work = Architecture.of(arch), Workload.of(work, **fields)
+    check_device(device)
+    one_of("code", code, CODES, "a model that runs here")
+    for name in ("batch", "seq_len", "cached_tokens"):
+        if not isinstance(getattr(work, name), int):
+            raise ValueError(f"{name} is an array, and one workload is run at a time; it must be a whole number")
+    work = settled(arch, work, device)
+    elsewhere = cuda.held_bytes() if device == "cuda" else 0
+    forward, model = (prepare if code == "dsmem" else hub.prepare)(arch, work, device, seed)
+    seen = watch(forward, model, device, elsewhere)
+    return Run(arch, work, str(device), inference_footprint(arch, work), *seen, code=code)
+
+
+def settled(arch: Architecture, work: Workload, device: str) -> Workload:
+    """`work` with attention="auto" replaced by what `device` can run on `arch`."""
+    if work.attention != "auto":
+        return work
+    return work.changed(attention=attention_for(device, arch, work.activations))
+
+
+def prepare(arch: Architecture, work: Workload, device: str, seed: int = 0) -> tuple[Callable, torch.nn.Module]:
+    """A call that runs `work` on `arch`, from the same start each time, and the model that it runs on."""
+    formats = {"activations": work.activations, "modules_to_not_convert": work.modules_to_not_convert}
+    model = build_model(arch, weights=work.weights, device=device, seed=seed, **formats)
+    return bind(model, arch, work, device), model
+
+
+def bind(model: torch.nn.Module, arch: Architecture, work: Workload, device: str) -> Callable:
+    """A call that runs `work` on the `model` of `arch`, from the same start each time."""
+    work = settled(arch, work, device)
+    tokens = torch.randint(arch.vocab_size, (work.batch, work.new_tokens))
+    tokens = tokens if device == "fake" else tokens.to(device)
+    cache = None
+    if work.cache != "none":
+        options = {"mla_cache": work.mla_cache} | ({"block_size": work.block_size} if work.cache == "paged" else {})
+        cache = model.new_cache(work.batch, work.cache_len, work.kv_cache, work.cache, **options)
+    absorbed = work.absorbed(arch)
+
+    def forward():
+        if cache is not None:
+            cache.reset(work.cached_tokens)
+        return model(tokens, cache=cache, attention=work.attention, logits=work.logits, absorbed=absorbed)
+
+    return forward
+
+
+@torch.no_grad()
+def tokens_per_second(arch: Any, works: Iterable[Workload], device: str) -> np.ndarray:
+    """Tokens a second that one model of `arch` reads or writes in each of `works`, an array; medians, random weights.
+
+    arch: whatever `Architecture.of` takes. works: `Workload`s that differ in batch and length alone, for they share the
+    weights; ValueError if they do not.
+    """
+    arch, works = Architecture.of(arch), list(works)
+    if len(kinds := {work.weights for work in works}) != 1:
+        raise ValueError(f"works hold weights={sorted(kinds)!r}; they must be of one kind, for one model runs them all")
+    first, model = prepare(arch, works[0], device)
+    seconds = []
+    for work in works:
+        forward = first if work is works[0] else bind(model, arch, work, device)
+        seconds.append(Timer("forward()", globals={"forward": forward}).blocked_autorange(min_run_time=0.15).median)
+    return np.array([work.batch * work.new_tokens for work in works]) / seconds
+
+
+@torch.no_grad()
+def watch(forward: Callable, model: torch.nn.Module, device: str, elsewhere_bytes: int = 0) -> tuple:
+    """Ledger, replay, device memory, trace and seconds of `forward()` on any module; a GPU runs it four times.
+
+    elsewhere_bytes: what the GPU held for this process before the model was made, see `memory.cuda.held_bytes`.
+    """
+    on_gpu = str(device).startswith("cuda")
+    memory = cuda.peaks(forward, elsewhere_bytes) if on_gpu else None
+    trace = cuda.trace(forward) if on_gpu else None
+    with Ledger(model) as ledger:
+        start = time.perf_counter()
+        forward()
+        if on_gpu:
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+    replayed = replay(ledger, workspace_bytes=memory["workspace"] if on_gpu else 0)
+    return ledger, replayed, memory, trace, None if device == "fake" else seconds

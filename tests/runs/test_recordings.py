@@ -1,0 +1,273 @@
+"""Measuring, explaining, recording and reading back, without a GPU."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import dsmem
+from dsmem import Architecture, Workload
+from dsmem.model import hub
+from dsmem.runs import recordings as runs
+
+TINY = Architecture.from_config("qwen2.5-0.5b").scaled(num_hidden_layers=2, vocab_size=1000)
+CELLS = [(TINY, Workload(2, 8)), (TINY, Workload(2, 8, "decode"))]
+
+
+@pytest.mark.parametrize("device", ["fake", "cpu"])
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_one_run_is_told_at_three_levels_without_a_gpu(device, phase):
+    run = dsmem.measure(TINY, Workload(2, 8, phase), device=device)
+    assert run.footprint.total_bytes == run.ledger.peak_bytes <= run.replay.peak_allocated_bytes
+    assert (run.arch, run.device, run.device_memory) == (TINY, device, None)
+    assert (run.seconds is None) == (device == "fake")
+
+
+def test_measuring_twice_gives_the_same_bytes():
+    one, two = (dsmem.measure(TINY, Workload(2, 8), device="cpu") for _ in range(2))
+    assert one.ledger.timeline().live_bytes.tolist() == two.ledger.timeline().live_bytes.tolist()
+
+
+def closes(waterfall):
+    """Each total is the one before it plus the gaps between them."""
+    level = None
+    for _, nbytes, kind in waterfall.steps:
+        if kind == "gap":
+            level += nbytes
+        else:
+            assert level in (None, nbytes)
+            level = nbytes
+    return True
+
+
+@pytest.mark.parametrize("device", ["fake", "cpu"])
+@pytest.mark.parametrize("attention", ["fused", "eager"])
+def test_the_gaps_of_an_explanation_close(device, attention):
+    waterfall = dsmem.explain(dsmem.measure(TINY, Workload(2, 8, attention=attention), device=device))
+    assert closes(waterfall)
+    assert [name for name, _, kind in waterfall.steps if kind == "total"][:2] == ["formula", "ledger"]
+    assert dict((name, nbytes) for name, nbytes, _ in waterfall.steps)["not in the formula"] == 0
+
+
+def test_an_explanation_with_a_gpus_word_closes_too():
+    run = dsmem.measure(TINY, Workload(2, 8))
+    peak = run.replay.peak_allocated_bytes
+    said = {"requested": peak, "allocated": peak + 9, "reserved": peak + 100, "used": peak + 1000, "workspace": 7}
+    waterfall = dsmem.explain(runs.Run(**{**vars(run), "device_memory": said}))
+    assert closes(waterfall)
+    assert [nbytes for name, nbytes, kind in waterfall.steps if kind == "total"][-3:] == [
+        said["allocated"],
+        said["reserved"],
+        said["used"],
+    ]
+
+
+def test_tensors_from_before_the_run_are_no_kernel_scratch():
+    run = dsmem.measure(TINY, Workload(2, 8))
+    peak = run.replay.peak_allocated_bytes
+    said = {"requested": peak, "allocated": peak + 50, "reserved": peak + 100, "used": peak + 1000, "workspace": 0}
+    steps = dsmem.explain(runs.Run(**{**vars(run), "device_memory": said | {"elsewhere": 50}})).steps
+    gaps = {name: nbytes for name, nbytes, _ in steps}
+    assert (gaps["tensors from before this run"], gaps["kernel scratch that no tensor holds"]) == (50, 0)
+
+
+def test_an_explanation_prints_a_line_for_each_step():
+    waterfall = dsmem.explain(dsmem.measure(TINY, Workload(2, 8)))
+    lines = repr(waterfall).splitlines()
+    assert len(lines) == len(waterfall.steps)
+    assert all(
+        name in line and f"{nbytes:,} B" in line for (name, nbytes, _), line in zip(waterfall.steps, lines, strict=True)
+    )
+
+
+@pytest.mark.parametrize("argument", ["batch", "seq_len"])
+def test_a_workload_of_arrays_cannot_be_measured(argument, refuses):
+    refuses(lambda: dsmem.measure(TINY, Workload(**{argument: np.array([1, 2])})), argument, "array", "whole number")
+
+
+def test_an_unknown_device_cannot_be_measured(refuses):
+    refuses(lambda: dsmem.measure(TINY, Workload(1, 8), device="gpu"), "device", "'gpu'", "'cuda', 'cpu', 'fake'")
+
+
+def test_a_recording_is_a_readable_file_with_its_provenance(tmp_path):
+    path = runs.record(tmp_path, device="cpu", cells=CELLS, command="a test")
+    run = json.loads(path.read_text(encoding="utf-8"))
+    assert run == runs.load(path)
+    fields = {"device", "driver", "torch", "cuda", "python", "date", "command", "commit"}
+    assert fields <= set(run["provenance"])
+    assert run["provenance"]["torch"] == torch.__version__
+    assert run["provenance"]["command"] == "a test"
+    assert run["provenance"]["date"].startswith("20")
+
+
+def test_a_recorded_cell_says_what_was_asked_and_what_came(tmp_path):
+    cells = runs.load(runs.record(tmp_path, device="cpu", cells=CELLS))["cells"]
+    assert [(cell["phase"], cell["outcome"]) for cell in cells] == [("prefill", "ok"), ("decode", "ok")]
+    for cell, (arch, work) in zip(cells, CELLS, strict=True):
+        measured = dsmem.measure(arch, work, device="fake")
+        assert (cell["model"], cell["batch"], cell["seq_len"]) == (arch.name, 2, 8)
+        assert cell["formula_bytes"] == cell["ledger_bytes"] == measured.ledger.peak_bytes
+        assert cell["replay_bytes"] == measured.replay.peak_allocated_bytes
+
+
+def test_each_recording_has_a_file_of_its_own_however_quickly_they_follow(tmp_path):
+    paths = {runs.record(tmp_path, device="fake", cells=CELLS[:1]) for _ in range(3)}
+    assert len(paths) == len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_cell_that_does_not_fit_is_recorded_as_such_and_the_sweep_goes_on(tmp_path, monkeypatch):
+    measure = runs.measure
+
+    def small_machine(arch, work, device, **options):
+        if work.seq_len > 100:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return measure(arch, work, device, **options)
+
+    monkeypatch.setattr(runs, "measure", small_machine)
+    cells = [(TINY, Workload(2, 8)), (TINY, Workload(2, 800)), (TINY, Workload(2, 9))]
+    recorded = runs.load(runs.record(tmp_path, device="cpu", cells=cells))["cells"]
+    assert [cell["outcome"] for cell in recorded] == ["ok", "did not fit", "ok"]
+    assert recorded[1]["seq_len"] == 800 and recorded[1]["formula_bytes"] > 0
+    assert "ledger_bytes" not in recorded[1]
+
+
+def test_a_cell_that_fails_is_recorded_with_its_reason_and_the_sweep_goes_on(tmp_path, monkeypatch):
+    measure = runs.measure
+
+    def broken_kernel(arch, work, device, **options):
+        if work.seq_len > 100:
+            raise RuntimeError("no kernel image is available\nCompile with ...")
+        return measure(arch, work, device, **options)
+
+    monkeypatch.setattr(runs, "measure", broken_kernel)
+    run = runs.load(runs.record(tmp_path, device="cpu", cells=[(TINY, Workload(2, 800)), (TINY, Workload(2, 9))]))
+    assert [cell["outcome"] for cell in run["cells"]] == ["failed: no kernel image is available", "ok"]
+    assert "failed: no kernel image is available: model=" in runs.compare(run)
+    assert "0 cells did not fit" in runs.compare(run)
+
+
+def test_an_error_without_words_is_recorded_by_its_kind():
+    assert runs._outcome(RuntimeError()) == "failed: RuntimeError"
+
+
+def test_the_comparison_leaves_out_what_lay_on_the_gpu_before(tmp_path):
+    run = runs.load(runs.record(tmp_path, device="cpu", cells=CELLS[:1]))
+    (cell,) = run["cells"]
+    said = {
+        "allocated": cell["replay_bytes"] + 1000,
+        "reserved": cell["replay_reserved_bytes"] + 1000,
+        "elsewhere": 1000,
+    }
+    cell["device"] = said
+    assert "allocated: median +0.00%" in runs.compare(run) and "reserved: median +0.00%" in runs.compare(run)
+
+
+@pytest.mark.skipif(not hub.available(), reason="transformers is not installed")
+def test_transformers_code_is_recorded_beside_ours(tmp_path):
+    work = Workload(2, 8, logits="last")
+    cells = [(TINY, work), (TINY, work, "transformers")]
+    run = runs.load(runs.record(tmp_path, device="fake", cells=cells))
+    ours, theirs = run["cells"]
+    assert (ours["code"], theirs["code"], theirs["outcome"]) == ("dsmem", "transformers", "ok")
+    assert theirs["ledger_bytes"] == pytest.approx(ours["ledger_bytes"], rel=0.01)  # the weights are most of it
+    assert "formula and ledger differ in 0 cells" in runs.compare(run)
+
+
+def test_without_transformers_the_sweep_is_our_code_alone(monkeypatch):
+    monkeypatch.setattr(hub, "available", lambda: False)
+    assert {len(cell) for cell in runs.sweep()} == {2}
+
+
+@pytest.mark.parametrize("work", [Workload(1, 8, "decode"), Workload(1, 8, weights="int8")])
+def test_transformers_code_runs_prefills_in_a_float_format(work, refuses):
+    refuses(lambda: hub.prepare(TINY, work, "fake"), "work", "prefill")
+
+
+def test_a_recording_cut_off_in_the_middle_leaves_a_whole_file(tmp_path, monkeypatch):
+    measure, calls = runs.measure, []
+
+    def cut_off(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return measure(*arguments, **options)
+
+    monkeypatch.setattr(runs, "measure", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        runs.record(tmp_path, device="fake", cells=CELLS)
+    (path,) = tmp_path.iterdir()
+    assert len(runs.load(path)["cells"]) == 1
+
+
+def test_recorded_lists_nothing_where_nothing_is_recorded(tmp_path):
+    assert runs.recorded(tmp_path) == [] == runs.recorded(tmp_path / "missing")
+
+
+def test_recordings_without_a_gpu_are_not_passed_off_as_gpu_runs(tmp_path):
+    runs.record(tmp_path, device="cpu", cells=CELLS[:1])
+    assert runs.recorded(tmp_path) == []
+
+
+def test_shipped_recordings_can_be_read():
+    for run in runs.recorded():
+        assert run["provenance"]["device"] and run["cells"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff\x00",
+        b"3",
+        b"null",
+        b"[]",
+        b'{"format": 1}',
+        b'{"format": 99, "provenance": {}, "cells": []}',
+        b'{"format": 1, "provenance": {}, "cells": []}',
+        b'{"format": 1, "provenance": null, "cells": []}',
+        b'{"format": 1, "provenance": {"date": "2026"}, "cells": 3}',
+    ],
+)
+def test_a_damaged_recording_is_refused_by_path(content, tmp_path, refuses):
+    path = tmp_path / "broken.json"
+    path.write_bytes(content)
+    refuses(lambda: runs.load(path), "path", str(path), "must be")
+    refuses(lambda: runs.recorded(tmp_path), "path", str(path), "must be")
+
+
+def test_a_recording_that_is_not_there_is_refused_by_path(tmp_path, refuses):
+    path = tmp_path / "missing.json"
+    refuses(lambda: runs.load(path), "path", str(path), "must be")
+
+
+def test_the_sweep_is_made_of_passes_that_the_footprint_knows():
+    cells = list(runs.sweep())
+    assert len(cells) == len({json.dumps([arch.name, repr(rest)]) for arch, *rest in cells})
+    assert all(dsmem.inference_footprint(arch, work).total_bytes for arch, work, *_ in cells)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_the_command_line_says_in_one_sentence_that_there_is_no_gpu(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        runs.main(["record", "--device", "cuda", "--out", str(tmp_path)])
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert "device='cuda'" in said and "'cpu'" in said and len(said.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_line_records_and_prints_where(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(runs, "sweep", lambda *_: CELLS)
+    runs.main(["record", "--device", "fake", "--out", str(tmp_path)])
+    (path,) = tmp_path.iterdir()
+    assert str(path) in capsys.readouterr().out
+    assert "record --device fake" in runs.load(path)["provenance"]["command"]
+
+
+def test_tokens_a_second_come_one_for_each_workload_and_from_one_model(refuses):
+    rates = dsmem.runs.run.tokens_per_second(TINY, [Workload(b, 8, "decode", weights="bf16") for b in (1, 4)], "cpu")
+    assert rates.shape == (2,) and rates.min() > 0
+    mixed = [Workload(1, 8, "decode", weights=weights) for weights in ("bf16", "fp32")]
+    refuses(lambda: dsmem.runs.run.tokens_per_second(TINY, mixed, "cpu"), "works", "'bf16'", "one kind")

@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = attach(
     {
         "Architecture": "config.architecture",
         "model_names": "config.families",
+        "GPUS": "config.hardware",
         "Workload": "config.workload",
         "Footprint": "footprint.instants",
         "inference_footprint": "footprint.inference",

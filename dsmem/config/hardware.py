@@ -1,0 +1,128 @@
+"""GPUs by name, with the memory that their device reports; and what `capacity=` means in every call."""
+
+import dataclasses
+import functools
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from dsmem.config.families import DATA
+from dsmem.units import format_bytes, parse_bytes, whole_number
+
+
+@dataclasses.dataclass(frozen=True)
+class GPU:
+    """One kind of GPU.
+
+    usable_bytes: all of the memory that its device reports, None where nobody has published it; usable_bytes_range: the
+    least and the most that was seen. box_gb: the number on the box, in GB or GiB as its maker likes.
+    bandwidth_bytes_per_s: of its memory, as published. capability: CUDA compute capability (major, minor), else None.
+    Source: `data/gpus.json` says where the figures are from.
+    """
+
+    name: str
+    usable_bytes: int | None
+    usable_bytes_range: tuple[int, int] | None
+    box_gb: float
+    bandwidth_bytes_per_s: int
+    memory: str
+    capability: tuple[int, int] | None
+    note: str = ""
+
+    def __str__(self) -> str:
+        usable = format_bytes(self.usable_bytes) if self.usable_bytes else "usable memory not published"
+        rate = f"{self.bandwidth_bytes_per_s / 1e9:,.4g} GB/s"
+        return f"{self.name}: {usable}, {rate}" + (f" ({self.note})" if self.note else "")
+
+
+class UnknownGPU(KeyError, ValueError):
+    """A name that `GPUS` does not know."""
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
+class GPUTable(dict):
+    """GPUs by name; spaces, hyphens and capitals do not matter, and a name may be cut short where that is clear.
+
+    >>> GPUS["rtx-4090"].name, GPUS["T4"].usable_bytes
+    ('RTX 4090', 15642329088)
+    """
+
+    def __missing__(self, name: Any) -> GPU:
+        wanted = _plain(name)
+        found = [gpu for known, gpu in self.items() if _plain(known) == wanted]
+        found = found or [gpu for known, gpu in self.items() if wanted and _plain(known).startswith(wanted)]
+        if len(found) == 1:
+            return found[0]
+        names = found and [gpu.name for gpu in found] or list(self)
+        problem = "is more than one GPU" if found else "is not a known GPU"
+        raise UnknownGPU(f"gpu={name!r} {problem}; allowed: {', '.join(names)}")
+
+    def __repr__(self) -> str:
+        return "\n".join(map(str, self.values()))
+
+
+@functools.cache
+def _gpus() -> GPUTable:
+    found = json.loads((DATA / "gpus.json").read_text(encoding="utf-8"))["gpus"]
+    return GPUTable({name: _gpu(name, **facts) for name, facts in found.items()})
+
+
+def _gpu(name, box_GB, capability, usable_bytes_range, **facts):
+    pairs = (tuple(pair) if pair else None for pair in (capability, usable_bytes_range))
+    return GPU(name, box_gb=box_GB, **dict(zip(("capability", "usable_bytes_range"), pairs, strict=True)), **facts)
+
+
+def capacities(capacity: Any) -> dict[str, int]:
+    """{label: bytes} of any form that `capacity=` takes in this kit.
+
+    capacity: None, a GPU's name ("T4", or "8 x H200" for several), a list of names, a pair (label, bytes), or a dict
+    {label: bytes}; bytes may be a text with a unit ("24 GiB"). Raises ValueError for an unknown name, a GPU whose memory is not published, or bytes below 1.
+
+    >>> capacities("8 x H200")
+    {'8 × H200': 1200879566848}
+    >>> capacities({"mine": "24 GiB"})
+    {'mine': 25769803776}
+    """
+    if capacity is None:
+        return {}
+    if isinstance(capacity, GPU):
+        capacity = capacity.name
+    if isinstance(capacity, str):
+        return dict([_named(capacity)])
+    if isinstance(capacity, tuple) and len(capacity) == 2 and not _is_name(capacity[1]):
+        capacity = dict([capacity])
+    if isinstance(capacity, Mapping):
+        sizes = {str(label): parse_bytes(size, f"capacity[{label!r}]") for label, size in capacity.items()}
+        return {label: whole_number(f"capacity[{label!r}]", n, what="bytes") for label, n in sizes.items()}
+    if isinstance(capacity, list | tuple) and all(isinstance(name, str) for name in capacity):
+        return dict(map(_named, capacity))
+    raise ValueError(
+        f"capacity={capacity!r} is not a capacity; it must be a GPU's name, a list of names, (label, bytes), "
+        "{label: bytes} or None"
+    )
+
+
+def _is_name(value: Any) -> bool:
+    """Is this the name of a GPU, rather than a size such as "24 GiB"?"""
+    return isinstance(value, str) and not re.fullmatch(r"\s*[\d.,_]+\s*[kKMGT]i?B\s*", value)
+
+
+def _named(text: str) -> tuple[str, int]:
+    """The label and the bytes of one GPU or of several: "T4", "8 x H200"."""
+    count, name = re.fullmatch(r"\s*(?:(\d+)\s*[x×*]\s*)?(.*?)\s*", text).groups()
+    gpu, count = GPUS[name], int(count or 1)
+    if gpu.usable_bytes is None:
+        raise ValueError(f"gpu={name!r} has no published usable memory; give its bytes, as {{{gpu.name!r}: ...}}")
+    whole_number("capacity", count, what="a count of GPUs")
+    return (gpu.name if count == 1 else f"{count} × {gpu.name}"), count * gpu.usable_bytes
+
+
+def _plain(name: Any) -> str:
+    return re.sub(r"[^a-z0-9]", "", str(name).lower())
+
+
+GPUS = _gpus()
+"""Every GPU of `data/gpus.json` by name."""

@@ -6,7 +6,7 @@ from typing import Any
 from dsmem.config import families
 from dsmem.config.shapes import Shapes
 from dsmem.table import Table
-from dsmem.units import whole_number
+from dsmem.units import one_of, whole_number
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -108,7 +108,7 @@ class Architecture(Shapes):
             )
 
     @classmethod
-    def from_config(cls, source):
+    def from_config(cls, source: Any) -> "Architecture":
         """The architecture that `source` describes.
 
         source: a `config.json` as dict, a path to one (or to its folder), a transformers config object, or the
@@ -127,8 +127,13 @@ class Architecture(Shapes):
         """`source` itself if it is an `Architecture`, else `from_config(source)`: a name, a path, a dict, a config."""
         return source if isinstance(source, cls) else cls.from_config(source)
 
-    def scaled(self, **changes):
-        """The same architecture with some fields changed: `arch.scaled(num_hidden_layers=2)`."""
+    def scaled(self, **changes: Any) -> "Architecture":
+        """The same architecture with some fields changed: `arch.scaled(num_hidden_layers=2)`.
+
+        Raises ValueError for a field that an architecture does not have, or a shape that cannot be.
+        """
+        for name in changes:
+            one_of("field", name, (field.name for field in dataclasses.fields(self)), "a field of Architecture")
         return dataclasses.replace(self, **changes)
 
     def table(self) -> Table:

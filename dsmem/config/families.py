@@ -6,6 +6,7 @@ refused by name, never guessed.
 
 import json
 from pathlib import Path
+from typing import Any
 
 from dsmem.units import whole_number
 
@@ -13,7 +14,7 @@ _PACKAGE = Path(__file__).parents[1]
 DATA = _PACKAGE / "data" if (_PACKAGE / "data").is_dir() else _PACKAGE.parent / "data"
 
 
-def read(source):
+def read(source: Any) -> dict[str, Any]:
     """The fields of an `Architecture` that `source` describes, as a dict; source and errors: see its `from_config`."""
     name, config = _load(source)
     family = config.get("model_type")

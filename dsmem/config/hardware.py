@@ -79,7 +79,8 @@ def capacities(capacity: Any) -> dict[str, int]:
     """{label: bytes} of any form that `capacity=` takes in this kit.
 
     capacity: None, a GPU's name ("T4", or "8 x H200" for several), a list of names, a pair (label, bytes), or a dict
-    {label: bytes}; bytes may be a text with a unit ("24 GiB"). Raises ValueError for an unknown name, a GPU whose memory is not published, or bytes below 1.
+    {label: bytes}; bytes may be a text with a unit ("24 GiB"). Raises ValueError for an unknown name, a GPU whose
+    memory is not published, or bytes below 1.
 
     >>> capacities("8 x H200")
     {'8 × H200': 1200879566848}

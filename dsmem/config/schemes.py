@@ -33,11 +33,11 @@ class Scheme:
     kept: str = KEPT
     runs: bool = True
 
-    def payload_bytes(self, in_features, out_features):
+    def payload_bytes(self, in_features: int, out_features: int) -> int:
         """Bytes of a layer's numbers alone; what `linear_bytes` has beyond them is scales."""
         return out_features * formulas.tensor_bytes(in_features, dtype_bits(self.element))
 
-    def bits_per_weight(self, in_features, out_features):
+    def bits_per_weight(self, in_features: int, out_features: int) -> float:
         """Bits that the layer stores for each number of its weight, scales and all.
 
         >>> SCHEMES["int4"].bits_per_weight(3584, 18944)

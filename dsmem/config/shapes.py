@@ -2,74 +2,78 @@
 
 import math
 
+from dsmem.units import one_of
+
 
 class Shapes:
     """Derived shapes: the fields they are made of are those of `Architecture`, which inherits from this class."""
 
     @property
-    def latent(self):
+    def latent(self) -> bool:
         """Whether attention goes through a latent that all heads share (MLA)."""
         return self.kv_lora_rank is not None
 
     @property
-    def qk_head_dim(self):
+    def qk_head_dim(self) -> int:
         """Elements of one head's query or key: in latent attention the plain and the rotated part together."""
         return self.qk_nope_head_dim + self.qk_rope_head_dim if self.latent else self.head_dim
 
     @property
-    def value_head_dim(self):
+    def value_head_dim(self) -> int:
         """Elements of one head's value, and of its output."""
         return self.v_head_dim if self.latent else self.head_dim
 
     @property
-    def latent_width(self):
+    def latent_width(self) -> int:
         """Elements that latent attention keeps per token: the latent and the rotated key that all heads share."""
         return self.kv_lora_rank + self.qk_rope_head_dim
 
     @property
-    def query_width(self):
+    def query_width(self) -> int:
         """Elements of one token's queries: heads x qk_head_dim."""
         return self.num_attention_heads * self.qk_head_dim
 
     @property
-    def kv_width(self):
+    def kv_width(self) -> int:
         """Elements of one token's keys: key-value heads x qk_head_dim."""
         return self.num_key_value_heads * self.qk_head_dim
 
     @property
-    def output_width(self):
+    def output_width(self) -> int:
         """Elements of one token's attention output before `o_proj`: heads x value_head_dim."""
         return self.num_attention_heads * self.value_head_dim
 
-    def has_experts(self, index):
+    def has_experts(self, index: int) -> bool:
         """Whether layer `index` (from 0) is a mixture of experts."""
         sparse = self.n_routed_experts > 0 and index >= self.first_k_dense_replace
         return sparse and index not in self.mlp_only_layers
 
     @property
-    def expert_layers(self):
+    def expert_layers(self) -> list[int]:
         """Indices of the layers that are mixtures of experts; empty in a dense model."""
         return [index for index in range(self.num_hidden_layers) if self.has_experts(index)]
 
-    def cache_rows(self, mla_cache="latent"):
+    def cache_rows(self, mla_cache: str = "latent") -> dict[str, tuple[int, int]]:
         """What a cache keeps of one token in one layer: {name: (heads, elements per head)}.
 
         mla_cache: "latent" or "expanded" (keys and values of every head); only latent attention has the choice.
+        Raises ValueError for anything else.
 
         >>> import dsmem
         >>> dsmem.Architecture.from_config("deepseek-r1").cache_rows()
         {'latents': (1, 576)}
         """
+        one_of("mla_cache", mla_cache, ("latent", "expanded"))
         if self.latent and mla_cache == "latent":
             return {"latents": (1, self.latent_width)}
         heads = self.num_key_value_heads
         return {"keys": (heads, self.qk_head_dim), "values": (heads, self.value_head_dim)}
 
-    def census(self):
+    def census(self) -> dict[str, int]:
         """Parameters by named part, all layers together.
 
         A tied head is the embedding used a second time, so it has no row of its own. The router's bias is a buffer,
-        and a module that predicts further tokens (MTP) is no part of the model proper: see `checkpoint`.
+        and a module that predicts further tokens (MTP) is not part of the model proper: see `footprint.published`.
 
         >>> import dsmem
         >>> census = dsmem.Architecture.from_config("deepseek-r1-distill-qwen-7b").census()
@@ -86,7 +90,7 @@ class Shapes:
         embedding = {"embed_tokens": self.vocab_size * self.hidden_size}
         return embedding | parts | {"norm": self.hidden_size} | head
 
-    def layer_census(self, experts):
+    def layer_census(self, experts: bool) -> dict[str, int]:
         """Parameters of one layer by named part, dense or with experts."""
         norms = {"input_layernorm": self.hidden_size, "post_attention_layernorm": self.hidden_size} | self.norms()
         shapes = self.attention_linears() | (self.shared_linears() if experts else self.mlp_linears())
@@ -95,14 +99,14 @@ class Shapes:
         router = {"router": self.n_routed_experts * self.hidden_size} if experts else {}
         return norms | linears | router | stacks
 
-    def norms(self):
+    def norms(self) -> dict[str, int]:
         """Widths of the norms inside attention: {name: elements}."""
         if self.latent:
             query = {} if self.q_lora_rank is None else {"q_a_layernorm": self.q_lora_rank}
             return query | {"kv_a_layernorm": self.kv_lora_rank}
         return dict.fromkeys(("q_norm", "k_norm"), self.head_dim) if self.qk_norm else {}
 
-    def linears(self):
+    def linears(self) -> dict[str, tuple[int, int, bool]]:
         """The linear layers of the model, in order, the head last: {name: (in_features, out_features, has a bias)}.
 
         A dense layer has no `shared_experts`, a mixture of experts no plain `gate_proj`, `up_proj`, `down_proj`:
@@ -115,7 +119,7 @@ class Shapes:
         head = {"lm_head": (self.hidden_size, self.vocab_size, False)}
         return self.attention_linears() | self.mlp_linears() | self.shared_linears() | head
 
-    def matrices(self):
+    def matrices(self) -> dict[str, tuple[int, int, int]]:
         """Every matrix that a scheme may convert: {name of `census()`: (in_features, out_features, copies in all)}.
 
         A tied head is not among them, for it is the embedding.
@@ -129,7 +133,7 @@ class Shapes:
             found[name] = n_in, n_out, experts * self.layers_with(name)
         return {name: matrix for name, matrix in found.items() if matrix[2]}
 
-    def layers_with(self, name):
+    def layers_with(self, name: str) -> int:
         """Number of decoder layers that have the linear layer or stack called `name`; of the head 1, or 0 if tied.
 
         >>> import dsmem
@@ -143,8 +147,8 @@ class Shapes:
         sparse = len(self.expert_layers)
         return self.num_hidden_layers - sparse if name in self.mlp_linears() else sparse
 
-    def attention_linears(self):
-        """Those of attention."""
+    def attention_linears(self) -> dict[str, tuple[int, int, bool]]:
+        """The linear layers of attention, in order; latent attention has others than grouped attention."""
         hidden = self.hidden_size
         if not self.latent:
             return {
@@ -166,16 +170,16 @@ class Shapes:
             "o_proj": (self.output_width, hidden, self.o_bias),
         }
 
-    def mlp_linears(self):
-        """Those of a dense layer's MLP."""
+    def mlp_linears(self) -> dict[str, tuple[int, int, bool]]:
+        """The linear layers of a dense layer's MLP."""
         return _swiglu("", self.hidden_size, self.intermediate_size, self.mlp_bias)
 
-    def shared_linears(self):
-        """Those of the experts that every token passes through: one MLP as wide as all of them."""
+    def shared_linears(self) -> dict[str, tuple[int, int, bool]]:
+        """The linear layers of the experts that every token passes through: one MLP as wide as all of them."""
         width = self.n_shared_experts * self.moe_intermediate_size
         return _swiglu("shared_experts.", self.hidden_size, width, self.mlp_bias) if width else {}
 
-    def expert_stacks(self):
+    def expert_stacks(self) -> dict[str, tuple[int, int, int]]:
         """The routed experts' matrices, one stack for all of a layer: {name: (experts, out_features, in_features)}."""
         if not self.n_routed_experts:
             return {}
@@ -183,12 +187,12 @@ class Shapes:
         return {"experts.gate_up_proj": (experts, 2 * width, hidden), "experts.down_proj": (experts, hidden, width)}
 
     @property
-    def n_params(self):
+    def n_params(self) -> int:
         """All parameters, a tied head counted once."""
         return sum(self.census().values())
 
     @property
-    def n_active_params(self):
+    def n_active_params(self) -> int:
         """Parameters that one token passes through, the embedding included: all but the experts not chosen.
 
         >>> import dsmem

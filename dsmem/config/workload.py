@@ -29,26 +29,28 @@ _CHOICES = {
 class Workload:
     """What is asked of a model in one forward pass.
 
-    batch: sequences. seq_len: tokens per sequence; a prefill runs all of them at once.
-    phase: "prefill", or "decode": one new token per sequence, on top of `cached_tokens` earlier ones (left out, it
-    is seq_len - 1, the last token of the sequence). These three numbers may be arrays; they broadcast.
-    weights: "fp32", "bf16", "fp16", or a scheme of `quantize`: "int8", "int8_w8a8", "fp8", "int4".
-    activations: a float format; left out, it follows the weights ("fp16" for a scheme). kv_cache: a float format, "fp8"
-    (E4M3) or "int8" (a float32 scale per token and head); left out, it follows the activations.
+    batch: sequences. seq_len: tokens per sequence; a prefill runs all of them at once. Both may be arrays.
+    phase: "prefill", or "decode": one new token per sequence after `cached_tokens` earlier ones, which may be an array
+    and defaults to seq_len - 1, so that the new token is the last of the sequence. Arrays broadcast.
+    weights: "fp32", "bf16", "fp16", or a scheme for the linear layers: "int8", "int8_w8a8", "fp8", "int4".
+    activations: a float format; defaults to the weights' own, or "fp16" for a scheme. kv_cache: a float format, "fp8"
+    (E4M3) or "int8" (a float32 scale per token and head); defaults to the activations' format. Formats may be spelled
+    as torch spells them: "float16", `torch.float16`.
     modules_to_not_convert: linear layers that a scheme leaves in the activations' format, by name; embedding and norms
     always stay.
     attention: "fused" (one kernel, no scores in memory), "expanded" (the same after widening keys and values to all
-    heads) or "eager" (scores in memory). logits: of "all" positions or the "last".
+    heads), "eager" (scores in memory), or "auto": what the device can run, "fused" where no device is asked.
+    logits: of "all" positions or the "last".
     cache: "static" (allocated once, for seq_len tokens or what decode needs, if more), "growing" (concatenated at
     every step), "paged" (the same room as static, in pages of `block_size` tokens) or "none". mla_cache: what latent
     attention (MLA) keeps, its "latent" or keys and values "expanded" for every head; other attention has no choice.
     Raises ValueError, one sentence, for anything else.
     """
 
-    batch: int = 1
-    seq_len: int = 1024
+    batch: "int | np.ndarray" = 1
+    seq_len: "int | np.ndarray" = 1024
     phase: str = "prefill"
-    cached_tokens: int | None = None
+    cached_tokens: "int | np.ndarray | None" = None
     weights: str = "fp16"
     activations: str | None = None
     kv_cache: str | None = None
@@ -70,7 +72,8 @@ class Workload:
         self._settle("kv_cache", self.kv_cache or self.activations)
         one_of("activations", self.activations, FLOATS if self.weights in QUANTIZED else (self.weights,))
         one_of("kv_cache", self.kv_cache, CACHE_FORMATS)
-        self._settle("modules_to_not_convert", tuple(self.modules_to_not_convert))
+        kept = self.modules_to_not_convert
+        self._settle("modules_to_not_convert", (kept,) if isinstance(kept, str) else tuple(kept))
         for name in self.modules_to_not_convert:
             one_of("modules_to_not_convert", name, LINEARS)
         self._settle("batch", whole_numbers("batch", self.batch))
@@ -97,9 +100,11 @@ class Workload:
         """Raise ValueError where `arch` cannot be stored as this workload says: a tied head stays as it is."""
         self.scheme(arch, "lm_head")
 
-    def scheme(self, arch, name):
-        """How `arch` stores the linear layer or expert stack called `name`: a scheme of `quantize`, or the activations'
-        format. Routed experts never multiply in INT8: "int8_w8a8" stores them as "int8".
+    def scheme(self, arch: "Architecture", name: str) -> str:
+        """How `arch` stores the linear layer or expert stack called `name`: a scheme, or the activations' format.
+
+        Routed experts never multiply in INT8: "int8_w8a8" stores them as "int8". Raises ValueError where a head that
+        is tied to the embedding would have to convert.
         """
         if self.weights in FLOATS or name in self.modules_to_not_convert:
             return self.activations
@@ -113,7 +118,9 @@ class Workload:
     def _settle_cached_tokens(self):
         if self.phase == "prefill":
             if self.cached_tokens is not None and np.any(self.cached_tokens):
-                raise ValueError(f"cached_tokens={self.cached_tokens!r} goes with phase='decode' only; leave it out")
+                raise ValueError(
+                    f"cached_tokens={self.cached_tokens!r} goes with phase='decode' only; a prefill starts at 0"
+                )
             self._settle("cached_tokens", 0)
             return
         if self.cache == "none":
@@ -126,7 +133,7 @@ class Workload:
     def _settle(self, name, value):
         object.__setattr__(self, name, value)
 
-    def changed(self, **changes):
+    def changed(self, **changes: Any) -> "Workload":
         """This workload with some fields changed; what followed a changed field by default follows it again.
 
         >>> Workload(weights="fp16").changed(weights="bf16").kv_cache
@@ -141,22 +148,22 @@ class Workload:
             fields["cached_tokens"] = None
         return Workload(**fields | changes)
 
-    def absorbed(self, arch):
+    def absorbed(self, arch: "Architecture") -> bool:
         """Whether `arch` attends to its cached latents themselves: in decoding, where they are what is cached."""
         return arch.latent and self.phase == "decode" and self.mla_cache == "latent"
 
     @property
-    def new_tokens(self):
+    def new_tokens(self) -> "int | np.ndarray":
         """Tokens per sequence that this pass computes."""
         return self.seq_len if self.phase == "prefill" else 1
 
     @property
-    def key_len(self):
+    def key_len(self) -> "int | np.ndarray":
         """Tokens per sequence that attention reads."""
         return self.cached_tokens + self.new_tokens
 
     @property
-    def cache_len(self):
+    def cache_len(self) -> "int | np.ndarray":
         """Tokens per sequence that a cache has room for, pages not filled up."""
         if self.phase == "prefill":
             return self.seq_len

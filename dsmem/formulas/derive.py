@@ -1,6 +1,7 @@
 """Show a formula as source and as equation: one set of symbols for every notebook."""
 
 import inspect
+from typing import Any
 
 import sympy
 
@@ -61,7 +62,7 @@ _UNITS = {
 }  # and bytes elsewhere
 
 
-def equation(formula, **values):
+def equation(formula: Any, **values: Any) -> sympy.Expr:
     """The formula as a SymPy expression in bytes; `values` puts numbers in place of some arguments.
 
     formula: a function of `dsmem.formulas`, or its name. Raises ValueError for an unknown name or argument.
@@ -73,13 +74,13 @@ def equation(formula, **values):
     names = list(inspect.signature(formula).parameters)
     for name in values:
         if name not in names:
-            raise ValueError(f"{name!r} is no argument of {formula.__name__}; allowed: {', '.join(names)}")
+            raise ValueError(f"{name!r} is not an argument of {formula.__name__}; allowed: {', '.join(names)}")
     result = formula(**{name: values.get(name, SYMBOLS.get(name, sympy.Symbol(name))) for name in names})
     return sympy.sympify(result).replace(_is_negated_floor, _as_ceiling)
 
 
-def show(formula, **values):
-    """Source and equation of a formula side by side, for a notebook cell.
+def show(formula: Any, **values: Any) -> "Derivation":
+    """Source and equation of a formula side by side, for a notebook cell; arguments as in `equation`.
 
     >>> print(show("hidden_state_bytes", bits=16).latex)
     \\mathtt{hidden\\_state\\_bytes} = 2 b h s

@@ -70,7 +70,7 @@ def model_fingerprint(arch: Architecture, weights: str, source: torch.nn.Module 
         raise ValueError(f"arch is a {type(arch).__name__}; it must be a dsmem.Architecture")
     if isinstance(source, torch.nn.Module):
         source = source.state_dict()
-    source = _text("source", source) if isinstance(source, str) else ["sha256", _digest(_checked("source", source))]
+    source = _text("source", source) if isinstance(source, str) else ["sha256", _digest(_real("source", source))]
     return _sha256(dataclasses.asdict(arch), _text("weights", weights), source)
 
 
@@ -106,7 +106,7 @@ def fetch_or_compute(store, key: str, compute: Callable[[], dict[str, torch.Tens
     if tensors is not None:
         return Result(tensors, "fetched", reason, time.perf_counter() - start, stored=True)
     start = time.perf_counter()
-    tensors = _checked("the result of compute", compute())
+    tensors = _real("the result of compute", compute())
     if any(tensor.is_cuda for tensor in tensors.values()):
         torch.cuda.synchronize()  # a GPU may still be at it
     seconds = time.perf_counter() - start
@@ -138,7 +138,7 @@ def _store(store, key, tensors):
 
 def to_payload(key: str, tensors: dict[str, torch.Tensor]) -> bytes:
     """The tensors as the bytes of a safetensors file, with the key and a digest in its header."""
-    # the file wants each tensor in one piece, in memory that it shares with none
+    # safetensors wants contiguous tensors that share no memory
     copies = {name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
     return save(copies, metadata={"key": key, "sha256": _digest(copies)})
 
@@ -177,7 +177,7 @@ def _text(argument, value):
     return value
 
 
-def _checked(argument, tensors):
+def _real(argument, tensors):
     if not isinstance(tensors, dict) or not tensors:
         raise ValueError(f"{argument} is a {type(tensors).__name__}; it must be a dict of at least one tensor by name")
     for name, tensor in tensors.items():

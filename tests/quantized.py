@@ -1,4 +1,4 @@
-"""What the tests of quantized layers share: two decoders, a layer by its scheme, normal data, the error measure."""
+"""What the tests of quantized layers share: two decoders, a layer by its scheme, normal data, and the error measure."""
 
 import torch
 from strategies import DENSE_LINEARS as LINEARS

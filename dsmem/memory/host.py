@@ -1,6 +1,7 @@
-"""The machine's own memory: what a process takes before it does anything, while it loads, and while it feeds data.
+"""Host memory: what a process takes before it does anything, while it loads a checkpoint, and while it feeds data.
 
-Measured in a process of its own each time, since a process that has loaded before measures its own past. Linux only.
+Each measurement runs in a process of its own, because a process that has loaded something before would measure that
+too. Linux only.
 """
 
 import dataclasses
@@ -67,10 +68,11 @@ print(held)
 
 @dataclasses.dataclass(frozen=True)
 class HostRun:
-    """One measured process. Bytes above its baseline: predicted and measured peak, and what of it is whose.
+    """One measured process, in bytes.
 
-    baseline_bytes: resident after the imports. own_bytes: memory of the process itself; file_bytes: pages of a mapped
-    file, which the system may take back.
+    baseline_bytes: resident memory after the imports. The others are counted above this baseline. predicted_bytes and
+    peak_bytes: the predicted and the measured peak. own_bytes: memory of the process itself. file_bytes: pages of a
+    mapped file, which the system may take back.
     """
 
     baseline_bytes: int
@@ -85,8 +87,10 @@ class HostRun:
         return f"predicted {predicted:>10}, measured {peak:>10}: {own:>10} its own, {file:>9} of the file"
 
 
-def loading_bytes(checkpoint_bytes, model_bytes):
-    """Peak of loading: the checkpoint's tensors, and the model that they are copied into (0 if they become the model).
+def loading_bytes(checkpoint_bytes: int, model_bytes: int) -> int:
+    """Peak bytes of loading: the checkpoint's tensors plus the model that they are copied into.
+
+    checkpoint_bytes: of all tensors in the file. model_bytes: of the model; 0 if the loaded tensors become the model.
 
     >>> loading_bytes(15_231_233_024, 15_231_233_024) / 1e9
     30.462466048
@@ -94,8 +98,10 @@ def loading_bytes(checkpoint_bytes, model_bytes):
     return checkpoint_bytes + model_bytes
 
 
-def prefetch_bytes(num_workers, prefetch_factor, batch_bytes):
-    """Batches of a `torch.utils.data.DataLoader`: `prefetch_factor` ready for each worker, and the one in use.
+def prefetch_bytes(num_workers: int, prefetch_factor: int, batch_bytes: int) -> int:
+    """Bytes that a DataLoader holds: `prefetch_factor` batches ready for each worker, and the one in use.
+
+    num_workers, prefetch_factor: as in `torch.utils.data.DataLoader`. batch_bytes: of one batch.
 
     >>> prefetch_bytes(4, 2, 16 * 2048 * 8)
     2359296
@@ -103,8 +109,10 @@ def prefetch_bytes(num_workers, prefetch_factor, batch_bytes):
     return (num_workers * prefetch_factor + 1) * batch_bytes
 
 
-def pinned_bytes(batch_bytes, batches=1):
-    """Pinned copies for the GPU; torch's pinned allocator rounds each up to a power of two.
+def pinned_bytes(batch_bytes: int, batches: int = 1) -> int:
+    """Bytes of pinned copies for the GPU; PyTorch's pinned allocator rounds each one up to a power of two.
+
+    batch_bytes: of one batch. batches: how many are pinned at once.
 
     >>> pinned_bytes(3 * 2**20)
     4194304
@@ -112,23 +120,28 @@ def pinned_bytes(batch_bytes, batches=1):
     return batches * (1 << (batch_bytes - 1).bit_length())
 
 
-def measure_loading(path, loader="pickle"):
-    """Load the checkpoint at `path` in a process of its own and copy it into a model; returns a `HostRun`.
+def measure_loading(path: str | Path, loader: str = "pickle") -> HostRun:
+    """Load the checkpoint at `path` in a process of its own, copy it into a model, and return a `HostRun`.
 
-    loader: "pickle" (`torch.load`), "pickle_mmap" (with mmap=True), "safetensors" (memory-mapped), "safetensors_assign"
-    (the mapped tensors are the model, nothing is copied, and nothing is read before it is used), or "nothing".
-    Raises ValueError for an unknown loader or a file that is not there or cannot be loaded.
+    path: a file of tensors by name. loader: "pickle" (`torch.load`), "pickle_mmap" (with mmap=True), "safetensors"
+    (memory-mapped), "safetensors_assign" (the mapped tensors become the model: nothing is copied, and nothing is read
+    before it is used), or "nothing". Raises ValueError for an unknown loader, and for a file that does not exist or
+    cannot be loaded.
+
+    >>> measure_loading("missing.pt")
+    Traceback (most recent call last):
+    ValueError: path='missing.pt' is not a file; it must be a checkpoint
     """
     if loader not in _LOADERS:
         raise ValueError(f"loader={loader!r} is unknown; allowed: {', '.join(_LOADERS)}")
     if not Path(path).is_file():
-        raise ValueError(f"path={str(path)!r} is no file; it must be a checkpoint")
+        raise ValueError(f"path={str(path)!r} is not a file; it must be a checkpoint")
     copied = Path(path).stat().st_size if _LOADERS[loader][2] else 0
     return _host_run(_load(path, loader), "after", copied)
 
 
 def _load(path, loader):
-    """What a process of its own says of its memory before, between and after loading and copying."""
+    """What a process of its own reports of its memory before loading, after loading, and after copying."""
     script = _SCRIPT.format(**dict(zip(("imports", "load", "copy"), _LOADERS[loader], strict=True)))
     child = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True)
     if child.returncode:
@@ -138,7 +151,7 @@ def _load(path, loader):
 
 
 def _host_run(seen, when, copied):
-    """The `HostRun` of a process as it was `when` ("loaded" or "after"); copied: bytes of the copy, 0 for none."""
+    """The `HostRun` of a process at one point (`when`: "loaded" or "after"). copied: bytes copied, 0 for none."""
     before, after = seen["before"], seen[when]
     return HostRun(
         baseline_bytes=before["VmRSS"],
@@ -149,15 +162,16 @@ def _host_run(seen, when, copied):
     )
 
 
-def compare_loaders(checkpoint_bytes):
-    """{loader: HostRun} for a checkpoint of that size in eight tensors, by the loaders that are installed here.
+def compare_loaders(checkpoint_bytes: int) -> dict[str, HostRun]:
+    """{loader: HostRun} for a checkpoint of eight tensors, by the loaders that are installed here.
 
-    Both loaders work at the same time, each in a process of its own; safetensors' says before it copies what
-    "safetensors_assign" would take. The files are deleted afterwards. Empty on a system that is not Linux.
+    checkpoint_bytes: of all eight tensors together. Both loaders run at the same time, each in a process of its own.
+    What the safetensors process reports before it copies is the figure for "safetensors_assign". The files are deleted
+    afterwards. The result is empty if the system is not Linux.
     """
     if sys.platform != "linux":
         return {}
-    import torch  # not above: the formulas need none
+    import torch  # not above: the formulas do not need it
 
     mapped = "safetensors" if importlib.util.find_spec("safetensors") else "pickle_mmap"
     state = {f"layer.{i}": torch.full((checkpoint_bytes // 16,), i, dtype=torch.bfloat16) for i in range(8)}
@@ -173,10 +187,15 @@ def compare_loaders(checkpoint_bytes):
     return runs | ({"safetensors_assign": _host_run(seen[mapped], "loaded", 0)} if mapped == "safetensors" else {})
 
 
-def measure_prefetch(num_workers, prefetch_factor, batch_bytes):
-    """Shared memory that a DataLoader fills while its consumer holds one batch, in bytes, from a process of its own.
+def measure_prefetch(num_workers: int, prefetch_factor: int, batch_bytes: int) -> int:
+    """Bytes of shared memory that a DataLoader fills while its consumer holds one batch, from a process of its own.
 
-    Other processes' use of /dev/shm at the same time is counted along. Raises ValueError for a count below 1.
+    num_workers, prefetch_factor, batch_bytes: as in `prefetch_bytes`. If other processes use /dev/shm at the same time,
+    their bytes are counted too. Raises ValueError for a count below 1.
+
+    >>> measure_prefetch(0, 2, 4096)
+    Traceback (most recent call last):
+    ValueError: num_workers=0 is not a count; it must be a whole number of at least 1
     """
     arguments = {"num_workers": num_workers, "prefetch_factor": prefetch_factor, "batch_bytes": batch_bytes}
     for name, value in arguments.items():

@@ -1,18 +1,23 @@
-"""The small trained model in `data/small-r1`: DeepSeek-V3's architecture at 1.4 million parameters, one token a byte.
+"""The small trained model in `data/small-r1`: DeepSeek-V3's architecture, 1.4 million parameters, one token per byte.
 
-On random weights, cache eviction, quantization error, sparsity and entropy mean little; these weights learned English.
-`data/small-r1/train.py` trains them again from what lies beside it, and README.md there names text and licence.
+With random weights, cache eviction, quantization error, sparsity and entropy mean little; these weights learned
+English. `data/small-r1/train.py` trains them again from the files beside it. README.md there names the text and its
+licence.
 """
 
 import csv
 import json
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 from dsmem.config.families import DATA
 
 
-def small_path(name=""):
-    """Path of the small model's folder, or of the file `name` in it; ValueError if there is no such file.
+def small_path(name: str = "") -> Path:
+    """Path of the small model's folder, or of the file `name` in it.
+
+    name: defaults to the folder itself. Raises ValueError if there is no such file.
 
     >>> small_path("config.json").name
     'config.json'
@@ -24,8 +29,8 @@ def small_path(name=""):
     return folder / name
 
 
-def small_text():
-    """The text that the small model never saw in training, as bytes: one byte is one token.
+def small_text() -> bytes:
+    """The text that the small model never saw in training; one byte is one token.
 
     >>> small_text()[:10]
     b'Chapter 57'
@@ -33,27 +38,37 @@ def small_text():
     return small_path("heldout.txt").read_bytes()
 
 
-def small_record():
-    """How the small model was trained: held-out loss in nats a byte, bits a byte, seconds, steps, versions.
+def small_record() -> dict:
+    """How the small model was trained: held-out loss in nats per byte, bits per byte, seconds, steps, versions.
 
-    The loss is the stored weights' mean over windows of 512 predictions, none overlapping, on all of `small_text()`.
+    The loss is the mean of the stored weights over windows of 512 predictions on all of `small_text()`. The windows do
+    not overlap.
+
+    >>> sorted(small_record())[:3]
+    ['batch', 'bits_per_byte', 'context']
     """
     return json.loads(small_path("training.json").read_text(encoding="utf-8"))
 
 
-def bits_per_byte(model, windows=32, context=256):
-    """How badly `model` predicts `small_text()`: bits a byte, the mean over windows from its start; a guess costs 8.
+def bits_per_byte(model: Callable, windows: int | None = 32, context: int = 256) -> float:
+    """How badly `model` predicts `small_text()`, in bits per byte; a uniform guess costs 8.
 
-    model: from `checkpoint.load_model(small_path(), ...)`, or any that takes tokens (batch, seq_len) and returns
-    logits. windows: of `context` predictions each, none overlapping.
+    model: from `checkpoint.load_model(small_path(), ...)`, or anything that takes tokens (batch, seq_len) and returns
+    logits. windows, context: as in `heldout_loss`.
+
+    >>> import torch
+    >>> round(bits_per_byte(lambda tokens: torch.zeros(*tokens.shape, 256), windows=1), 3)
+    8.0
     """
     return heldout_loss(model, windows, context) / math.log(2)
 
 
-def heldout_loss(model, windows=None, context=512, batch=16):
-    """Mean loss of our decoder `model` on `small_text()`, in nats per byte, as `small_record` measures it.
+def heldout_loss(model: Callable, windows: int | None = None, context: int = 512, batch: int = 16) -> float:
+    """Mean loss of `model` on `small_text()` in nats per byte, measured as in `small_record`.
 
-    windows: how many windows of `context` predictions, from the start; None: all 102. batch: windows in one pass.
+    model: takes tokens (batch, seq_len) and returns logits. windows: how many windows to read, from the start of the
+    text; None reads all (102 of 512 predictions). context: predictions in a window; windows do not overlap. batch:
+    windows in one pass.
     """
     import torch
     import torch.nn.functional as F
@@ -67,11 +82,11 @@ def heldout_loss(model, windows=None, context=512, batch=16):
     return total / text[:, 1:].numel()
 
 
-def tuned_losses():
-    """The runs of `qat.csv`: {(training, stored): losses on `small_text()` in nats per byte, one a seed, by seed}.
+def tuned_losses() -> dict[tuple[str, str], list[float]]:
+    """The runs of `qat.csv`: {(training, stored): losses on `small_text()` in nats per byte, one per seed}.
 
-    training: what was rounded while the model was trained a little longer ("float": nothing; "none": it was not
-    trained). stored: the format of the outcome. The losses are in the order of the seeds in all of them.
+    training: what was rounded while the model was trained a little longer ("float": nothing was rounded; "none": it was
+    not trained further). stored: the format of the result. All lists are in the order of the seeds.
 
     >>> sorted({training for training, _ in tuned_losses()})
     ['float', 'int4', 'int8', 'none']
@@ -84,11 +99,13 @@ def tuned_losses():
     }
 
 
-def tuned_rises():
-    """{"int8, rounded afterwards": ..., "int8, trained with rounding": ..., the same of int4}: one number a seed.
+def tuned_rises() -> dict[str, list[float]]:
+    """How much rounding raises the loss, in percent: {"int8, rounded afterwards": [one number per seed], ...}.
 
-    The loss of `tuned_losses` as stored over that of the same seed's training without any rounding, in FP32; in per
-    cent above it.
+    Each loss of `tuned_losses` is compared with that of the same seed trained and stored in FP32.
+
+    >>> list(tuned_rises())[:2]
+    ['int8, rounded afterwards', 'int8, trained with rounding']
     """
     tuned = tuned_losses()
     rises = {}

@@ -1,40 +1,46 @@
-"""Many requests at once: how much of the KV cache's memory holds tokens, and how much is padding, room or pages.
+"""Many requests at once: how much of the KV cache's memory holds tokens, and how much is padding or unused room.
 
-A mix of requests is served in batches, in order of arrival; a batch ends with its longest request. `serve` says step by
-step how many bytes hold tokens and how many the cache's layout takes for them, and gives the births and deaths of its
-tensors, ready for `allocator.replay`. Left out: a scheduler that fills a place as soon as its request is done.
+A mix of requests is served in batches, in order of arrival. A batch ends with its longest request. `serve` says, step
+by step, how many bytes hold tokens and how many the cache takes in its layout. It also gives the births and deaths of
+the cache's tensors, ready for `replay`. Not here: a scheduler that gives a place to the next request as soon as one is
+done.
 """
 
 import dataclasses
 import functools
 from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dsmem import formulas
 from dsmem.memory.replay import replay
 
+if TYPE_CHECKING:
+    from dsmem.model.decoder import Decoder
+
 LAYOUTS = ("growing", "static", "paged")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Requests:
-    """Lengths in tokens, in order of arrival: arrays `prompts` and `outputs`."""
+    """Lengths of requests in tokens, in order of arrival: arrays `prompts` and `outputs`, both (requests,)."""
 
     prompts: np.ndarray
     outputs: np.ndarray
 
     @property
-    def lengths(self):
-        """Tokens of each request when it is done."""
+    def lengths(self) -> np.ndarray:
+        """Tokens of each request when it is done, (requests,)."""
         return self.prompts + self.outputs
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Served:
-    """Bytes after each step: arrays `held_bytes` (of tokens of requests at work) and `room_bytes` (of the cache).
+    """Bytes after each step: arrays `held_bytes` (tokens of unfinished requests) and `room_bytes` (the whole cache).
 
-    events: (key, signed bytes, label), for `allocator.replay`. ends: number of the last event of each step.
+    events: (key, signed bytes, label), for `replay`. ends: index of the last event of each step.
     """
 
     held_bytes: np.ndarray
@@ -43,37 +49,39 @@ class Served:
     ends: np.ndarray
 
     @property
-    def token_share(self):
+    def token_share(self) -> float:
         """Share of the cache's memory that holds tokens, averaged over the steps (0 to 1)."""
         return float(np.mean(self.held_bytes / self.room_bytes))
 
     @functools.cached_property
     def replayed(self):
-        """The cache's tensors replayed on the caching allocator."""
+        """The cache's tensors, replayed on the model of PyTorch's allocator."""
         return replay(self.events)
 
     @property
-    def free_share(self):
-        """Share of what the allocator has reserved that no tensor holds, averaged over the steps (0 to 1)."""
+    def free_share(self) -> float:
+        """Share of the reserved memory that no tensor holds, averaged over the steps (0 to 1)."""
         return float(np.mean(1 - self.replayed.allocated_bytes[self.ends] / self.reserved_bytes))
 
     @property
-    def reserved_bytes(self):
-        """What the allocator has reserved after each step."""
+    def reserved_bytes(self) -> np.ndarray:
+        """Bytes that the allocator has reserved after each step, (steps,)."""
         return self.replayed.reserved_bytes[self.ends]
 
     @property
-    def mean_parts(self):
-        """{part: bytes} of what is reserved, averaged over the steps: tokens, other room in the cache, and the rest."""
+    def mean_parts(self) -> dict[str, float]:
+        """{part: bytes} of the reserved memory, averaged over the steps: tokens, unused room in the cache, the rest."""
         means = self.held_bytes.mean(), self.room_bytes.mean(), self.reserved_bytes.mean()
         return dict(zip(("kv_cache", "padding", "free"), np.diff(means, prepend=0), strict=True))
 
 
-def request_mix(count, seed=0, prompt=400, output=120, sigma=0.8, longest=2048):
-    """`count` requests whose lengths are log-normal, as most are short and a few are long.
+def request_mix(
+    count: int, seed: int = 0, prompt: int = 400, output: int = 120, sigma: float = 0.8, longest: int = 2048
+) -> Requests:
+    """`count` requests with log-normal lengths: most are short and a few are long.
 
-    prompt, output: medians in tokens. sigma: standard deviation of the lengths' logarithms. longest: tokens that prompt
-    and output may have together; longer ones are cut.
+    prompt, output: medians in tokens. sigma: standard deviation of the logarithms of the lengths. longest: the most
+    tokens that prompt and output may have together; longer ones are cut. Raises ValueError for a count below 1.
 
     >>> int(request_mix(4, longest=50).lengths.max())
     50
@@ -92,8 +100,10 @@ def request_mix(count, seed=0, prompt=400, output=120, sigma=0.8, longest=2048):
 # --- Padding ----------------------------------------------------------------------------------------------------------
 
 
-def padded_tokens(lengths, batch):
-    """Tokens that batches take in order of arrival, each sequence padded to the longest of its batch.
+def padded_tokens(lengths: Sequence[int], batch: int) -> int:
+    """Tokens of all batches in order of arrival, with each sequence padded to the longest of its batch.
+
+    lengths: tokens of each sequence. batch: sequences in a batch. Raises ValueError for a count below 1.
 
     >>> padded_tokens([3, 10, 4, 9], batch=2)
     38
@@ -102,8 +112,8 @@ def padded_tokens(lengths, batch):
     return int(sum(len(group) * group.max() for group in groups))
 
 
-def bucketed_tokens(lengths, batch):
-    """The same after sorting, so that a batch holds sequences of like length.
+def bucketed_tokens(lengths: Sequence[int], batch: int) -> int:
+    """`padded_tokens` after sorting, so that the sequences of a batch have similar lengths.
 
     >>> bucketed_tokens([3, 10, 4, 9], batch=2)
     28
@@ -111,7 +121,7 @@ def bucketed_tokens(lengths, batch):
     return padded_tokens(np.sort(lengths), batch)
 
 
-def packed_tokens(lengths):
+def packed_tokens(lengths: Sequence[int]) -> int:
     """Tokens of all sequences laid end to end, without padding.
 
     >>> packed_tokens([3, 10, 4, 9])
@@ -132,14 +142,27 @@ def _groups(lengths, batch):
 # --- The KV cache of a mix --------------------------------------------------------------------------------------------
 
 
-def serve(requests, batch, layout, *, layers, token_bytes, longest=2048, page=16):
-    """Serve `requests` in batches of `batch`; a `Served` that tells its memory step by step.
+def serve(
+    requests: Requests,
+    batch: int,
+    layout: str,
+    *,
+    layers: int,
+    token_bytes: int,
+    longest: int = 2048,
+    page: int = 16,
+) -> Served:
+    """Serve `requests` in batches of `batch`; the `Served` says how much memory each step takes.
 
-    layout: "growing" (`torch.cat` writes a longer tensor for every new token, prompts padded to their batch's longest),
-    "static" (room for `longest` tokens from the start) or "paged" (pages of `page` tokens as they are needed, out of
-    one pool that is as large as the mix ever needs).
-    layers: of the model; token_bytes: one token's keys in one layer, and its values are as large.
-    Raises ValueError for another layout, a count below 1, or a request that is longer than `longest`.
+    layout: "growing" (`torch.cat` writes a longer tensor for every new token, and prompts are padded to the longest of
+    their batch), "static" (room for `longest` tokens per request from the start), or "paged" (pages of `page` tokens,
+    taken as they are needed from one pool that is as large as the mix ever needs). layers: of the model. token_bytes:
+    bytes of one token's keys in one layer; its values take as much. Raises ValueError for another layout, a count
+    below 1, or a request that is longer than `longest`.
+
+    >>> served = serve(request_mix(8), 4, "static", layers=1, token_bytes=2)
+    >>> set((served.room_bytes // (2 * 2)).tolist())  # keys and values of 4 requests of 2,048 tokens
+    {8192}
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout={layout!r} is unknown; allowed: {', '.join(LAYOUTS)}")
@@ -163,13 +186,13 @@ def serve(requests, batch, layout, *, layers, token_bytes, longest=2048, page=16
 
 
 def _live_tokens(prompts, outputs):
-    """Tokens by step and request; step 0 is the prompt's, and a request that is done holds none."""
+    """Tokens by step and request. Step 0 holds the prompts; a request that is done holds no tokens."""
     steps = np.arange(outputs.max() + 1)[:, None]
     return np.where(steps <= outputs, prompts + steps, 0)
 
 
 def _room_tokens(live, layout, longest, page):
-    """Tokens by step that the cache has room for."""
+    """Tokens that the cache has room for, by step."""
     steps, batch = live.shape
     if layout == "static":
         return np.full(steps, batch * longest)
@@ -179,7 +202,7 @@ def _room_tokens(live, layout, longest, page):
 
 
 def _births_and_deaths(tensors, layers, token_bytes):
-    """Keys and values of each layer, one batch after the other; a tensor that changes size is born before it dies."""
+    """Events of the keys and values of each layer, batch by batch; a longer tensor is born before the old one dies."""
     events, ends, number = [], [], 0
     for tokens in tensors:
         alive = {}
@@ -199,12 +222,15 @@ def _births_and_deaths(tensors, layers, token_bytes):
 # --- Prompts one after the other, and tokens a second -----------------------------------------------------------------
 
 
-def prompt_events(model, prompts, keep=4, room=256, logits="last"):
-    """Events of a server that reads `prompts` one by one and keeps the caches of the last `keep`, without the weights.
+def prompt_events(
+    model: "Decoder", prompts: Iterable[int], keep: int = 4, room: int = 256, logits: str = "last"
+) -> list[tuple[int, int, str]]:
+    """Events, ready for `replay`, of a server that reads prompts one by one and keeps the latest caches.
 
-    model: on fake tensors, from `build_model`. room: tokens that a cache has beyond its prompt. Ready for `replay`.
+    Weights are not among the events. model: on fake tensors, from `build_model`. prompts: lengths in tokens. keep: how
+    many caches are kept. room: tokens that a cache has room for beyond its prompt. logits: as in the model's call.
     """
-    import torch  # not above: the formulas need none
+    import torch  # not above: the other functions do not need it
 
     from dsmem.memory.ledger import Ledger
 

@@ -1,156 +1,95 @@
-"""Where stored prefixes lie: a folder of files, or a Redis server. Two methods, `get` and `put`: bytes out, bytes in.
+"""Where stored prefixes lie: a folder of files, or a Redis server. Each has `get` and `put`: bytes out, bytes in.
 
-A store says what went wrong in one sentence, as a `StoreError`. It promises nothing about the bytes: whoever reads them
-checks them (`prefix.unpack`). Left out: clusters of servers, a limit to what a folder holds, and clearing away
-pieces that a writer with another `piece_bytes` left under the same key.
+A store raises whatever goes wrong and does not check the bytes: `prefix.fetch_or_compute` deals with both. Not here:
+clusters of servers, and a limit to what a folder holds.
 """
 
-import contextlib
-import os
-import re
-import tempfile
+import uuid
 from pathlib import Path
 
-MAX_PIECE_BYTES = 512 * 2**20
-"""The longest value that Redis takes, unless its server is told otherwise (`proto-max-bulk-len`)."""
-
-_SCHEMES = ("redis://", "rediss://", "unix://")
-
-
-class StoreError(Exception):
-    """A store could not be used; the message is one sentence that says why."""
-
-
-class Damaged(StoreError):
-    """What a store holds under a key is refused: damaged, incomplete, or of another prefix."""
+PIECE_BYTES = 2**20
+"""The longest value sent to Redis, which takes no more than 512 MiB in one. Longer ones were no quicker to read."""
 
 
 class FileStore:
-    """Payloads as `DIGEST.safetensors` in a folder, which is made when it is first needed."""
+    """Payloads as `KEY.safetensors` in a folder.
 
-    def __init__(self, folder):
+    folder: a path; it is made when the first payload is stored.
+
+    >>> FileStore("prefixes").path("abc").name
+    'abc.safetensors'
+    """
+
+    def __init__(self, folder: str | Path):
         self.folder = Path(folder)
 
-    def path(self, key):
+    def __str__(self):
+        return f"the folder {self.folder}"
+
+    def path(self, key: str) -> Path:
         """Where the payload of `key` lies, or would lie."""
-        return self.folder / f"{key.digest}.safetensors"
+        return self.folder / f"{key}.safetensors"
 
-    def get(self, key):
-        """The payload stored under `key`, or None. Raises `StoreError`."""
-        with _failing(f"folder {self.folder}", OSError):
-            try:
-                return self.path(key).read_bytes()
-            except FileNotFoundError:
-                return None
+    def get(self, key: str) -> bytes | None:
+        """The payload stored under `key`, or None. Raises OSError."""
+        try:
+            return self.path(key).read_bytes()
+        except FileNotFoundError:
+            return None
 
-    def put(self, key, payload):
-        """Store `payload` under `key`, whole or not at all. Raises `StoreError`."""
-        with _failing(f"folder {self.folder}", OSError):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            # under another name first, so that nobody ever reads half a file
-            descriptor, unfinished = tempfile.mkstemp(dir=self.folder, suffix=".unfinished")
-            try:
-                with open(descriptor, "wb") as file:
-                    file.write(payload)
-                os.replace(unfinished, self.path(key))
-            except BaseException:
-                Path(unfinished).unlink(missing_ok=True)
-                raise
+    def put(self, key: str, payload: bytes) -> None:
+        """Store `payload` under `key`, whole or not at all. Raises OSError."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # under another name first, so that nobody ever reads half a file
+        unfinished = self.folder / f"{uuid.uuid4().hex}.unfinished"
+        try:
+            unfinished.write_bytes(payload)
+            unfinished.replace(self.path(key))
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 class RedisStore:
-    """Payloads in a Redis server, in pieces, since one value has a longest length. Needs the package `redis`.
+    """Payloads in a Redis server, each a list of pieces. Needs the package `redis`, and connects when first used.
 
-    url: "redis://[[user]:password@]host[:port][/database]", also "rediss://" (encrypted) and "unix://path". timeout_s:
-    the longest wait for a connection, or for the next bytes. piece_bytes: the longest value; each costs
-    a round trip, and redis-py reads values of many MiB several times slower than those of one. keep_s: seconds after
-    which the server forgets a payload; left out, it never does by itself. Raises ValueError for an impossible argument;
-    that no server is there is no error before it is asked.
+    url: "redis://[[user]:password@]host[:port][/database]", also "rediss://" (encrypted) and "unix://path".
+    timeout_s: the longest wait in seconds, for a connection or for the next bytes. keep_s: whole seconds after which
+    the server forgets a payload; None means never.
     """
 
-    def __init__(self, url="redis://localhost:6379/0", timeout_s=5.0, piece_bytes=2**20, keep_s=None):
-        if not url.startswith(_SCHEMES):
-            raise ValueError(f"url begins with {url[:9]!r}, which no Redis server has; allowed: {', '.join(_SCHEMES)}")
-        if not 1 <= piece_bytes <= MAX_PIECE_BYTES:
-            raise ValueError(f"piece_bytes={piece_bytes!r} is out of range; allowed: 1 to {MAX_PIECE_BYTES}")
-        self.url, self.timeout_s, self.piece_bytes, self.keep_s = url, timeout_s, piece_bytes, keep_s
+    def __init__(self, url: str = "redis://localhost:6379/0", timeout_s: float = 5.0, keep_s: int | None = None):
+        self.url, self.timeout_s, self.keep_s = url, timeout_s, keep_s
 
-    def answers(self):
+    def __str__(self):
+        return f"the Redis server at {self.url.partition('?')[0].rpartition('@')[2]}"  # without a password
+
+    def answers(self) -> bool:
         """Whether a Redis server answers at this address now."""
-        with contextlib.suppress(StoreError), self._client() as client:
-            return client.ping() is True
-        return False
+        try:
+            with self._client() as client:
+                return client.ping() is True
+        except Exception:  # whatever answers there need not be Redis, and can make the client raise anything
+            return False
 
-    def get(self, key):
-        """The payload stored under `key`, or None. Raises `Damaged` if pieces are missing, and `StoreError`."""
+    def get(self, key: str) -> bytes | None:
+        """The payload stored under `key`, or None. Raises what redis-py raises."""
+        name, payload = f"dsmem:prefix:{key}", bytearray()
         with self._client() as client:
-            label = client.get(_name(key))
-            if label is None:
-                return None
-            count, nbytes = _read_label(label)
-            pieces, room = [], nbytes
-            for index in range(count):
-                pieces.append(client.get(_name(key, index)))
-                room -= len(pieces[-1] or b"")
-                if not pieces[-1] or room < 0:
-                    raise Damaged(f"piece {index + 1} of {count} is {'too long' if pieces[-1] else 'missing'}")
-        return b"".join(pieces)
+            for index in range(client.llen(name)):
+                payload += client.lindex(name, index)
+        return bytes(payload) or None
 
-    def put(self, key, payload):
-        """Store `payload` under `key`; what was there before goes first. Raises `StoreError`."""
-        starts = range(0, len(payload), self.piece_bytes)
+    def put(self, key: str, payload: bytes) -> None:
+        """Store `payload` under `key`, whole or not at all. Raises what redis-py raises."""
+        name, unfinished = f"dsmem:prefix:{key}", f"dsmem:prefix:{key}:{uuid.uuid4().hex}"
         with self._client() as client:
-            done = [isinstance(client.delete(_name(key)), int)]
-            for index, start in enumerate(starts):
-                piece = payload[start : start + self.piece_bytes]
-                done.append(client.set(_name(key, index), piece, ex=self.keep_s) is True)
-            # last, so that a writer that dies on the way leaves nothing that looks stored
-            done.append(client.set(_name(key), f"{len(starts)} {len(payload)}", ex=self.keep_s) is True)
-            if not all(done):
-                raise ValueError("its answers are not those of Redis")
+            for start in range(0, len(payload), PIECE_BYTES):
+                client.rpush(unfinished, payload[start : start + PIECE_BYTES])
+                client.expire(unfinished, 60)  # so that a writer that fails leaves nothing for long
+            client.rename(unfinished, name)
+            client.persist(name) if self.keep_s is None else client.expire(name, self.keep_s)
 
-    @contextlib.contextmanager
     def _client(self):
-        where = self.url.partition("?")[0].rpartition("@")[2]  # without a password
-        # whatever answers there need not be Redis, and can make the client raise anything
-        with _failing(f"the Redis server at {where}", Exception):
-            import redis
-            from redis.backoff import NoBackoff
-            from redis.retry import Retry
+        import redis
 
-            once = {"protocol": 2, "retry": Retry(NoBackoff(), 0)}
-            waits = {"socket_timeout": self.timeout_s, "socket_connect_timeout": self.timeout_s}
-            with redis.Redis.from_url(self.url, **once, **waits) as client:
-                yield client
-
-
-def _name(key, index=None):
-    return f"dsmem:prefix:{key.digest}" + ("" if index is None else f":{index}")
-
-
-def _read_label(label):
-    match = re.fullmatch(rb"(\d{1,9}) (\d{1,15})", label) if isinstance(label, bytes) else None
-    if not match:
-        raise Damaged("its label is none of ours")
-    return int(match[1]), int(match[2])
-
-
-@contextlib.contextmanager
-def _failing(what, errors):
-    """Turn `errors` into a `StoreError` of one sentence about `what`."""
-    try:
-        yield
-    except StoreError:
-        raise
-    except errors as error:
-        raise StoreError(f"{what} cannot be used ({type(error).__name__}: {one_line(error)})") from None
-
-
-def one_line(error):
-    """An error's text as part of a sentence.
-
-    >>> one_line(OSError("Error 111. Connection refused."))
-    'Error 111, connection refused'
-    """
-    text = " ".join(str(error).split()).rstrip(".")
-    return re.sub(r"[.!?]\s+(\w)", lambda match: ", " + match[1].lower(), text)
+        return redis.Redis.from_url(self.url, socket_timeout=self.timeout_s, socket_connect_timeout=self.timeout_s)

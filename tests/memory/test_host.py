@@ -1,4 +1,4 @@
-"""Predictions of the machine's own memory against processes that really load and feed."""
+"""Predictions of host memory against processes that really load checkpoints and feed batches."""
 
 import sys
 

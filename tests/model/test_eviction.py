@@ -1,4 +1,4 @@
-"""One masked pass says what a decode loop over a cache that gives tokens up would say."""
+"""One masked pass gives the logits of a decode loop over a cache that drops tokens."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ MODEL = checkpoint.load_model(small.small_path(), weights="fp32")
 
 
 def decoded(model, tokens, sink, recent):
-    """The same, token by token."""
+    """Logits of a decode loop over a sink cache, token by token."""
     cache = model.new_cache(len(tokens), sink + recent, layout="sink", sink=sink)
     with torch.no_grad():
         return torch.cat([model(tokens[:, [i]], cache=cache) for i in range(tokens.shape[1])], dim=1)

@@ -1,4 +1,4 @@
-"""The modules that predict further tokens: their published size, and their outputs against transformers' own."""
+"""The modules that predict further tokens: their published size, and their outputs against those of transformers."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def test_logits_are_those_of_transformers(modules):
     theirs = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.float32).eval()
     further = MtpModel(theirs, modules).eval()
     for module in (theirs, further.layers):
-        for name, tensor in module.state_dict().items():  # not all of the further module's are filled by its maker
+        for name, tensor in module.state_dict().items():  # MtpModel does not fill all of its own parameters
             tensor.copy_(("norm" in name) + (0.05 if "experts" in name else 0.2) * torch.randn_like(tensor))
     ours = build_model(Architecture.from_config(config), "fp32", "cpu", mtp=True)
     state = {f"mtp.{name}": tensor for name, tensor in further.layers.state_dict().items()}

@@ -1,4 +1,4 @@
-"""The small trained model: what is stored, that it is what was measured, and that it can be trained again."""
+"""The small trained model: what is stored, that it gives the recorded losses, and that it can be trained again."""
 
 import json
 import lzma
@@ -24,7 +24,7 @@ def header():
 
 
 def recorded_losses():
-    """The rows of loss.csv: step, training loss, loss on the first 32 windows of the held-out text."""
+    """The rows of loss.csv: step, training loss, and loss on the first 32 windows of the held-out text."""
     return np.loadtxt(small_path("loss.csv"), delimiter=",", skiprows=1)
 
 
@@ -107,7 +107,7 @@ def test_bits_per_byte_are_those_of_transformers(reference):
     ours = bits_per_byte(load_model(small_path(), weights="fp32"), windows=16, context=512)
     theirs = bits_per_byte(lambda tokens: reference(tokens).logits, windows=16, context=512)
     assert ours == pytest.approx(theirs, rel=1e-5)
-    assert ours == pytest.approx(small_record()["bits_per_byte"], rel=0.05)  # that is of the whole text
+    assert ours == pytest.approx(small_record()["bits_per_byte"], rel=0.05)  # the record is for the whole text
 
 
 def test_our_decoder_finds_the_recorded_loss():

@@ -1,4 +1,4 @@
-"""Requests in batches: padding never helps, sorting never hurts, and a cache's births and deaths are torch's own."""
+"""Requests in batches: padding never helps, sorting never hurts, and a cache's births and deaths are PyTorch's own."""
 
 import hypothesis.strategies as st
 import numpy as np

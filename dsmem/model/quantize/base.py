@@ -1,6 +1,7 @@
-"""What every quantized linear layer shares: the product through a copy of the weight, and tiles of a matrix."""
+"""What all quantized linear layers share: the product through a copy of the weight, and the tiles of a matrix."""
 
 import itertools
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -8,30 +9,36 @@ from torch import nn
 
 
 class QuantizedLinear(nn.Module):
-    """`nn.Linear` that stores fewer bits and multiplies in the input's format, through a copy of the weight per call.
+    """`nn.Linear` that stores fewer bits; each call copies the weight to the input's format and multiplies by the copy.
 
-    A scheme fills in `set_weight` and `weight_copy`. bias, dtype, device: as in `nn.Linear`; the bias keeps `dtype`.
+    A scheme adds `set_weight` and `weight_copy`. in_features, out_features, bias, dtype, device: as in `nn.Linear`; the
+    bias is stored in `dtype`.
     """
 
-    def __init__(self, in_features, out_features, bias, dtype, device):
+    def __init__(self, in_features: int, out_features: int, bias: bool, dtype: torch.dtype, device: torch.device | str):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.bias = stored(torch.zeros(out_features, dtype=dtype, device=device)) if bias else None
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, self.weight_copy(x.dtype), self.bias)
 
 
-def stored(tensor):
-    """A parameter that is never trained."""
+def stored(tensor: torch.Tensor) -> nn.Parameter:
+    """`tensor` as a parameter that is never trained.
+
+    >>> stored(torch.ones(2)).requires_grad
+    False
+    """
     return nn.Parameter(tensor, requires_grad=False)
 
 
-def tiles(matrix, height, width):
-    """`matrix` (rows, columns) as views of tiles, with the index of their scales; tiles at the edges are cut short.
+def tiles(matrix: torch.Tensor, height: int, width: int) -> Iterator[tuple[torch.Tensor, tuple]]:
+    """`matrix` (rows, columns) as views of tiles, each with the index of its scales. Nothing is copied.
 
-    Yields one pair for the whole tiles and one for each cut edge: the view (tile row, row in tile, tile column, column
-    in tile), and the index that makes a matrix of one number per tile fit it. Copies nothing.
+    height, width: rows and columns of a whole tile; tiles at the edges may be partial. Yields one pair for all whole
+    tiles and one for each edge of partial tiles: the view (tile row, row in tile, tile column, column in tile), and the
+    index that broadcasts a matrix of one number per tile over that view.
 
     >>> [tuple(view.shape) for view, _ in tiles(torch.zeros(300, 256), 128, 128)]
     [(2, 128, 2, 128), (1, 44, 2, 128)]
@@ -44,7 +51,7 @@ def tiles(matrix, height, width):
 
 
 def _spans(length, step):
-    """Where the whole steps lie and where the rest: (slice of elements, slice of steps, elements in a step)."""
+    """Where the whole steps are and where the rest is: (slice of elements, slice of steps, elements in a step)."""
     whole, rest = divmod(length, step)
     spans = [(slice(0, whole * step), slice(0, whole), step)] if whole else []
     return spans + ([(slice(whole * step, length), slice(whole, whole + 1), rest)] if rest else [])

@@ -1,9 +1,9 @@
-"""Outliers: a few large numbers spoil the rounding of all that share a scale with them.
+"""Outliers: a few large numbers spoil the rounding of all numbers that share a scale with them.
 
-Large decoders grow a few feature columns that are tens of times larger than the rest (LLM.int8(), arXiv 2208.07339,
-section 4). Here they are planted in random data, so the exact product is known. Errors are norms of the difference to
-float64 over the norm. Rounding is symmetric, as in `quantize.int8`; the products themselves run in float64, so that
-rounding is all that is seen.
+Large decoders develop a few feature columns that are tens of times larger than the rest (LLM.int8(), arXiv 2208.07339,
+section 4). Here they are planted in random data, so the exact product is known. An error is the norm of the difference
+from the float64 result, divided by the norm of that result. Rounding is symmetric, as in `quantize.int8`. The products
+run in float64, so that only the rounding shows.
 """
 
 import torch
@@ -14,8 +14,10 @@ THRESHOLD = 6.0  # from LLM.int8(), section 3.2: columns with a number this larg
 PER = ("tensor", "row", "group")
 
 
-def plant_columns(x, columns=6, factor=40.0, seed=0):
-    """A copy of `x` (tokens, width) with `columns` of its features, at random places, `factor` times as large.
+def plant_columns(x: torch.Tensor, columns: int = 6, factor: float = 40.0, seed: int = 0) -> torch.Tensor:
+    """A copy of `x` (tokens, width) with `columns` of its features, chosen at random, multiplied by `factor`.
+
+    Raises ValueError if `columns` is not from 0 to width.
 
     >>> spoiled = plant_columns(torch.ones(2, 8), columns=3, factor=20)
     >>> (spoiled == 20).sum().item(), spoiled.shape
@@ -27,19 +29,25 @@ def plant_columns(x, columns=6, factor=40.0, seed=0):
     return planted
 
 
-def plant_numbers(weight, count=6, factor=40.0, seed=0):
-    """A copy of `weight` (outputs, width) with `count` single numbers, at random places, `factor` times as large."""
+def plant_numbers(weight: torch.Tensor, count: int = 6, factor: float = 40.0, seed: int = 0) -> torch.Tensor:
+    """A copy of `weight` (outputs, width) with `count` single numbers, chosen at random, multiplied by `factor`.
+
+    Raises ValueError if `count` is not from 0 to the size of the weight.
+
+    >>> (plant_numbers(torch.ones(2, 8), count=3, factor=20) == 20).sum().item()
+    3
+    """
     _check_share("count", count, weight.numel())
     planted = weight.clone()
     planted.view(-1)[_places(weight.numel(), count, seed)] *= factor
     return planted
 
 
-def round_trip(x, per="row", bits=8, group_size=128):
+def round_trip(x: torch.Tensor, per: str = "row", bits: int = 8, group_size: int = 128) -> torch.Tensor:
     """`x` (rows, width) rounded to whole steps and multiplied back, in float64.
 
-    per: what shares a scale: the whole "tensor", a "row" (a token, or an output channel of a weight), or a "group" of
-    `group_size` numbers of a row. bits: 2 to 8. Raises ValueError for anything else.
+    per: which numbers share a scale: the whole "tensor", a "row" (a token, or an output channel of a weight), or a
+    "group" of `group_size` numbers of a row. bits: 2 to 8. Raises ValueError for anything else.
 
     >>> x = torch.tensor([[127.0, 0.4], [31.75, 0.5]])
     >>> round_trip(x, per="tensor").tolist(), round_trip(x, per="row").tolist()
@@ -48,7 +56,7 @@ def round_trip(x, per="row", bits=8, group_size=128):
     if per not in PER:
         raise ValueError(f"per={per!r} is unknown; allowed: {', '.join(PER)}")
     if bits not in range(2, 9):
-        raise ValueError(f"bits={bits!r} is not a width to round to; it must be a whole number from 2 to 8")
+        raise ValueError(f"bits={bits!r} is not a width that can be rounded to; it must be a whole number from 2 to 8")
     levels, rounded = 2 ** (bits - 1) - 1, x.double().clone()
     shape = {"tensor": tuple(x.shape), "row": (1, x.shape[1]), "group": (1, group_size)}[per]
     for tile, _ in tiles(rounded, *shape):
@@ -57,10 +65,14 @@ def round_trip(x, per="row", bits=8, group_size=128):
     return rounded
 
 
-def mixed(x, weight, bits=8, threshold=THRESHOLD):
-    """`x @ weight.T` as LLM.int8() does it: columns of `x` that reach `threshold` in 16 bit, the others rounded.
+def mixed(x: torch.Tensor, weight: torch.Tensor, bits: int = 8, threshold: float = THRESHOLD) -> torch.Tensor:
+    """`x @ weight.T` in float64, as in LLM.int8(): columns of `x` that reach `threshold` stay in 16 bit.
 
-    The columns are found anew in every batch; the weight's columns that meet them come back from INT8. Returns float64.
+    x: (tokens, width). weight: (outputs, width). All other columns of `x` are rounded to `bits`, and so is the whole
+    weight. The large columns are found again in every batch.
+
+    >>> mixed(torch.tensor([[100.0, 0.5]]), torch.eye(2)).tolist()
+    [[100.0, 0.5]]
     """
     large = (x.abs() >= threshold).any(dim=0)
     rounded = round_trip(x.masked_fill(large, 0), "row", bits)  # without its outliers, so that its scales are fine
@@ -68,14 +80,26 @@ def mixed(x, weight, bits=8, threshold=THRESHOLD):
     return (rounded + kept) @ round_trip(weight, "row", bits).T
 
 
-def weight_errors(weight, bits=8, group_size=128):
-    """{"per tensor", "per channel", "groups of ...": error} of a rounded weight (outputs, width), coarse to fine."""
+def weight_errors(weight: torch.Tensor, bits: int = 8, group_size: int = 128) -> dict[str, float]:
+    """{scale: error} of a rounded `weight` (outputs, width), from coarse to fine scales.
+
+    bits, group_size: as in `round_trip`.
+
+    >>> list(weight_errors(torch.ones(2, 8)))
+    ['per tensor', 'per channel', 'groups of 128']
+    """
     names = {"per tensor": "tensor", "per channel": "row", f"groups of {group_size}": "group"}
     return {name: error(round_trip(weight, per, bits, group_size), weight) for name, per in names.items()}
 
 
-def product_errors(x, weight, bits=8, group_size=128):
-    """{name: error} of `x @ weight.T` with both rounded, coarse to fine; x (tokens, width), weight (outputs, width)."""
+def product_errors(x: torch.Tensor, weight: torch.Tensor, bits: int = 8, group_size: int = 128) -> dict[str, float]:
+    """{scale: error} of `x @ weight.T` with both factors rounded, from coarse to fine scales.
+
+    x: (tokens, width). weight: (outputs, width). bits, group_size: as in `round_trip`.
+
+    >>> list(product_errors(torch.ones(2, 8), torch.ones(3, 8)))
+    ['per tensor', 'per channel', 'per token', 'groups of 128', 'mixed']
+    """
     exact = x.double() @ weight.double().T
 
     def both(per_x, per_weight):
@@ -91,11 +115,14 @@ def product_errors(x, weight, bits=8, group_size=128):
     }
 
 
-def layer_errors(model, tokens, bits=8):
-    """{name: (outlier, errors)} of the linear layers of `model` in a float format, on `tokens` (batch, length).
+def layer_errors(
+    model: torch.nn.Module, tokens: torch.Tensor, bits: int = 8
+) -> dict[str, tuple[float, dict[str, float]]]:
+    """{name: (outlier, errors)} of the linear layers of `model`, which is in a float format.
 
-    outlier: the largest number of the layer's input over its root mean square. errors: `product_errors` of
-    that input and the layer's weight. The stacks of routed experts, which are no linear layers, are left out.
+    tokens: (batch, length), what the model reads. outlier: the largest number of the layer's input divided by its root
+    mean square. errors: `product_errors` of that input and the layer's weight. Stacks of routed experts are not
+    included, because they are not linear layers.
     """
     found = {}
 
@@ -115,8 +142,8 @@ def layer_errors(model, tokens, bits=8):
     return found
 
 
-def error(got, exact):
-    """Norm of the difference over the norm of the exact one.
+def error(got: torch.Tensor, exact: torch.Tensor) -> float:
+    """Norm of the difference, divided by the norm of the exact result (same shape).
 
     >>> error(torch.tensor([3.0, 0.0]), torch.tensor([3.0, 4.0]))
     0.8

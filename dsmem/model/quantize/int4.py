@@ -1,4 +1,4 @@
-"""INT4 in groups along the input, with a scale and a zero point for each (AWQ, arXiv 2306.00978; GPTQ, 2210.17323)."""
+"""INT4 in groups along the input, each with a scale and a zero point (AWQ, arXiv 2306.00978; GPTQ, 2210.17323)."""
 
 import torch
 
@@ -9,13 +9,26 @@ LEVELS = 15  # codes 0 to 15
 
 
 class Int4Linear(QuantizedLinear):
-    """Two 4-bit codes in a byte; a scale and a zero point per group: weight = (code - zero point) * scale.
+    """Two 4-bit codes per byte, and a scale and a zero point per group: weight = (code - zero point) * scale.
 
-    Scales and zero points are bfloat16, which holds the scale of any weight that 16 or 32 bit can hold. group_size:
-    numbers of one output channel that share them; the last group of a channel may be shorter.
+    Scales and zero points are bfloat16, which can hold the scale of any weight in 16 or 32 bits. group_size: how many
+    numbers of one output channel share a scale; the last group of a channel may be shorter. Other arguments: as in
+    `QuantizedLinear`. Raises ValueError for a `group_size` below 1.
+
+    >>> layer = Int4Linear(256, 16, bias=False, dtype=torch.float32, device="cpu")
+    >>> 8 * sum(parameter.nbytes for parameter in layer.parameters()) / (256 * 16)  # bits per number
+    4.25
     """
 
-    def __init__(self, in_features, out_features, bias, dtype, device, group_size=GROUP):
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        group_size: int = GROUP,
+    ):
         super().__init__(in_features, out_features, bias, dtype, device)
         if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 1:
             raise ValueError(f"group_size={group_size!r} is not a count; it must be a whole number of at least 1")
@@ -25,15 +38,15 @@ class Int4Linear(QuantizedLinear):
         self.scale = stored(torch.ones(out_features, -(-in_features // group_size), **like))
         self.zero_point = stored(torch.zeros(out_features, -(-in_features // group_size), **like))
 
-    def set_weight(self, weight):
-        """Store `weight` (out_features, in_features; any float format), rounded to 4 bits group by group."""
+    def set_weight(self, weight: torch.Tensor) -> None:
+        """Round `weight` (out_features, in_features), of any float format, to 4 bits per group and store it."""
         codes = weight.new_zeros(self.out_features, 2 * self.weight.shape[1], dtype=torch.uint8)
         wide, codes_seen = weight.float(), codes[:, : self.in_features]
         groups = zip(tiles(wide, 1, self.group_size), tiles(codes_seen, 1, self.group_size), strict=True)
         for (group, index), (code, _) in groups:
             # 0 is always among the levels, so a weight of 0 stays 0
             low, high = group.amin((1, 3), keepdim=True).clamp_max_(0), group.amax((1, 3), keepdim=True).clamp_min_(0)
-            # divided first, for the span of float32's largest numbers would overflow
+            # divided first, because the span of float32's largest numbers would overflow
             scale = (high / LEVELS - low / LEVELS).clamp_min_(torch.finfo(torch.bfloat16).tiny).bfloat16().float()
             zero = (-low / scale).round_().clamp_(0, LEVELS)
             code.copy_((group / scale).round_().add_(zero).clamp_(0, LEVELS))
@@ -41,8 +54,8 @@ class Int4Linear(QuantizedLinear):
             self.zero_point[index[::2]] = zero[:, 0, :, 0].bfloat16()
         self.weight.copy_(codes[:, 0::2] + 16 * codes[:, 1::2])
 
-    def weight_copy(self, dtype):
-        """The weight (out_features, in_features) in `dtype`; while it is filled, one of two halves lies beside it."""
+    def weight_copy(self, dtype: torch.dtype) -> torch.Tensor:
+        """The weight (out_features, in_features) in `dtype`; while it is filled, half of the codes lie beside it."""
         copy = torch.empty(self.out_features, self.in_features, dtype=dtype, device=self.weight.device)
         copy[:, 0::2] = self.weight & 15
         copy[:, 1::2] = (self.weight >> 4)[:, : self.in_features // 2]

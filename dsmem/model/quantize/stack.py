@@ -1,4 +1,4 @@
-"""The routed experts of a layer in fewer bits: one stack for all, multiplied through a copy of one expert at a time."""
+"""The routed experts of a layer in fewer bits: one stack for all, and a copy of one expert's weight at a time."""
 
 import types
 
@@ -12,12 +12,21 @@ from dsmem.model.quantize.table import LAYERS
 
 
 class QuantizedStack(nn.Module):
-    """What a scheme's linear layer stores, once per expert and stacked; (experts, out_features, in_features) in all.
+    """What a scheme's linear layer stores, stacked over the experts: (experts, out_features, in_features) as a whole.
 
-    The whole stack is never copied: of DeepSeek-R1 that would be 22.5 GB a layer, where one expert's matrix is 59 MB.
+    scheme: a name in `LAYERS`. dtype, device: as in `QuantizedLinear`. The whole stack is never copied: in DeepSeek-R1
+    that would take 22.5 GB per layer, while one expert's matrix takes 59 MB.
     """
 
-    def __init__(self, scheme, experts, out_features, in_features, dtype, device):
+    def __init__(
+        self,
+        scheme: str,
+        experts: int,
+        out_features: int,
+        in_features: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ):
         super().__init__()
         self.scheme, self.experts, self.out_features, self.in_features = scheme, experts, out_features, in_features
         one = LAYERS[scheme](in_features, out_features, bias=False, dtype=dtype, device=device)
@@ -25,14 +34,17 @@ class QuantizedStack(nn.Module):
             like = {"dtype": parameter.dtype, "device": device}
             self.register_parameter(name, stored(torch.zeros((experts, *parameter.shape), **like)))
 
-    def set_weight(self, expert, weight):
-        """Store `weight` (out_features, in_features; any float format) as that of one expert."""
+    def set_weight(self, expert: int, weight: Tensor) -> None:
+        """Round `weight` (out_features, in_features), of any float format, and store it as that of one expert."""
         payload = {name: parameter[expert] for name, parameter in self.named_parameters()}
         one = _layer(payload, self.out_features, self.in_features)
         LAYERS[self.scheme].set_weight(one, weight)
 
-    def forward(self, x, ends):
-        """Rows of `x` (rows, in_features), sorted by expert up to `ends`, each times its expert's matrix."""
+    def forward(self, x: Tensor, ends: Tensor) -> Tensor:
+        """Each row of `x` (rows, in_features) times its expert's matrix: (rows, out_features).
+
+        The rows are sorted by expert. ends: (experts,), where each expert's rows end.
+        """
         names, payload = zip(*self.named_parameters(), strict=True)
         return grouped_linear_by_copy(x, list(payload), ",".join(names), self.scheme, self.out_features, ends)[0]
 
@@ -41,10 +53,10 @@ class QuantizedStack(nn.Module):
 def grouped_linear_by_copy(
     x: Tensor, payload: list[Tensor], names: str, scheme: str, out_features: int, ends: Tensor
 ) -> list[Tensor]:
-    """As `operators.grouped_linear`, each matrix copied to the format of `x` first.
+    """Like `operators.grouped_linear`, but each matrix is first copied to the format of `x`.
 
-    payload: what the scheme's linear layer stores, called `names`, with the experts as first axis.
-    Returns the rows (rows, out_features) and what the last copy was: the matrix, and for INT4 the half it unpacked.
+    payload: what the scheme's linear layer stores, in the order of `names`, with the experts as the first axis. Returns
+    the rows (rows, out_features) and the last copy: the matrix, and for INT4 also the half of the codes it unpacked.
     """
     out = x.new_empty(len(x), out_features)
     for start, end, expert in turns(ends):
@@ -63,10 +75,10 @@ def _(x, payload, names, scheme, out_features, ends):
 
 
 def _unpacked(scheme, copy):
-    """INT4's half of the numbers in a byte each, which lies beside the copy while that is filled."""
+    """For INT4, half of the codes as one byte each; they lie beside the copy while it is filled."""
     return [copy.new_empty(copy.shape[0], -(-copy.shape[1] // 2), dtype=torch.uint8)] if scheme == "int4" else []
 
 
 def _layer(payload, out_features, in_features):
-    """What a scheme's methods need of a linear layer: its parameters, its sizes and its group size."""
+    """What a scheme's methods need from a linear layer: its parameters, its sizes and its group size."""
     return types.SimpleNamespace(**payload, out_features=out_features, in_features=in_features, group_size=GROUP)

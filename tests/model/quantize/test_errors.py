@@ -1,4 +1,4 @@
-"""Outliers planted in known data: the finer the scale, the smaller the harm, and mixed precision undoes most of it."""
+"""Outliers planted in known data: finer scales do less harm, and mixed precision undoes most of it."""
 
 import pytest
 import torch
@@ -91,7 +91,7 @@ def test_mixed_keeps_exactly_the_planted_columns():
 def test_a_column_stays_in_16_bit_from_the_threshold_on(largest, kept):
     x = torch.zeros(4, 8)
     x[2, 3], x[2, 4] = largest, 0.02
-    # 0.02 is less than half a step beside 5.99, and the largest of its row without it
+    # beside 5.99, 0.02 is less than half a step; without it, 0.02 is the largest of its row
     assert (mixed(x, torch.eye(8))[2, 4] > 0.01) == kept
 
 

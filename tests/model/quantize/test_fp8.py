@@ -1,4 +1,4 @@
-"""FP8 tiles: DeepSeek's published counts, its own dequantization, and what rounding to E4M3 promises."""
+"""FP8 tiles: DeepSeek's published counts, its own dequantization, and the error bound of rounding to E4M3."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_a_layers_scales_have_the_published_shape(n_in, n_out, rows, columns):
 
 
 def spread_out(made, n_out, n_in):
-    """Every element's scale, by repeating each of them over its tile: a matrix of the weight's size."""
+    """Every element's scale, a matrix of the weight's size: each scale repeated over its tile."""
     wide = made.weight_scale_inv.repeat_interleave(128, dim=0).repeat_interleave(128, dim=1)
     return wide[:n_out, :n_in]
 

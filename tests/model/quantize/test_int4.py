@@ -1,4 +1,4 @@
-"""INT4 groups: packing against a reference by hand, half a step at most, and bytes with every scale and zero point."""
+"""INT4 groups: packing against a reference by hand, errors of half a step, and bytes with scales and zero points."""
 
 import numpy as np
 import pytest
@@ -22,12 +22,12 @@ def grouped(weight, group_size, bias=False):
 
 
 def spread_out(made, numbers):
-    """One number per element, by repeating each group's."""
+    """One number per element: each group's number repeated."""
     return numbers.double().repeat_interleave(made.group_size, dim=1)[:, : made.in_features]
 
 
 def unpacked(made):
-    """The codes, taken from the bytes one by one: even columns in the low half, odd ones in the high half."""
+    """The codes, read byte by byte: even columns are in the low half, odd columns in the high half."""
     packed, codes = made.weight.numpy(), np.zeros((made.out_features, made.in_features))
     for column in range(made.in_features):
         byte = packed[:, column // 2].astype(int)
@@ -51,7 +51,7 @@ def test_rounding_leaves_half_a_step_and_keeps_zeros(n_out, n_in, group_size, ex
     weight[:, n_in // 2] = 0
     made = grouped(weight, group_size)
     difference = (made.weight_copy(torch.float32).double() - weight.double()).abs()
-    # the scale has 8 bits, so 15 steps of it may miss the span by 15 / 256 of a step
+    # the scale has 8 significant bits, so 15 steps may miss the span by 15 / 256 of a step
     assert (difference <= spread_out(made, made.scale) * (0.5 + 15 / 256 + 1e-3)).all()
     assert not made.weight_copy(torch.float32)[:, n_in // 2].any()
     assert torch.equal(made.zero_point, made.zero_point.round()) and 0 <= made.zero_point.min()

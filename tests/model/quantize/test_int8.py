@@ -1,4 +1,4 @@
-"""INT8 layers: bytes against the ledger, published sizes, outputs against float64, and what rounding promises."""
+"""INT8 layers: bytes against the ledger, published sizes, outputs against float64, and error bounds of rounding."""
 
 import dataclasses
 
@@ -17,10 +17,10 @@ from dsmem.model.decoder import TORCH_DTYPES
 from dsmem.model.quantize import padded_int8_rows, quantize_rows
 from dsmem.units import FLOATS, GIB, INT8_SCHEMES, QUANTIZED
 
-# Norm of the difference to float64 over the norm, normal data. Rounding to steps of s leaves s / sqrt(12) an element,
-# with s = row maximum / 127: 0.9% at a row maximum of 4 sigma; W8A8 rounds both factors, sqrt(2) times that.
+# Norm of the difference from float64, divided by the norm, for normal data. Rounding to steps of s leaves s / sqrt(12)
+# per element, with s = row maximum / 127: 0.9% at a row maximum of 4 sigma. W8A8 rounds both factors: times sqrt(2).
 LAYER_BOUND = {"int8": 0.010, "int8_w8a8": 0.015}
-# The same over the logits of a model of two layers: seven rounded layers each, one after the other.
+# The same for the logits of a model of two layers, with seven rounded linear layers in each.
 LOGITS_BOUND = {"int8": 0.02, "int8_w8a8": 0.04}
 
 each_scheme = pytest.mark.parametrize("scheme", INT8_SCHEMES)
@@ -58,15 +58,15 @@ def test_the_7b_models_weights_have_the_published_size():
     run = dsmem.measure(QWEN_7B, Workload(1, 16, weights="int8"), device="fake")
     weights = [record for record in run.ledger.records if record.category == "weight"]
     held = {dtype: sum(r.nbytes for r in weights if r.dtype == dtype) for dtype in ("int8", "float32", "float16")}
-    # what bitsandbytes converts: all matrices but embedding and head, which keep 16 bit
+    # what bitsandbytes converts: all matrices except embedding and head, which stay in 16 bit
     matrices, vectors = held["int8"], held["float16"] // 2 - 2 * 544_997_376
     assert matrices == 6_525_288_448
-    # left in 16 bit as well: 57 norms, and the biases of q, k and v
+    # also kept in 16 bit: 57 norms, and the biases of q, k and v
     assert vectors == 57 * 3584 + 28 * (3584 + 512 + 512)
     # out_features of q and o, k and v, gate and up, down
     assert held["float32"] == 4 * 28 * (2 * 3584 + 2 * 512 + 2 * 18_944 + 3584)
-    # LLM.int8() stands at 8.113 GiB. Matrices, embedding and head alone are 8.107 GiB in both; the scales (5.3 MiB)
-    # and the 16-bit vectors (0.6 MiB) are all that ours could differ in, and they make up the rest.
+    # LLM.int8() takes 8.113 GiB. Matrices, embedding and head alone take 8.107 GiB in both. The rest are the scales
+    # (5.3 MiB) and the 16-bit vectors (0.6 MiB), and ours could differ in nothing else.
     assert round((matrices + 4 * 544_997_376) / GIB, 3) == 8.107
     assert round(sum(held.values()) / GIB, 3) == 8.113
     for scheme in INT8_SCHEMES:
@@ -118,7 +118,7 @@ def test_arrays_give_the_same_as_loops(scheme):
     @settings(max_examples=30)
     def check(case, batch, seq_len):
         arch, work = case
-        work = dataclasses.replace(work, cached_tokens=None)  # of a decode, it follows seq_len
+        work = dataclasses.replace(work, cached_tokens=None)  # in a decode it follows from seq_len
         grid = inference_footprint(
             arch, dataclasses.replace(work, batch=np.array(batch)[:, None], seq_len=np.array(seq_len))
         )
@@ -150,7 +150,7 @@ def test_a_layer_is_near_float64(scheme, activations, n_in, n_out):
 def test_small_inputs_are_rounded_as_finely_as_large_ones(scheme, activations, size):
     weight, x = 0.02 * normal(96, 64), (size * normal(40, 64, seed=1)).to(TORCH_DTYPES[activations])
     got = layer(scheme, weight, activations)(x)
-    # fp16 holds results of 1e-5 to about 1% only, whatever is done before
+    # fp16 can only hold results of 1e-5 to about 1%, whatever comes before
     bound = 0.03 if activations == "fp16" else LAYER_BOUND[scheme]
     assert relative_error(got, x.double() @ weight.double().T) <= bound
 
@@ -194,7 +194,7 @@ def test_an_outlier_harms_its_own_row_alone(scheme, activations):
     others = torch.arange(40) != 3
     assert torch.equal(made(spoiled)[others], made(x)[others])
     exact = spoiled[3:4].double() @ weight.double().T
-    # what the outlier itself brings is right: it is the row's maximum, and the maximum is not rounded
+    # the outlier's own contribution is right: it is the row's maximum, and the maximum is not rounded
     assert relative_error(made(spoiled)[3:4], exact) <= LAYER_BOUND[scheme]
 
 
@@ -250,7 +250,7 @@ def test_a_seed_gives_the_same_weights_before_rounding(scheme, activations, kept
 
 @st.composite
 def matrices(draw, largest=1e30):
-    """A float32 matrix of any magnitude, rows of zeros among them."""
+    """A float32 matrix of any magnitude, possibly with rows of zeros."""
     rows, width = draw(st.integers(1, 70)), draw(st.integers(1, 40))
     exponents = draw(st.lists(st.integers(-30, int(np.log10(largest))), min_size=rows, max_size=rows))
     x = normal(rows, width, seed=draw(st.integers(0, 999))) * 10.0 ** torch.tensor(exponents)[:, None]
@@ -289,7 +289,7 @@ def test_padded_rows_are_whole_blocks_filled_with_zeros(x, activations):
     assert (padded.dtype, scales.dtype, scales.shape) == (torch.int8, x.dtype, (len(x), 1))
     assert padded.int().abs().max() <= 127
     assert not padded[len(x) :].any()
-    # the quotient is rounded to the rows' format first, and bf16 has half steps only above 64
+    # the quotient is first rounded to the rows' format, and above 64 the steps of bf16 are 0.5
     slack = {"fp32": 1e-4, "fp16": 0.1, "bf16": 0.75}[activations]
     difference = x.double() - padded[: len(x)].double() * scales.double()
     assert (difference.abs() <= scales.double() * (0.5 + slack)).all()

@@ -1,4 +1,4 @@
-"""Bytes of 4-bit NF4: the paper's bits, and a 7B model's sizes."""
+"""Bytes of 4-bit NF4: the bits per weight of the paper, and the size of a 7B model."""
 
 import pytest
 
@@ -10,7 +10,7 @@ QWEN_7B = Architecture.from_config("deepseek-r1-distill-qwen-7b")
 
 
 def model_bytes(arch, linear_bytes):
-    """Linear layers of all decoder layers by the formula, everything else in 16 bit."""
+    """Bytes of the linear layers of all decoder layers by the formula, plus everything else in 16 bit."""
     linears = arch.attention_linears() | arch.mlp_linears()
     shapes = [(n_in, n_out) for n_in, n_out, _ in linears.values()]
     others = arch.n_params - arch.num_hidden_layers * sum(n_in * n_out for n_in, n_out in shapes)

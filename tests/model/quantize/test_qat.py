@@ -1,4 +1,4 @@
-"""Quantization-aware training of the small model: the recorded runs, the fake quantizers, and that it runs again."""
+"""Quantization-aware training of the small model: the recorded runs, the fake quantizers, and a short new run."""
 
 import csv
 import importlib.util
@@ -13,7 +13,7 @@ KINDS = {"none": ["fp32", "int8", "int4"], "float": ["fp32", "int8", "int4"], "i
 
 
 def rows(path):
-    """The rows of a table of runs as dicts of text."""
+    """The rows of a table of runs, as dicts of strings."""
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
@@ -77,7 +77,7 @@ def script(monkeypatch):
 
 
 def as_stored(kind, weight):
-    """A matrix as a quantized layer of the kit gives it back."""
+    """A matrix, rounded as a quantized layer of the kit stores it."""
     from dsmem.model.quantize import LAYERS
 
     layer = LAYERS[kind](*reversed(weight.shape), bias=False, dtype=weight.dtype, device="cpu")
@@ -93,7 +93,7 @@ def test_training_sees_the_weights_as_the_kit_stores_them(script, kind):
         experts = torch.randn(3, 48, width, generator=torch.Generator().manual_seed(width)) / 8
         stored = torch.stack([as_stored(kind, weight) for weight in experts])
         same = torch.isclose(script.Rounding(kind, experts)(experts), stored, rtol=0, atol=1e-6)
-        assert same.float().mean() > 0.999  # a number halfway between two steps may fall to either side
+        assert same.float().mean() > 0.999  # a number halfway between two steps may go either way
 
 
 def test_the_gradient_goes_straight_through(script):
@@ -103,7 +103,7 @@ def test_the_gradient_goes_straight_through(script):
     slope = torch.arange(64.0)
     (script.Rounding("int4", weight)(weight) * slope).sum().backward()
     through = torch.isclose(weight.grad, slope.expand(8, 64), rtol=1e-5, atol=1e-5)
-    assert through.float().mean() > 0.95 and not weight.grad[~through].any()  # what is cut off at an end learns nothing
+    assert through.float().mean() > 0.95 and not weight.grad[~through].any()  # clipped numbers get no gradient
 
 
 def test_every_matrix_but_embedding_head_and_routers_is_rounded(script):

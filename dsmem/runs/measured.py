@@ -127,6 +127,9 @@ class Comparison:
     def __repr__(self) -> str:
         return "\n\n".join(repr(each()) for each in (self.table, self.reasons, self.summary))
 
+    def _repr_html_(self) -> str:
+        return "".join(each()._repr_html_() for each in (self.table, self.reasons, self.summary))
+
 
 def compare(rows: Iterable[dict] | None = None) -> Comparison:
     """The prediction for every figure of `rows`, the measurement, the signed error, and a reason where it is large.

@@ -175,6 +175,7 @@ def test_the_table_names_sets_reasons_and_kinds(everything):
     text = repr(everything)
     for words in ("r1_cache_logs", "training is not modelled yet", "CUDA graphs", "printed by an engine"):
         assert words in text
+    assert everything._repr_html_().count("<table>") == 3
     assert "allocated" in everything.summary().column("kind")
     assert sum(everything.summary().column("figures")) == len(everything.lines)
 

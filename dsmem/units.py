@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 
-DTYPE_BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "fp8": 8, "int4": 4, "nf4": 4}
+DTYPE_BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "fp8": 8, "int6": 6, "int5": 5, "int4": 4, "nf4": 4}
 """Bits of one element, by the name of its number format."""
+
+BLOCK_FORMATS = {"q8_0": (32, 34), "q4_0": (32, 18), "q4_K": (256, 144), "q5_K": (256, 176), "q6_K": (256, 210)}
+"""GGUF's formats: numbers in a block, and bytes of the block, scales and all (llama.cpp, `ggml/src/ggml-common.h`)."""
 
 FLOATS = ("fp32", "bf16", "fp16")
 """Formats that a pass computes in."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from dsmem import formulas
 from dsmem.table import Table
-from dsmem.units import dtype_bits
+from dsmem.units import BLOCK_FORMATS, dtype_bits
 
 INT4_GROUP = 128  # numbers of an output channel that share a scale and a zero point
 FP8_TILE = 128  # side of the square of numbers that share a scale (arXiv 2412.19437, section 3.3)
@@ -20,7 +20,8 @@ class Scheme:
 
     element: format of the stored numbers, of `units.DTYPE_BITS`. linear_bytes: (in_features, out_features) to the
     bytes of a whole layer without bias. product: the format that the product runs in. temporaries: what appears at
-    each call. kept: what stays in 16 bit. runs: whether `build_model` takes it; the others run in bitsandbytes.
+    each call. kept: what stays in 16 bit. runs: whether `build_model` takes it; the others run in bitsandbytes
+    or llama.cpp.
     """
 
     name: str
@@ -81,6 +82,27 @@ SCHEMES = {
     )
 }
 """Every scheme by name; those that run are what `Workload(weights=...)` and `build_model(weights=...)` take."""
+
+
+def _gguf(name, element, scales):
+    elements, nbytes = BLOCK_FORMATS[name]
+    layer = functools.partial(formulas.block_linear_bytes, block_elements=elements, bytes_per_block=nbytes)
+    stored = f"{element.upper()}, {elements} in {nbytes} bytes"
+    how = {"product": "llama.cpp's own, in blocks", "temporaries": "none", "kept": "norms, biases, router, in float32"}
+    return Scheme(name, element, layer, stored, scales, **how, runs=False)
+
+
+GGUF = {
+    scheme.name: scheme
+    for scheme in (
+        _gguf("q8_0", "int8", "float16 per block of 32"),
+        _gguf("q4_0", "int4", "float16 per block of 32"),
+        _gguf("q4_K", "int4", "6-bit scale and minimum per 32, two float16 per block of 256"),
+        _gguf("q5_K", "int5", "6-bit scale and minimum per 32, two float16 per block of 256"),
+        _gguf("q6_K", "int6", "8-bit scale per 16, a float16 per block of 256"),
+    )
+}
+"""The schemes of GGUF files by name; a file mixes them, and embedding and head have one, too: see `footprint.gguf`."""
 
 
 def table(in_features: int = 3584, out_features: int = 18_944) -> Table:

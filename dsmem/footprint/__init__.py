@@ -18,5 +18,7 @@ __getattr__, __dir__, __all__ = attach(
         "published_tensors": "published",
         "published_bytes": "published",
         "elements_by_format": "published",
+        "gguf_tensors": "gguf",
+        "gguf_bytes": "gguf",
     },
 )

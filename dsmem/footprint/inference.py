@@ -10,7 +10,7 @@ import numpy as np
 
 from dsmem import formulas
 from dsmem.config.architecture import Architecture
-from dsmem.config.workload import Workload
+from dsmem.config.workload import CACHE_FORMATS, STORED_CACHES, Workload
 from dsmem.footprint.attention import attention
 from dsmem.footprint.cache import set_grown
 from dsmem.footprint.instants import Footprint
@@ -41,6 +41,11 @@ def inference_footprint(arch: Any, work: Workload | None = None, sharding: None 
     arch, work = Architecture.of(arch), Workload.of(work, **fields)
     if sharding is not None:
         raise ValueError(f"sharding={sharding!r} is not modelled; allowed: None")
+    if work.kv_cache in STORED_CACHES:
+        raise ValueError(
+            f"kv_cache={work.kv_cache!r} is a format of llama.cpp, of which only the size is known; a pass is modelled "
+            f"in: {', '.join(CACHE_FORMATS)}"
+        )
     if arch.sliding_window and np.any(work.key_len > arch.sliding_window):
         raise ValueError(
             f"seq_len={np.max(work.key_len)} is past sliding_window={arch.sliding_window} of {arch.name}; "

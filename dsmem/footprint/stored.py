@@ -8,7 +8,7 @@ from dsmem import formulas
 from dsmem.config.architecture import Architecture
 from dsmem.config.schemes import SCHEMES
 from dsmem.config.workload import LINEARS, Workload
-from dsmem.units import FLOATS, dtype_bits, format_name, one_of
+from dsmem.units import BLOCK_FORMATS, FLOATS, dtype_bits, format_name, one_of
 
 PARTS = ("embed_tokens", "attention", "mlp", "experts", "shared_experts", "other", "lm_head", "weight_scales")
 """Where the bytes of a model's weights are, as `weight_parts` names it."""
@@ -124,8 +124,11 @@ def buffer_bytes(arch: Any) -> int:
 def cache_rows(kv_cache: str, batch: Any, tokens: Any, heads: int, width: int) -> tuple[Any, Any]:
     """(numbers, scales) in bytes of one kind of rows in one layer: `heads` rows of `width` for each token.
 
-    kv_cache: a float format, "fp8", or "int8" with a float32 scale for each row. batch, tokens: numbers or arrays.
+    kv_cache: a float format, "fp8", or "int8" with a float32 scale for each row; or "q8_0" or "q4_0", whose
+    blocks hold their scales. batch, tokens: numbers or arrays.
     """
+    if kv_cache in BLOCK_FORMATS:
+        return formulas.cache_blocks_bytes(batch, tokens, heads, width, *BLOCK_FORMATS[kv_cache]), 0
     scales = formulas.cache_scales_bytes(batch, tokens, heads) if kv_cache == "int8" else 0
     return formulas.cache_rows_bytes(batch, tokens, heads, width, dtype_bits(kv_cache, "kv_cache")), scales
 

@@ -12,12 +12,14 @@ per sequence (cached and new), widths in elements, `bits` per element.
 """
 
 from dsmem.formulas.cache import (
+    cache_blocks_bytes,
     cache_rows_bytes,
     cache_scales_bytes,
     expanded_cache_bytes,
     kv_cache_bytes,
     latent_cache_bytes,
     paged_tokens,
+    transposed_latents_bytes,
 )
 from dsmem.formulas.speed import (
     attention_seconds,
@@ -29,6 +31,7 @@ from dsmem.formulas.speed import (
 )
 from dsmem.formulas.tensors import (
     attention_scores_bytes,
+    block_bytes,
     causal_mask_bytes,
     expert_rows_bytes,
     hidden_state_bytes,
@@ -48,6 +51,7 @@ from dsmem.formulas.tensors import (
     token_ids_bytes,
 )
 from dsmem.formulas.weights import (
+    block_linear_bytes,
     fp8_linear_bytes,
     int4_linear_bytes,
     int8_linear_bytes,
@@ -58,8 +62,11 @@ from dsmem.formulas.weights import (
 __all__ = [
     "attention_scores_bytes",
     "attention_seconds",
+    "block_bytes",
+    "block_linear_bytes",
     "break_even_bytes_per_s",
     "break_even_tokens",
+    "cache_blocks_bytes",
     "cache_rows_bytes",
     "cache_scales_bytes",
     "causal_mask_bytes",
@@ -91,4 +98,5 @@ __all__ = [
     "tensor_bytes",
     "token_ids_bytes",
     "decode_tokens_per_s",
+    "transposed_latents_bytes",
 ]

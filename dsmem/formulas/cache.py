@@ -50,3 +50,23 @@ def paged_tokens(seq_len, block_size):
     1008
     """
     return -(-seq_len // block_size) * block_size
+
+
+def cache_blocks_bytes(batch, cache_len, heads, width, block_elements, bytes_per_block):
+    """One layer's rows of one kind in a format of blocks, as llama.cpp keeps them: whole blocks for every token.
+
+    DeepSeek-R1's latents of one token in q8_0, 34 bytes for 32 numbers:
+
+    >>> cache_blocks_bytes(1, 1, 1, 512 + 64, 32, 34)
+    612
+    """
+    return batch * cache_len * -(-heads * width // block_elements) * bytes_per_block
+
+
+def transposed_latents_bytes(batch, cache_len, num_hidden_layers, kv_lora_rank, bits):
+    """A second, transposed copy of MLA's latents, which llama.cpp once kept beside the first to multiply faster.
+
+    >>> transposed_latents_bytes(1, 163_840, 61, 512, 16) / 2**20
+    9760.0
+    """
+    return num_hidden_layers * -(-batch * cache_len * kv_lora_rank * bits // 8)

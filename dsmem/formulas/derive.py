@@ -34,6 +34,8 @@ _LETTERS = {
     "heads": "n",
     "group_size": "g",
     "block_size": "B",
+    "block_elements": "g",
+    "bytes_per_block": "c_g",
     "rows": "r",
     "width": "m",
     "bits": "w",

@@ -113,3 +113,12 @@ def int32_product_bytes(rows, out_features):
     296.0
     """
     return 4 * -(-rows // 32) * 32 * out_features
+
+
+def block_bytes(elements, block_elements, bytes_per_block):
+    """Bytes of numbers in blocks of `block_elements`, each block `bytes_per_block` with its scales.
+
+    >>> block_bytes(4096, 32, 34)
+    4352
+    """
+    return -(-elements // block_elements) * bytes_per_block

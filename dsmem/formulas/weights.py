@@ -53,3 +53,12 @@ def nf4_double_linear_bytes(in_features, out_features):
         + 4 * -(-in_features * out_features // (64 * 256))
         + 4 * (1 + 16 + 256)
     )
+
+
+def block_linear_bytes(in_features, out_features, block_elements, bytes_per_block):
+    """A weight in a format of blocks along the rows, as GGUF stores it: a block holds its numbers and their scales.
+
+    >>> block_linear_bytes(3584, 18944, 256, 144) * 8 / (3584 * 18944)
+    4.5
+    """
+    return out_features * -(-in_features // block_elements) * bytes_per_block

@@ -32,6 +32,7 @@ __getattr__, __dir__, __all__ = attach(
         "plot_weights": "weights",
         "plot_weights_and_cache": "weights",
         "plot_cache": "cache",
+        "plot_measured": "measured",
         "plot_segments": "segments",
         "plot_reserved": "segments",
     },

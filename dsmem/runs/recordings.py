@@ -259,7 +259,7 @@ def _said_by(*command):
 
 
 def main(arguments=None):
-    """Command line: `record` and `compare`."""
+    """Command line: `record`, `compare` and `measured`."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="python -m dsmem.runs", description="Recorded runs: make and compare them.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -269,8 +269,14 @@ def main(arguments=None):
     recording.add_argument("--resume", help="file of a recording that was cut off")
     comparing = commands.add_parser("compare", help="print the prediction's errors against a recorded run")
     comparing.add_argument("file")
+    commands.add_parser("measured", help="print the prediction's errors against what others measured on their GPUs")
     options = parser.parse_args(arguments)
     try:
+        if options.command == "measured":
+            from dsmem.runs import measured
+
+            print(measured.compare())
+            return
         if options.command == "compare":
             print(compare(load(options.file)))
             return

@@ -12,6 +12,8 @@ from typing import Any
 from dsmem.config.keys import Keys
 from dsmem.units import whole_number
 
+MOST_LAYERS = 10_000
+
 _PACKAGE = Path(__file__).parents[1]
 DATA = _PACKAGE / "data" if (_PACKAGE / "data").is_dir() else _PACKAGE.parent / "data"
 
@@ -98,7 +100,7 @@ def _common(keys):
         head_dim = hidden // heads
     return {
         "hidden_size": hidden,
-        "num_hidden_layers": whole_number("num_hidden_layers", keys.whole("num_hidden_layers"), what="a size"),
+        "num_hidden_layers": _layers(keys),
         "num_attention_heads": heads,
         "num_key_value_heads": keys.maybe_whole("num_key_value_heads") or heads,
         "head_dim": head_dim,
@@ -107,6 +109,14 @@ def _common(keys):
         "tie_word_embeddings": keys.flag("tie_word_embeddings"),
         "rms_norm_eps": keys.number("rms_norm_eps", 1e-6),
     } | _rope(keys)
+
+
+def _layers(keys):
+    """The number of layers; each is looked at one by one, so a number that no model has is refused first."""
+    layers = keys.whole("num_hidden_layers")
+    if layers > MOST_LAYERS:
+        raise ValueError(f"num_hidden_layers={layers} is more than any model has; allowed: at most {MOST_LAYERS}")
+    return layers
 
 
 def _rope(keys):

@@ -1,6 +1,9 @@
 """What follows from the fields of an `Architecture`: widths, linear layers, cache rows, and counts of parameters."""
 
 import math
+from typing import Any
+
+import numpy as np
 
 from dsmem.units import one_of
 
@@ -68,6 +71,17 @@ class Shapes:
             return {"latents": (1, self.latent_width)}
         heads = self.num_key_value_heads
         return {"keys": (heads, self.qk_head_dim), "values": (heads, self.value_head_dim)}
+
+    def check_window(self, tokens: Any) -> None:
+        """Raise ValueError where a pass that attends to `tokens`, a number or an array, is longer than the window.
+
+        Within its window a layer that slides is like any other; beyond it, it caches and attends to less.
+        """
+        if self.sliding_window and np.any(tokens > self.sliding_window):
+            raise ValueError(
+                f"seq_len={np.max(tokens)} is past sliding_window={self.sliding_window} of {self.name}; "
+                "allowed: no more than the window"
+            )
 
     def census(self) -> dict[str, int]:
         """Parameters by named part, all layers together.

@@ -46,11 +46,8 @@ def inference_footprint(arch: Any, work: Workload | None = None, sharding: None 
             f"kv_cache={work.kv_cache!r} is a format of llama.cpp, of which only the size is known; a pass is modelled "
             f"in: {', '.join(CACHE_FORMATS)}"
         )
-    if arch.sliding_window and np.any(work.key_len > arch.sliding_window):
-        raise ValueError(
-            f"seq_len={np.max(work.key_len)} is past sliding_window={arch.sliding_window} of {arch.name}; "
-            "allowed: no more than the window"
-        )
+    arch.check_window(work.key_len)
+    _check_range(arch, work)
     p = Pass(arch, work, resident(arch, work))
     attention(p)
     dense = [index for index in range(arch.num_hidden_layers) if not arch.has_experts(index)]
@@ -64,6 +61,20 @@ def inference_footprint(arch: Any, work: Workload | None = None, sharding: None 
     p.drop("residual")
     head(p)
     return Footprint(p.instants, arch, work)
+
+
+def _check_range(arch, work):
+    """Raise ValueError where an array's largest pass is beyond 64-bit integers, which wrap around without a word."""
+    sizes = {name: getattr(work, name) for name in ("batch", "seq_len", "cached_tokens")}
+    if not any(isinstance(size, np.ndarray) for size in sizes.values()):
+        return
+    largest = {name: int(np.max(size)) for name, size in sizes.items()}
+    total = inference_footprint(arch, work.changed(**largest)).total_bytes  # Python integers have no end
+    if total >= 2**60:  # a tensor's bits are counted before they are divided by 8
+        raise ValueError(
+            f"batch={largest['batch']} with seq_len={largest['seq_len']} takes {total:,} bytes, more than an array's "
+            "64-bit integers hold; ask for such a pass by itself, with whole numbers"
+        )
 
 
 def resident(arch: Architecture, work: Workload) -> dict[str, Any]:

@@ -161,6 +161,7 @@ def cache_bytes(arch: Any, work: Workload | None = None, **fields: Any) -> dict[
     arch, work = Architecture.of(arch), Workload.of(work, **fields)
     if work.cache == "none":
         return {}
+    arch.check_window(work.cache_len)
     tokens = work.cached_tokens if work.cache == "growing" else work.cache_len
     if work.cache == "paged":
         tokens = formulas.paged_tokens(work.cache_len, work.block_size)

@@ -196,8 +196,12 @@ def test_mistrals_window_is_that_of_transformers_when_absent_and_none_when_null(
 @pytest.mark.parametrize("family", ["qwen2", "qwen3"])
 def test_qwens_window_counts_only_where_it_is_switched_on(family):
     config = {"model_type": family, **SMALL, "sliding_window": 32}
-    assert Architecture.from_config(config | {"use_sliding_window": False}).sliding_window is None
-    assert Architecture.from_config(config | {"use_sliding_window": True}).sliding_window == 32
+    for changes in ({"use_sliding_window": False}, {"use_sliding_window": True}, {"max_window_layers": 0}):
+        slides = "sliding_attention" in config_object(config | changes).layer_types
+        assert Architecture.from_config(config | changes).sliding_window == (32 if slides else None)
+    on = config | {"use_sliding_window": True, "max_window_layers": 1}
+    assert Architecture.from_config(on).sliding_window == 32
+    assert "sliding_attention" in config_object(on).layer_types
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,207 @@
+"""Configs as people bring them: other spellings, other heads, nulls and nonsense are read right, or refused by name."""
+
+import random
+
+import pytest
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import dsmem
+from dsmem import Architecture
+from dsmem.config.families import _ALIASES, _FAMILIES
+
+SMALL = {
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "intermediate_size": 96,
+    "vocab_size": 128,
+}
+EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 24}
+LATENT = {"q_lora_rank": 24, "kv_lora_rank": 16, "qk_nope_head_dim": 12, "qk_rope_head_dim": 8, "v_head_dim": 12}
+V3 = SMALL | EXPERTS | LATENT | {"n_routed_experts": 8, "n_group": 4, "topk_group": 2, "num_nextn_predict_layers": 1}
+V2 = SMALL | EXPERTS | LATENT | {"n_routed_experts": 8}
+CONFIGS = {
+    "llama": SMALL | {"attention_bias": True},
+    "mistral": SMALL | {"head_dim": 16},
+    "qwen2": SMALL | {"tie_word_embeddings": True},
+    "qwen3": SMALL | {"head_dim": 32},
+    "qwen3_moe": SMALL | EXPERTS | {"head_dim": 16, "num_experts": 8, "decoder_sparse_step": 2},
+    "deepseek_v2": V2,
+    "deepseek_v3": V3,
+}
+
+
+def on_meta(config):
+    """Parameters of the model that transformers builds of a config."""
+    import torch
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_every_alias_of_the_config_class_is_read(family):
+    config = {"model_type": family} | CONFIGS[family]
+    known = Architecture.from_config(config)
+    for alias, name in AutoConfig.for_model(family).attribute_map.items():
+        spelled = {alias if key == name else name if key == alias else key: value for key, value in config.items()}
+        assert Architecture.from_config(spelled | {"_name_or_path": family}) == known, alias
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_what_transformers_writes_of_a_config_is_read_alike(family):
+    config = {"model_type": family} | CONFIGS[family]
+    written = AutoConfig.for_model(**config).to_dict()
+    known, found = Architecture.from_config(config), Architecture.from_config(written)
+    assert found.scaled(name="", rope_theta=1.0) == known.scaled(name="", rope_theta=1.0)
+    assert known.n_params == on_meta(config)
+
+
+def test_qwens_coder_spelled_as_transformers_5_does():
+    config = {
+        "model_type": "qwen3_moe",
+        "hidden_size": 6144,
+        "num_hidden_layers": 62,
+        "num_attention_heads": 96,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 8192,
+        "moe_intermediate_size": 2560,
+        "num_local_experts": 160,
+        "num_experts_per_tok": 8,
+        "vocab_size": 151_936,
+    }
+    assert Architecture.from_config(config).n_params == 480_154_875_392  # published as 480B
+
+
+def test_kimi_k2_is_a_deepseek_v3_of_other_sizes():
+    config = {
+        "model_type": "kimi_k2",
+        "hidden_size": 7168,
+        "num_hidden_layers": 61,
+        "num_attention_heads": 64,
+        "intermediate_size": 18_432,
+        "moe_intermediate_size": 2048,
+        "n_routed_experts": 384,
+        "first_k_dense_replace": 1,
+        "n_group": 1,
+        "topk_group": 1,
+        "vocab_size": 163_840,
+        "num_nextn_predict_layers": 0,
+    }
+    arch = Architecture.from_config(config)
+    assert arch.n_params == 1_026_408_209_408
+    assert dsmem.footprint.cache_bytes(arch, seq_len=1, weights="bf16") == {"latent_cache": 70_272}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"architectures": ["LlamaForSequenceClassification"]}, ("architectures", "ForCausalLM")),
+        ({"architectures": ["MistralModel"]}, ("architectures", "'MistralModel'")),
+        ({"architectures": ["LlamaForCausalLMEagle3"]}, ("architectures",)),
+        ({"architectures": "LlamaForCausalLM"}, ("architectures", "list")),
+        ({"draft_vocab_size": 32_000}, ("draft_vocab_size=32000", "llama")),
+        ({"attention_chunk_size": 8192}, ("attention_chunk_size=8192", "may change memory")),
+        ({"rms_norm_eps": None}, ("rms_norm_eps=None",)),
+        ({"rms_norm_eps": float("nan")}, ("rms_norm_eps=nan", "finite")),
+        ({"rope_theta": -1}, ("rope_theta=-1",)),
+        ({"rope_theta": float("inf")}, ("rope_theta=inf",)),
+        ({"rope_scaling": 4}, ("rope_scaling=4", "JSON object")),
+        ({"tie_word_embeddings": "yes"}, ("tie_word_embeddings='yes'", "true or false")),
+        ({"num_key_value_heads": -2}, ("num_key_value_heads=-2",)),
+        ({"head_dim": -16}, ("head_dim=-16",)),
+        ({"model_type": ["llama"]}, ("model_type=['llama']",)),
+    ],
+)
+def test_what_cannot_be_read_is_refused_by_name(change, words, refuses):
+    refuses(lambda: Architecture.from_config({"model_type": "llama"} | SMALL | change), *words)
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "words"),
+    [
+        ("deepseek_v3", {"num_mtp_layers": 0}, ("num_mtp_layers=0", "num_nextn_predict_layers=1")),
+        ("deepseek_v3", {"routed_scaling_factor": None}, ("routed_scaling_factor=None",)),
+        ("deepseek_v3", {"first_k_dense_replace": None}, ("first_k_dense_replace",)),
+        ("deepseek_v3", {"num_nextn_predict_layers": None}, ("num_nextn_predict_layers=None",)),
+        ("deepseek_v3", {"n_shared_experts": "8"}, ("n_shared_experts='8'",)),
+        ("deepseek_v3", {"moe_layer_freq": 2}, ("moe_layer_freq=2",)),
+        ("deepseek_v3", {"scoring_func": "softmax"}, ("scoring_func='softmax'",)),
+        ("qwen3_moe", {"decoder_sparse_step": 0}, ("decoder_sparse_step=0",)),
+        ("qwen3_moe", {"mlp_only_layers": 3}, ("mlp_only_layers=3", "list")),
+    ],
+)
+def test_a_field_of_the_experts_that_cannot_be_read_is_refused(family, change, words, refuses):
+    refuses(lambda: Architecture.from_config({"model_type": family} | CONFIGS[family] | change), *words)
+
+
+def test_a_window_holds_for_the_cache_too(refuses):
+    arch = Architecture.from_config({"model_type": "mistral"} | SMALL | {"sliding_window": 16})
+    assert dsmem.footprint.cache_bytes(arch, seq_len=16)
+    refuses(lambda: dsmem.footprint.cache_bytes(arch, seq_len=17), "seq_len=17", "sliding_window=16")
+
+
+def test_every_family_that_is_read_has_a_case_here():
+    assert set(CONFIGS) | {"kimi_k2"} == set(_FAMILIES) and set(_ALIASES) <= set(_FAMILIES)
+
+
+NONSENSE = (None, -1, 0, 3, 7, 2**31, "8", "", True, False, [], [1], {}, {"a": 1}, 1.5, float("nan"), float("inf"))
+
+
+def mutated(draw):
+    """A config with one to three of its fields removed, replaced by nonsense, renamed or nested."""
+    family = draw.choice(list(CONFIGS))
+    config = {"model_type": family} | CONFIGS[family]
+    for _ in range(draw.randint(1, 3)):
+        key = draw.choice(sorted(config))
+        kind = draw.choice(("remove", "replace", "rename", "nest", "add", "resize", "resize", "resize", "resize"))
+        if kind == "remove":
+            config.pop(key)
+        elif kind == "replace":
+            config[key] = draw.choice(NONSENSE)
+        elif kind == "resize" and isinstance(config[key], int):
+            config[key] = draw.choice((config[key] * 2, config[key] + 1, config[key] * 3, max(config[key] // 2, 1)))
+        elif kind == "rename":
+            config[draw.choice(("num_experts", "num_local_experts", "n_embd", "d_model", key + "s"))] = config.pop(key)
+        elif kind == "nest":
+            config = {"text_config": config}
+        else:
+            config[draw.choice(sorted(AutoConfig.for_model(family).to_dict()))] = draw.choice(NONSENSE)
+        if not config:
+            break
+    return config
+
+
+def judged(config):
+    """What is made of a config: its count, or the refusal; anything but one sentence is an error."""
+    try:
+        return Architecture.from_config(config).n_params
+    except ValueError as error:
+        assert "\n" not in str(error)
+        return str(error)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_mutated_config_is_counted_as_transformers_does_or_refused_in_a_sentence(seed):
+    """3,000 of them, by the same code: `python tests/config/test_keys.py`."""
+    draw, counted = random.Random(seed), 0
+    for _ in range(60):
+        config = mutated(draw)
+        found = judged(config)
+        if isinstance(found, int) and found < 10**8:
+            try:
+                theirs = on_meta(config)
+            except Exception:  # what transformers cannot build, nobody can hold us to
+                continue
+            counted += 1
+            assert found == theirs, config
+    assert counted > 5
+
+
+if __name__ == "__main__":
+    for seed in range(50):
+        test_a_mutated_config_is_counted_as_transformers_does_or_refused_in_a_sentence(seed)
+    print("3,000 mutated configs: each counted as transformers counts it, or refused in a sentence")

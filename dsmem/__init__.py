@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = attach(
         "Workload": "config.workload",
         "Footprint": "footprint.instants",
         "inference_footprint": "footprint.inference",
+        "find_tensor": "footprint.find",
         "build_model": "model.decoder",
         "Ledger": "memory.ledger",
         "replay": "memory.replay",

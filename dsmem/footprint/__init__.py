@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = attach(
     {
         "Footprint": "instants",
         "inference_footprint": "inference",
+        "find_tensor": "find",
         "weight_bytes": "stored",
         "weight_parts": "stored",
         "weight_formats": "stored",

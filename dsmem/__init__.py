@@ -26,7 +26,10 @@ __getattr__, __dir__, __all__ = attach(
         "show": "formulas.derive",
         "save_report": "plots.report",
         "explore": "plots.widgets",
-        "explore_footprint": "plots.widgets",
-        "explore_curves": "plots.widgets",
+        "explore_footprint": "plots.explorers",
+        "explore_curves": "plots.explorers",
+        "explore_weights": "plots.explorers",
+        "explore_cache": "plots.explorers",
+        "explore_settings": "plots.explorers",
     },
 )

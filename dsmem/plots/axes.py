@@ -6,7 +6,6 @@ drawn, so the global settings stay as they are.
 
 import contextlib
 import textwrap
-from collections.abc import Mapping
 from functools import partial
 
 import matplotlib
@@ -15,7 +14,8 @@ from matplotlib import style, ticker
 from matplotlib.path import Path
 from matplotlib.transforms import ScaledTranslation
 
-from dsmem.plots.style import INK, LOOKS, STYLE, look
+from dsmem.config.hardware import capacities
+from dsmem.plots.style import INK, LOOKS, STYLE, look, place
 from dsmem.units import format_bytes
 
 UNITS = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("bytes", 1))
@@ -42,6 +42,7 @@ def drawing(ax, title, height=3.8):
     with style.context(STYLE):
         ax.dsmem_data = []  # rows (series, x, bytes): the numbers in the picture, for `save_report`
         ax.dsmem_rows_above = 0  # lines of text between the Axes and its title
+        ax.dsmem_unit = "bytes"  # of the numbers in the picture
         yield ax
         ax.set_axisbelow(True)
         ax.spines[["top", "right"]].set_visible(False)
@@ -81,12 +82,8 @@ def by_part(name, stacks):
 
 
 def limits_of(capacity):
-    """None, (label, bytes) or {label: bytes} as {"label, a new line, 14.56 GiB": bytes}."""
-    if isinstance(capacity, tuple) and len(capacity) == 2:
-        capacity = dict([capacity])
-    if not isinstance(capacity, Mapping | None):
-        raise ValueError(f"capacity must be (label, bytes) or {{label: bytes}}, got {capacity!r}.")
-    return {f"{label}\n{format_bytes(int(nbytes))}": nbytes for label, nbytes in (capacity or {}).items()}
+    """Any form of `capacity=` as {"label, a new line, 14.56 GiB": bytes}."""
+    return {f"{label}\n{format_bytes(int(nbytes))}": nbytes for label, nbytes in capacities(capacity).items()}
 
 
 def merge_small(parts):
@@ -135,7 +132,7 @@ def line(ax, name, x, values, **how):
 def hue(name, order):
     """The colour of a component where the name is one, else the next of the cycle."""
     cycle = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
-    return LOOKS[name][0] if name in LOOKS else cycle[order.index(name) % len(cycle)]
+    return LOOKS[name][0] if name in LOOKS else cycle[place(name, order) % len(cycle)]
 
 
 def boxes(left, right, rows):

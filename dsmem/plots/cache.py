@@ -63,8 +63,7 @@ class CachePicture:
 
     def _frame(self, names, needed):
         """Names, and an axis that ends at one of few numbers, so that it stands still while bars grow a little."""
-        power = 2 ** (int(1.2 * needed) - 1).bit_length()
-        reach = power * 3 // 4 if 1.2 * needed <= power * 3 / 4 else power
+        reach = 4 ** (((int(1.2 * needed) - 1).bit_length() + 1) // 2)
         if names != self.names:
             self.names = names
             self.ax.set_yticks(range(4), names)
@@ -72,29 +71,3 @@ class CachePicture:
             self.reach = reach
             self.ax.set_xlim(0, reach)
             axes.byte_axis(self.ax.xaxis, reach, "KV cache")
-
-
-def explore_cache(archs, **controls):
-    """`plot_cache` under sliders, for a list of `Architecture`s; `controls` as in `widgets.explore` replace these."""
-    from dsmem.plots.widgets import explore  # not above: it loads ipywidgets
-
-    models = {arch.name: arch for arch in archs}
-    specs = {
-        "model": list(models),
-        "batch": (1, 256, 1),
-        "seq_len": (128, 131_072, 4096),
-        "num_key_value_heads": [8, 1, 2, 4, 16, 32, 64, 128],
-        "kv_cache": list(FORMATS),
-        "mla_cache": ["latent", "expanded"],
-    }
-
-    def draw(ax, **values):
-        picture = CachePicture(ax)
-
-        def update(model, **values):
-            return picture(models[model], **values)
-
-        update(**values)
-        return update
-
-    return explore(draw, figsize=(7.5, 3.6), **specs | controls)

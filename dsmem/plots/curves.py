@@ -1,15 +1,27 @@
 """Curves and dots: bytes, seconds, rates and errors against a number that is swept."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib import ticker
+from matplotlib.axes import Axes
 
 from dsmem.plots import axes
-from dsmem.plots.style import INK, LINESTYLES, MARKERS
+from dsmem.plots.style import INK, LINESTYLES, MARKERS, place
 
 COLORS = ("#bd1f01", "#3f90da", "#ffa90e", "#832db6", "#a96b59")
 
 
-def plot_areas(x, parts, *, xlabel, capacity=None, logx=False, ax=None, title=None):
+def plot_areas(
+    x: Any,
+    parts: dict[str, Any],
+    *,
+    xlabel: str,
+    capacity: Any = None,
+    logx: bool = False,
+    ax: Axes | None = None,
+    title: str | None = None,
+) -> Axes:
     """Stacked areas of `parts`, {part: bytes, an array like x}, against `x`; `xlabel` says what x counts.
 
     capacity: as in `plot_stack`. logx: powers of two on x; then heights can be compared, but areas cannot.
@@ -23,24 +35,46 @@ def plot_areas(x, parts, *, xlabel, capacity=None, logx=False, ax=None, title=No
     return ax
 
 
-def plot_curves(x, curves, *, xlabel, measured=None, capacity=None, logx=True, ax=None, title=None):
-    """Predictions as lines, {label: bytes, an array like x}; measurements as markers, {label: (x, bytes)}.
+def plot_curves(
+    x: Any,
+    curves: dict[str, Any],
+    *,
+    xlabel: str,
+    measured: dict[str, tuple] | None = None,
+    capacity: Any = None,
+    logx: bool = True,
+    ax: Axes | None = None,
+    title: str | None = None,
+) -> Axes:
+    """Predictions as lines and measurements as markers, against `x`; `xlabel` says what x counts.
 
-    A measurement takes the colour of the curve of its name. capacity: as in `plot_stack`. logx: powers of two on x.
+    curves: {label: bytes, an array like x, or a function of such an array}; a function is evaluated at many places
+    between the first and the last x, so that its line is the formula and not a join of a few points.
+    measured: {label: (x, bytes)}; a measurement takes the looks of the curve of its name. capacity: as in `plot_stack`.
+    logx: powers of two on x.
     """
     x, limits = axes.sweep(x), axes.limits_of(capacity)
-    curves = {name: axes.checked_bytes(name, values, x.shape) for name, values in curves.items()}
+    lines = {name: _evaluated(name, values, x, logx) for name, values in curves.items()}
     points = {name: axes.points(name, *pair) for name, pair in (measured or {}).items()}
-    order = list(dict.fromkeys([*curves, *points]))
+    order = list(dict.fromkeys([*lines, *points]))
     with axes.drawing(ax, title) as ax:
-        for name, values in curves.items():
-            axes.line(ax, name, x, values, color=axes.hue(name, order), linestyle=LINESTYLES[order.index(name) % 6])
+        for name, pair in lines.items():
+            axes.line(ax, name, *pair, color=axes.hue(name, order), linestyle=LINESTYLES[place(name, order) % 6])
         for name, pair in points.items():
-            marker = {"marker": MARKERS[order.index(name) % 6], "markeredgecolor": INK, "zorder": 3}
+            marker = {"marker": MARKERS[place(name, order) % 6], "markeredgecolor": INK, "zorder": 3}
             axes.line(ax, f"{name}, measured", *pair, color=axes.hue(name, order), linestyle="none", **marker)
         axes.number_axis(ax, xlabel, logx)
         axes.height_axis(ax, limits, max((row[2] for row in ax.dsmem_data), default=0), "memory")
     return ax
+
+
+def _evaluated(name, values, x, logx):
+    """(x, bytes) of a curve: as given, or of a function at whole numbers between the first and the last x."""
+    if callable(values):
+        spaced = np.geomspace if logx else np.linspace
+        x = np.unique(np.round(spaced(x[0], x[-1], 200)).astype(np.int64))
+        values = values(x)
+    return x, axes.checked_bytes(name, values, x.shape)
 
 
 def plot_seconds(x, curves, *, xlabel, measured=None, ax=None, title=None):
@@ -52,18 +86,19 @@ def plot_seconds(x, curves, *, xlabel, measured=None, ax=None, title=None):
     with axes.drawing(ax, title) as ax:
         for name, seconds in curves.items():
             seconds = np.broadcast_to(seconds, x.shape)
-            style = LINESTYLES[order.index(name) % len(LINESTYLES)]
-            ax.plot(x, seconds, label=name, color=f"C{order.index(name)}", linestyle=style)
+            style = LINESTYLES[place(name, order) % 6]
+            ax.plot(x, seconds, label=name, color=axes.hue(name, order), linestyle=style)
             axes.keep(ax, name, x, seconds)
         for name, (at, seconds) in (measured or {}).items():
-            look = {"color": f"C{order.index(name)}", "markeredgecolor": INK, "zorder": 3}
-            ax.plot(at, seconds, MARKERS[order.index(name) % 6], label=f"{name}, measured", **look)
+            look = {"color": axes.hue(name, order), "markeredgecolor": INK, "zorder": 3}
+            ax.plot(at, seconds, MARKERS[place(name, order) % 6], label=f"{name}, measured", **look)
             axes.keep(ax, f"{name}, measured", np.atleast_1d(at), np.atleast_1d(seconds))
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
         ax.xaxis.set_major_formatter("{x:,.10g}")
         ax.yaxis.set_major_formatter("{x:g}")
         ax.set(xlabel=xlabel, ylabel="seconds")
+        ax.dsmem_unit = "seconds"
         ax.grid(**axes.GRID)
     return ax
 
@@ -82,6 +117,7 @@ def plot_throughput(predicted, measured, *, ax=None, title=None):
         ax.set_yscale("log", base=2)
         ax.yaxis.set_major_formatter("{x:g}×")
         ax.set_ylabel("tokens a second, times batch 1")
+        ax.dsmem_unit = "times batch 1"
         ax.grid(axis="y", **axes.GRID)
     return ax
 
@@ -90,7 +126,7 @@ def plot_rises(curves, *, xlabel, marks=None, ax=None, title=None):
     """What a smaller cache costs, in % of perplexity: {label: (tokens kept, %)} as lines; marks: {label: tokens}."""
     with axes.drawing(ax, title) as ax:
         for number, (name, (kept, rises)) in enumerate(curves.items()):
-            look = {"color": f"C{number}", "marker": MARKERS[number], "markeredgecolor": INK}
+            look = {"color": axes.hue(name, list(curves)), "marker": MARKERS[number], "markeredgecolor": INK}
             ax.plot(kept, rises, label=name, **look)
             axes.keep(ax, name, kept, np.asarray(rises, dtype=float))
         for name, tokens in (marks or {}).items():
@@ -98,6 +134,7 @@ def plot_rises(curves, *, xlabel, marks=None, ax=None, title=None):
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_formatter("{x:,.10g}")
         ax.set(xlabel=xlabel, ylabel="perplexity (% more)")
+        ax.dsmem_unit = "% more perplexity"
         ax.grid(axis="y", **axes.GRID)
     return ax
 
@@ -120,6 +157,7 @@ def plot_layer_errors(errors, *, ways=("per tensor", "per token", "mixed"), ax=N
             axis.set_minor_locator(ticker.NullLocator())
         ax.set_xlabel("largest number of the layer's input, in multiples of its root mean square")
         ax.set_ylabel("error of the product (%)")
+        ax.dsmem_unit = "error in %"
         ax.grid(**axes.GRID)
         ax.legend()
     return ax
@@ -145,5 +183,6 @@ def plot_dots(groups, *, xlabel, ax=None, title=None):
         ax.axvline(0, color=INK, linewidth=0.8)
         ax.margins(x=0.12)
         ax.set_xlabel(xlabel)
+        ax.dsmem_unit = xlabel
         ax.grid(axis="x", **axes.GRID)
     return ax

@@ -1,44 +1,60 @@
 """Plots of one pass: parts stacked, instants, timeline, largest tensors, and the way from level to level."""
 
+from typing import Any
+
 import numpy as np
+from matplotlib.axes import Axes
 
 from dsmem.plots import axes
+from dsmem.plots.sources import footprint_of, records_of, stacks_of, timeline_of, waterfall_of
 from dsmem.plots.style import INK, look
 from dsmem.units import format_bytes
 
 
-def plot_stack(stacks, *, capacity=None, ax=None, title=None):
-    """One horizontal bar for each of `stacks`, {label: {part: bytes}}: its parts stacked, its total at the end.
+def plot_stack(
+    stacks: Any, *, capacity: Any = None, hide: Any = (), ax: Axes | None = None, title: str | None = None
+) -> Axes:
+    """One horizontal bar for each of `stacks`: its parts stacked, its total at the end.
 
-    Parts below 1.5% of the widest bar in every bar are drawn as one, "other"; `ax.dsmem_data` keeps them apart.
-    capacity: {label: bytes} or (label, bytes), drawn as labelled dashed lines.
-    ValueError: no stacks, or bytes that are negative or not finite.
+    stacks: a run, a footprint, {part: bytes}, or {label: any of these}. Parts below 1.5% of the widest bar in every bar
+    are drawn as one, "other"; `ax.dsmem_data` keeps them apart. capacity: a GPU's name, or any form that
+    `config.hardware.capacities` takes, drawn as labelled dashed lines. hide: parts that are left out, so that small
+    ones can be seen; the axis says so. ValueError: no stacks, or bytes that are negative or not finite.
     """
-    parts, limits = axes.by_part("stacks", stacks), axes.limits_of(capacity)
+    stacks, limits = stacks_of(stacks), axes.limits_of(capacity)
+    shown, hidden = _shown(axes.by_part("stacks", stacks), hide)
     with axes.drawing(ax, title, height=1.6 + 0.42 * len(stacks)) as ax:
-        axes.bars(ax, list(stacks), parts, "memory", limits)
+        axes.bars(ax, list(stacks), shown, "memory" + _without(hidden), limits)
     return ax
 
 
-def plot_instants(fp, *, hide=("weights", "buffers"), ax=None, title=None):
-    """One stacked bar for each instant of a footprint (`fp.instants`) without the parts in `hide`; the peak is marked.
+def plot_instants(fp: Any, *, hide: Any = "weights", ax: Axes | None = None, title: str | None = None) -> Axes:
+    """One stacked bar for each instant of a pass without the parts in `hide`; the peak is marked.
 
-    The axis says what is hidden. The footprint must be one of single numbers, not of arrays.
+    fp: a run, or a footprint of single numbers, not of arrays. hide: names of parts; "weights" stands for all that is
+    stored of them. The axis says what is hidden.
     """
-    parts = axes.by_part("fp.instants", fp.instants)
-    shown = {part: values for part, values in parts.items() if part not in hide}
-    hidden = {part: max(values) for part, values in parts.items() if part in hide}
+    fp = footprint_of(fp)
+    shown, hidden = _shown(axes.by_part("fp.instants", fp.instants), hide)
     with axes.drawing(ax, title, height=1.8 + 0.3 * len(fp.instants)) as ax:
         axes.bars(ax, list(fp.instants), shown, "memory" + _without(hidden), {}, notes={fp.peak_instant: " ← peak"})
     return ax
 
 
-def plot_timeline(timeline, *, hide=("weight", "buffer"), marks=None, ax=None, title=None):
+def plot_timeline(
+    timeline: Any,
+    *,
+    hide: Any = ("weight", "buffer"),
+    marks: dict | None = None,
+    ax: Axes | None = None,
+    title: str | None = None,
+) -> Axes:
     """Live bytes step by step, stacked by category without those in `hide`; the peak is marked and labelled.
 
-    timeline: step, live_bytes, by_category, labels and peak_step, as in `ledger.timeline()`. The peak's label counts
-    what is hidden, too. marks: {name: step where it begins}, thin dotted lines with the names above.
+    timeline: a run, a ledger, or what `ledger.timeline()` returns. The peak's label counts what is hidden, too.
+    marks: {name: step where it begins}, thin dotted lines with the names above. ValueError: no steps.
     """
+    timeline = timeline_of(timeline)
     step, parts = np.asarray(timeline.step), timeline.by_category
     if not step.size:
         raise ValueError(f"timeline must hold at least one step, got {timeline.step!r}.")
@@ -57,12 +73,15 @@ def plot_timeline(timeline, *, hide=("weight", "buffer"), marks=None, ax=None, t
     return ax
 
 
-def plot_tensors(records, *, top=12, ax=None, title=None):
-    """The `top` largest of `records`, one bar each, named "module · op · shape dtype"; the rest is one bar.
+def plot_tensors(
+    records: Any, *, top: int = 12, hide: Any = (), ax: Axes | None = None, title: str | None = None
+) -> Axes:
+    """The `top` largest tensors, one bar each, named "module · op · shape dtype"; the rest is one bar.
 
-    records: objects with nbytes, category, op, module, shape and dtype, such as `ledger.at_peak()`.
-    ValueError: no records, or a `top` below one.
+    records: a run or a ledger, of which those alive at the peak are drawn, or a list such as `ledger.at_peak()`.
+    hide: categories that are left out, such as "weight". ValueError: no records, or a `top` below one.
     """
+    records = [record for record in records_of(records) if record.category not in _names(hide)]
     if not records or top < 1:
         raise ValueError(f"records and top must be at least one, got {len(records)} records and top={top}.")
     records = sorted(records, key=lambda record: -record.nbytes)
@@ -81,8 +100,13 @@ def plot_tensors(records, *, top=12, ax=None, title=None):
     return ax
 
 
-def plot_waterfall(waterfall, *, ax=None, title=None):
-    """`waterfall.steps`, (name, bytes, kind): a "total" starts at zero, a signed "gap" where the bar before ended."""
+def plot_waterfall(waterfall: Any, *, ax: Axes | None = None, title: str | None = None) -> Axes:
+    """From level to level: a "total" starts at zero, a signed "gap" where the bar before ended.
+
+    waterfall: a run, or what `dsmem.explain` returns. Where all gaps are small against the totals, the axis begins near
+    them and says so. ValueError: no steps.
+    """
+    waterfall = waterfall_of(waterfall)
     steps, ends = list(waterfall.steps), [0]
     if not steps or not {kind for *_, kind in steps} <= {"total", "gap"}:
         raise ValueError(f"waterfall.steps must be (name, bytes, 'total' or 'gap'), at least one, got {steps!r}.")
@@ -92,8 +116,32 @@ def plot_waterfall(waterfall, *, ax=None, title=None):
             ends.append(start + nbytes)
             _step(ax, row, start, ends[-1], total=kind == "total", last=row == len(steps) - 1)
         axes.row_axis(ax, [name for name, *_ in steps], max(ends), "memory")
+        _zoom(ax, steps, ends)
         ax.dsmem_data += [(kind, name, nbytes) for name, nbytes, kind in steps]
     return ax
+
+
+def _zoom(ax, steps, ends):
+    """Begin the axis near the totals where the gaps would be slivers at its end."""
+    gaps, totals = ([n for _, n, kind in steps if kind == wanted] for wanted in ("gap", "total"))
+    spread = max(ends[1:]) - min(ends[1:])
+    if gaps and totals and 0 < spread < 0.12 * max(ends):
+        start = max(min(ends[1:]) - 1.5 * spread, 0)
+        ax.set_xlim(start, max(ends) + 0.35 * spread)
+        axes.byte_axis(ax.xaxis, max(ends), f"memory, axis from {format_bytes(int(start))}")
+
+
+def _names(hide):
+    return (hide,) if isinstance(hide, str) else tuple(hide or ())
+
+
+def _shown(parts, hide):
+    """The parts to draw, and {part: bytes} of those that are hidden; "weights" takes what is stored of them along."""
+    names = _names(hide)
+    if "weights" in names:
+        names += tuple(part for part in parts if part.startswith("weights_") or part in ("weight_scales", "buffers"))
+    shown = {part: values for part, values in parts.items() if part not in names}
+    return shown, {part: max(values) for part, values in parts.items() if part in names}
 
 
 def _without(hidden):

@@ -46,6 +46,8 @@ def save_report(ax, name, *, width="column", folder=".", formats=("pdf", "svg", 
 def _for_paper(fig, inches):
     """A copy of the figure, `inches` wide, in small type, the Axes about as high as before for the type."""
     copy = _copy(fig)
+    for text in copy.findobj(lambda artist: isinstance(artist, Text) and artist.get_alpha() == 0):
+        text.remove()  # it kept room for a longer text under a slider, and would lie unseen in the file
     copy.draw_without_rendering()
     drawn = {ax: 0.85 * ax.bbox.height / copy.dpi for ax in copy.axes if hasattr(ax, "dsmem_data")}
     for text in copy.findobj(Text):
@@ -86,6 +88,7 @@ def _metadata(kind, title, keywords):
 def _write_csv(path, axes):
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(("panel", "series", "x", "bytes"))
+        units = dict.fromkeys(getattr(ax, "dsmem_unit", "bytes") for ax in axes if hasattr(ax, "dsmem_data"))
+        writer.writerow(("panel", "series", "x", " or ".join(units)))
         for ax in axes:
             writer.writerows((title_of(ax), *row) for row in getattr(ax, "dsmem_data", ()))

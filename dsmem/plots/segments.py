@@ -1,19 +1,19 @@
 """The allocator's memory as a map, block by block, and over time: what tensors fill and what lies free in segments.
 
 `plot_segments` and `plot_reserved` draw once and return the Axes. `SegmentsPicture` stays and is called again;
-`settings_picture` makes one that replays streams of events under the settings that sliders give it.
+`explorers.explore_settings` puts it under sliders.
 """
 
-import functools
 from collections import Counter
+from typing import Any
 
 import numpy as np
 from matplotlib import style
 from matplotlib.patches import PathPatch
 
-from dsmem.memory.replay import replay
 from dsmem.plots import axes
 from dsmem.plots import style as looks
+from dsmem.plots.sources import replay_of
 from dsmem.units import format_bytes
 
 FREE, TENSOR = "free", "tensor"
@@ -23,12 +23,12 @@ _BORDER = {"color": looks.INK, "linewidth": 1.4, "zorder": 3}
 def plot_segments(source, step=None, *, row_bytes=None, ax=None, title=None):
     """The segment map: blocks in address order, coloured by what they hold, the free ones white and hatched.
 
-    source: a `Replay`, of which the map after event `step` is drawn (left out: at the reserved peak), or a map as
-    `Replay.segments` returns it. row_bytes: None draws one row for each segment; a number draws all segments end to
-    end, in rows of so many bytes. A label that is no component of `looks` is written into its block.
+    source: a run or a `Replay`, of which the map after event `step` is drawn (by default that at the reserved peak), or
+    a map as `Replay.segments` returns it. row_bytes: None draws one row for each segment; a number draws all segments
+    end to end, in rows of so many bytes. A label that is not a component of `style.LOOKS` is written into its block.
     ValueError: no segments, or row_bytes below 1.
     """
-    segments = source if isinstance(source, list) else source.segments(step)
+    segments = source if isinstance(source, list) else replay_of(source).segments(step)
     if not segments:
         raise ValueError(f"segments must hold at least one segment, got {segments!r}.")
     parts = dict.fromkeys(part_of(label) for segment in segments for _, label in segment)
@@ -128,34 +128,6 @@ class SegmentsPicture:
         ]
 
 
-def settings_picture(streams, row_bytes=32 * 2**20, rows=1):
-    """`draw` for `dsmem.explore`: the map of a stream of events, replayed up to a share of it under some settings.
-
-    streams: {name: events}, as for `allocator.replay`. The picture takes stream (a name), progress (0 to 100, in % of
-    its events) and the settings of `allocator.replay`; a text in place of a setting means that it is left out.
-    """
-    parts = dict.fromkeys(label for events in streams.values() for _, _, label in events)
-
-    @functools.cache
-    def replayed(stream, settings):
-        return replay(streams[stream], **dict(settings))
-
-    def draw(ax, **values):
-        picture = SegmentsPicture([*dict.fromkeys(map(part_of, parts)), FREE], ax, row_bytes, rows)
-
-        def update(stream, progress=100, **settings):
-            settings = {name: value for name, value in settings.items() if not isinstance(value, str)}
-            run = replayed(stream, tuple(settings.items()))
-            step = max(len(run.events) * progress // 100 - 1, 0)
-            words = picture(run.segments(step))
-            return f"{words} At the end {format_bytes(run.peak_reserved_bytes)} were reserved at most."
-
-        update(**values)
-        return update
-
-    return draw
-
-
 def _number(count, noun):
     return f"{count:,} {noun}{'s' if count > 1 else ''}"
 
@@ -197,11 +169,12 @@ def _path(places):
     return axes.boxes(left, right, rows)
 
 
-def plot_reserved(replayed, *, ax=None, title=None):
-    """What a `Replay` reserves over its events: allocated, the largest free block, and the free pieces beside it.
+def plot_reserved(replayed: Any, *, ax: Any = None, title: str | None = None) -> Any:
+    """What a run or a `Replay` reserves over its events: allocated, the largest free block, the free pieces beside it.
 
     The three add up to the reserved bytes. Fragmentation is the share of the third in the free bytes.
     """
+    replayed = replay_of(replayed)
     if not len(replayed.events):
         raise ValueError(f"replayed must hold at least one event, got {replayed.events!r}.")
     step = np.arange(len(replayed.events))

@@ -37,11 +37,24 @@ LOOKS = {
 }
 SPARE_HATCHES = ("//oo", "..oo", "xxoo", "--oo", "++oo", "||oo", "**oo")
 LINESTYLES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (9, 2)), (0, (3, 1, 1, 1, 1, 1)))
+FORMATS = ("fp16", "int8", "int8_w8a8", "bf16", "fp8", "int4", "fp32", "nf4", "nf4_double")
+"""Number formats, each of which has the same colour, line and marker in every plot: those of its place here."""
+
 MARKERS = ("o", "s", "^", "D", "v", "P")
 INK = "#222222"
 
 
-def look(part):
+def place(name: str, order: list[str]) -> int:
+    """Which colour, line and marker a series takes: a number format always its own, another its place in `order`.
+
+    >>> place("int8", ["fp16", "int8"]), place("INT8, measured", []), place("R1", ["7B", "R1"])
+    (1, 1, 1)
+    """
+    first = name.replace(",", " ").split()[0].lower() if name.split() else ""
+    return FORMATS.index(first) if first in FORMATS else order.index(name)
+
+
+def look(part: str) -> dict:
     """The colours and the hatch of a component, ready for a bar or an area; an unknown name always gets the same ones.
 
     >>> look("weight") == look("weights")

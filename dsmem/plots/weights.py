@@ -92,28 +92,6 @@ def plot_weights(arch, *, weights="int8", kept="head", capacity=None, ax=None):
     return picture.ax
 
 
-def explore_weights(archs, capacity):
-    """`plot_weights` with a menu each for model, format, what stays in 16 bit, and card.
-
-    archs: a list of `Architecture`. capacity: {label: bytes}. Returns the explorer.
-    """
-    from dsmem.plots.widgets import explore
-
-    models = {arch.name: arch for arch in archs}
-
-    def draw(ax, **values):
-        picture = WeightsPicture(ax)
-
-        def update(model, weights, kept, card):
-            return picture(models[model], weights, kept, (card, capacity[card]))
-
-        update(**values)
-        return update
-
-    formats = ["int8", *(name for name in ("bf16", *SCHEMES, "fp32") if name not in ("int8", "int8_w8a8"))]
-    return explore(draw, model=list(models), weights=formats, kept=list(KEPT), card=list(capacity), figsize=(7.5, 3.2))
-
-
 class WeightsPicture:
     """The picture of `plot_weights`: draws on `ax` (None: a new figure); call it to move what it drew."""
 

@@ -1,7 +1,6 @@
 """Pictures under sliders: one figure is kept and its artists are moved, so that a slider answers at once.
 
-`explore(draw, **controls)` makes an explorer of any drawing function; `explore_footprint` and `explore_curves` are the
-two of this kit; `pictures.plot_footprint` and `pictures.plot_lengths` draw the same once, for a page without a kernel.
+`explore(draw, **controls)` makes an explorer of any drawing function; those of this kit are in `explorers`.
 
 Newer kernels run the callbacks of widgets on a second thread. So nothing here uses pyplot, one lock guards each
 explorer, and the values are read under it: whoever draws last draws the newest.
@@ -10,8 +9,9 @@ explorer, and the values are read under it: whoever draws last draws the newest.
 import html
 import io
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable
 from numbers import Number
+from typing import Any
 
 import ipywidgets
 import numpy as np
@@ -23,10 +23,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from traitlets import TraitError
 
-from dsmem.config.architecture import Architecture
-from dsmem.plots import footprint as pictures
 from dsmem.plots.style import STYLE
-from dsmem.units import FLOATS, QUANTIZED
 
 DPI = 100
 LABELS = {
@@ -37,23 +34,19 @@ LABELS = {
     "kv_cache": "KV cache (format)",
     "logits": "logits kept",
     "kept": "kept in 16 bit",
-}
-CONTROLS = {
-    "batch": (1, 512, 4),
-    "seq_len": (128, 131_072, 1024),
-    "weights": ["fp16", *(name for name in (*FLOATS, *QUANTIZED) if name != "fp16")],
-    "attention": ["fused", "expanded", "eager"],
-    "logits": ["all", "last"],
+    "gpu": "GPU",
+    "num_key_value_heads": "KV heads",
 }
 
 
-def explore(draw, /, *, figsize=(7.5, 4.6), **controls):
+def explore(draw: Callable, /, *, figsize: tuple[float, float] = (7.5, 4.6), **controls: Any) -> "Explorer":
     """An `Explorer` of `draw`, with a control for each argument of it.
 
     draw: `draw(ax, **values)` draws once and returns `update(**values)`, which moves the artists and may return a
     sentence that says what the picture shows. figsize: inches, at 100 dots each.
-    controls: (low, high) or (low, high, start): a slider over powers of two; a list: a slider over numbers, else a
-    menu; a range: a slider; True or False: a box to tick; a widget: itself; one number or text: fixed, no control.
+    controls: (low, high) or (low, high, start): a slider over powers of two; a list: a slider over its numbers in
+    order, else a menu, that starts at its first; a range: a slider; True or False: a box to tick; a widget: itself; one
+    number or text: fixed, no control.
     Raises ValueError, one sentence, for anything else.
     """
     return Explorer(draw, controls, figsize)
@@ -141,7 +134,11 @@ class Explorer:
         self._words.value = f'<p role="{role}" style="line-height: 1.5">{html.escape(text)}</p>'
 
     def _ipython_display_(self, **kwargs):
-        display(self.box)
+        """Controls and picture; a page without a kernel gets the sentence in their place."""
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
+        page = f"{self._words.value}<p><em>The sliders of this picture need a running kernel.</em></p>"
+        bundle = {"text/plain": repr(self), "text/html": page, "application/vnd.jupyter.widget-view+json": view}
+        display(bundle, raw=True)
 
     def __repr__(self):
         return f"Explorer({', '.join(f'{name}={value!r}' for name, value in self.values.items())})"
@@ -173,7 +170,8 @@ def _control(name, spec):
     if isinstance(spec, tuple) and _powers(spec):
         return _choice(_powers(spec), spec[-1] if len(spec) == 3 else spec[0], look)
     if isinstance(spec, list) and spec:
-        return _choice(spec, spec[0], look)
+        numbers = all(isinstance(value, Number) for value in spec)
+        return _choice(sorted(spec) if numbers else spec, spec[0], look)
     raise ValueError(
         f"{name}={spec!r} makes no control; allowed: (low, high) or (low, high, start) in powers of two, "
         "a list, a range, True or False, a widget, or one number or text"
@@ -194,48 +192,6 @@ def _choice(values, start, look):
     kind = ipywidgets.SelectionSlider if numbers else ipywidgets.Dropdown
     options = [(f"{value:,}" if isinstance(value, Number) else str(value), value) for value in values]
     return kind(options=options, value=start, **look), values
-
-
-# --- The explorers of this kit ----------------------------------------------------------------------------------------
-
-
-def explore_footprint(arch, *, capacity=None, **controls):
-    """`plot_footprint` under sliders: every instant of a pass, for one `Architecture` or a list to choose from.
-
-    capacity: {label: bytes} to choose from, such as GPUs, the first one shown. controls: for any field of `Workload`,
-    as in `explore`; these replace or extend `CONTROLS`.
-    """
-    return _explorer(pictures.FootprintPicture, arch, capacity, controls)
-
-
-def explore_curves(arch, *, capacity=None, **controls):
-    """`plot_lengths` under sliders: the peak against the sequence length; arguments as in `explore_footprint`."""
-    return _explorer(pictures.LengthsPicture, arch, capacity, controls)
-
-
-def _explorer(kind, arch, capacity, controls):
-    archs = arch if isinstance(arch, list | tuple) else [arch]
-    if not archs or not all(isinstance(each, Architecture) for each in archs):
-        raise ValueError(f"arch must be an Architecture or a list of them, got {arch!r}")
-    if not isinstance(capacity, Mapping | None):
-        raise ValueError(f"capacity must be None or {{label: bytes}}, got {capacity!r}")
-    if unknown := controls.keys() - pictures.WORKLOAD_FIELDS:
-        raise ValueError(f"{min(unknown)} is no field of Workload; allowed: {', '.join(pictures.WORKLOAD_FIELDS)}")
-    models = {each.name: each for each in archs}
-    cards = {label: (label, nbytes) for label, nbytes in (capacity or {}).items()} | {"none": None}
-    specs = {"model": list(models) if len(models) > 1 else archs[0].name} | CONTROLS | controls
-    if capacity:
-        specs["card"] = list(cards)
-
-    def settle(model, card="none", **workload):
-        return models[model], cards[card], workload
-
-    def draw(ax, **values):
-        picture = kind(ax)
-        picture(*settle(**values))
-        return lambda **values: picture(*settle(**values))
-
-    return explore(draw, **specs)
 
 
 # --- The kept figure --------------------------------------------------------------------------------------------------

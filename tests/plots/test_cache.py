@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 import dsmem
 from dsmem.footprint.stored import cache_growth, cache_kinds
 from dsmem.plots import cache as cache_pictures
-from dsmem.plots.cache import FORMATS, explore_cache, plot_cache
+from dsmem.plots.cache import FORMATS, plot_cache
 from dsmem.plots.curves import plot_rises, plot_seconds
+from dsmem.plots.explorers import explore_cache
 
 NAMES = ("deepseek-r1", "qwen2.5-72b", "llama-2-7b")
 ARCHS = [dsmem.Architecture.from_config(name) for name in NAMES]

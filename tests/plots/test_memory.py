@@ -255,7 +255,7 @@ def test_a_tick_is_round_in_its_unit(ax):
         (lambda: plots.plot_stack({}), "stacks must hold at least one"),
         (lambda: plots.plot_stack({"a": {"weights": -1}}), "weights of a must be bytes"),
         (lambda: plots.plot_stack({"a": {"weights": float("nan")}}), "weights of a must be bytes"),
-        (lambda: plots.plot_stack({"a": {"weights": 1}}, capacity=5), "capacity must be"),
+        (lambda: plots.plot_stack({"a": {"weights": 1}}, capacity=5), "capacity=5 is not a capacity"),
         (lambda: plots.plot_areas([1, 2], {"weights": [1, 2, 3]}, xlabel="x"), "weights must be bytes"),
         (lambda: plots.plot_areas([], {"weights": []}, xlabel="x"), "x must be a sequence"),
         (lambda: plots.plot_curves([1], {}, measured={"kv": ([1], [-1])}, xlabel="x"), "measured kv must be"),

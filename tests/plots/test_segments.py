@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 import dsmem
 from dsmem.memory.replay import replay
-from dsmem.plots.segments import SegmentsPicture, part_of, plot_reserved, plot_segments, settings_picture
+from dsmem.plots.segments import SegmentsPicture, part_of, plot_reserved, plot_segments
 
 MIB = 2**20
 EVENTS = [
@@ -88,9 +88,9 @@ def test_reserved_is_the_sum_of_what_is_stacked(ax):
 def test_every_setting_under_sliders_shows_what_a_replay_says():
     streams = {"one": EVENTS, "other": EVENTS[:3]}
     limits = ["no limit", 32]
-    explorer = dsmem.explore(
-        settings_picture(streams, row_bytes=4 * MIB),
-        stream=list(streams),
+    explorer = dsmem.explore_settings(
+        streams,
+        row_bytes=4 * MIB,
         progress=range(0, 101, 20),
         expandable_segments=False,
         max_split_size_mb=limits,

@@ -8,6 +8,7 @@ import dsmem
 from dsmem.config.schemes import SCHEMES
 from dsmem.footprint.stored import KEPT, weight_parts
 from dsmem.plots import weights as weighing
+from dsmem.plots.explorers import explore_weights
 
 ARCHS = {name: dsmem.Architecture.from_config(name) for name in dsmem.model_names()}
 SEVEN, R1 = ARCHS["deepseek-r1-distill-qwen-7b"], ARCHS["deepseek-r1"]
@@ -41,7 +42,7 @@ def test_the_bars_are_the_parts_and_follow_each_other():
 
 
 def test_every_menu_to_each_option():
-    explorer = weighing.explore_weights([SEVEN, R1, ARCHS["qwen2.5-0.5b"]], CARDS)
+    explorer = explore_weights([SEVEN, R1, ARCHS["qwen2.5-0.5b"]], CARDS)
     for model in explorer.controls["model"].options:
         explorer.set(model=model[1])
         for control, widget in explorer.controls.items():
@@ -60,14 +61,14 @@ def test_every_menu_to_each_option():
 
 
 def test_a_much_used_picture_is_the_one_drawn_afresh():
-    used, fresh = (weighing.explore_weights([SEVEN, R1], CARDS) for _ in range(2))
-    used.set(model=R1.name, weights="nf4", kept="nothing more", card="8 × H200")
+    used, fresh = (explore_weights([SEVEN, R1], CARDS) for _ in range(2))
+    used.set(model=R1.name, weights="nf4", kept="nothing more", gpu="8 × H200")
     used.set(**fresh.values)
     assert used.png == fresh.png
 
 
 def test_a_tied_head_stays_and_the_words_say_so():
-    explorer = weighing.explore_weights([ARCHS["qwen2.5-0.5b"]], CARDS)
+    explorer = explore_weights([ARCHS["qwen2.5-0.5b"]], CARDS)
     explorer.set(kept="nothing more")
     assert "its head is the embedding and stays" in explorer.box.children[2].value
 

@@ -14,13 +14,13 @@ from PIL import Image
 import dsmem
 from dsmem.config.workload import Workload
 from dsmem.footprint.inference import inference_footprint
+from dsmem.plots import explorers, report, widgets
 from dsmem.plots import footprint as pictures
-from dsmem.plots import report, widgets
 from dsmem.units import FLOATS, QUANTIZED
 
 ARCHS = [dsmem.Architecture.from_config(f"deepseek-r1-distill-{name}") for name in ("qwen-7b", "llama-8b")]
 CARDS = {"T4": 15_637_086_208, "A100 80 GB": 85_100_000_000}
-EXPLORERS = {"footprint": widgets.explore_footprint, "curves": widgets.explore_curves}
+EXPLORERS = {"footprint": explorers.explore_footprint, "curves": explorers.explore_curves}
 PICTURES = {"footprint": pictures.plot_footprint, "curves": pictures.plot_lengths}
 # Here attention and MLP decide the peak, so that every control changes bytes.
 START = {"batch": 4, "seq_len": 8192, "logits": "last"}
@@ -80,7 +80,7 @@ def test_every_option_of_every_control(name):
             assert explorer.error is None and explorer.values[control] == value
             # Two formats of one width are the same picture, but never the same words.
             assert (explorer.png != png) == ((ax.get_title(loc="left"), ax.dsmem_data) != numbers)
-            assert words(explorer) != said or control == "card"
+            assert words(explorer) != said or control == "gpu"
             assert explorer.box.children[1].value == explorer.png
             assert Image.open(io.BytesIO(explorer.png)).size == size
             changes += explorer.png != png
@@ -100,9 +100,9 @@ def test_the_ends_of_all_controls_together(name):
 def test_a_much_used_picture_is_the_one_drawn_afresh(name):
     used = explorer_of(name)
     for step in (
-        {"batch": 512, "seq_len": 131_072, "attention": "eager", "card": "none"},
+        {"batch": 512, "seq_len": 131_072, "attention": "eager", "gpu": "none"},
         {"batch": 1, "seq_len": 128, "weights": "int8_w8a8", "model": ARCHS[1].name},
-        START | {"attention": "expanded", "card": "A100 80 GB"},
+        START | {"attention": "expanded", "gpu": "A100 80 GB"},
     ):
         used.set(**step)
     assert np.array_equal(pixels(used.png), pixels(explorer_of(name, **used.values).png))
@@ -152,9 +152,9 @@ def test_curves_hold_the_footprint():
 def test_texts_stay_inside_the_picture(name):
     explorer = explorer_of(name, **START)
     for values in (
-        {"batch": 512, "seq_len": 131_072, "weights": "int8_w8a8", "attention": "expanded", "card": "A100 80 GB"},
+        {"batch": 512, "seq_len": 131_072, "weights": "int8_w8a8", "attention": "expanded", "gpu": "A100 80 GB"},
         {"attention": "eager", "weights": "fp32"},
-        {"batch": 1, "seq_len": 128, "card": "none"},
+        {"batch": 1, "seq_len": 128, "gpu": "none"},
     ):
         explorer.set(**values)
         ax, width = explorer.figure.axes[0], explorer.figure.bbox.width
@@ -167,7 +167,7 @@ def test_texts_stay_inside_the_picture(name):
 def test_the_static_twin_is_the_same_picture(name):
     explorer = explorer_of(name, **START)
     ax = Figure(figsize=(7.5, 4.6), dpi=100, layout="constrained").subplots()
-    state = {key: value for key, value in explorer.values.items() if key not in ("model", "card")}
+    state = {key: value for key, value in explorer.values.items() if key not in ("model", "gpu")}
     assert PICTURES[name](ARCHS[0], capacity=("T4", CARDS["T4"]), ax=ax, **state) is ax
     assert ax.dsmem_data == explorer.figure.axes[0].dsmem_data
     assert ax.get_title(loc="left") == explorer.figure.axes[0].get_title(loc="left")
@@ -176,20 +176,20 @@ def test_the_static_twin_is_the_same_picture(name):
 @every_explorer
 def test_controls_of_any_field(name):
     explorer = EXPLORERS[name](ARCHS[0], phase=["prefill", "decode"], kv_cache=["fp16", "fp32"], logits="last")
-    assert {"model", "logits", "card"}.isdisjoint(explorer.controls)
+    assert {"model", "logits", "gpu"}.isdisjoint(explorer.controls)
     explorer.set(phase="decode", kv_cache="fp32")
     assert explorer.error is None and "decode of 4 × 1,024 tokens" in words(explorer)
 
 
 def test_every_format_of_weights_has_its_option():
-    assert set(widgets.CONTROLS["weights"]) == {*FLOATS, *QUANTIZED}
+    assert set(explorers.CONTROLS["weights"]) == {*FLOATS, *QUANTIZED}
 
 
 def test_every_part_has_a_family():
     for name in dsmem.model_names():
         arch = dsmem.Architecture.from_config(name)
-        for weights in widgets.CONTROLS["weights"]:
-            for attention in widgets.CONTROLS["attention"]:
+        for weights in explorers.CONTROLS["weights"]:
+            for attention in explorers.CONTROLS["attention"]:
                 fp = inference_footprint(arch, Workload(weights=weights, attention=attention))
                 parts = {part for parts in fp.instants.values() for part in parts}
                 others = {part for part in parts if pictures._family(part) == "other"}
@@ -209,15 +209,15 @@ def test_a_report_of_an_explorer(tmp_path):
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        ({"arch": []}, r"arch must be an Architecture or a list of them, got \[\]"),
-        ({"arch": "deepseek-r1"}, "arch must be an Architecture or a list of them, got 'deepseek-r1'"),
-        ({"capacity": ("T4", 1)}, r"capacity must be None or {label: bytes}, got \('T4', 1\)"),
-        ({"batches": (1, 2)}, "batches is no field of Workload; allowed: batch, seq_len, phase, .*"),
+        ({"arch": []}, r"arch=\[\] names no model; it must be a model or a list of them"),
+        ({"arch": "r2"}, "source='r2' is neither a file nor a known model; .*"),
+        ({"capacity": 5}, "capacity=5 is not a capacity; .*"),
+        ({"batches": (1, 2)}, "field='batches' is not a field of Workload; allowed: batch, seq_len, phase, .*"),
     ],
 )
 def test_what_an_explorer_cannot_show(arguments, sentence):
     with pytest.raises(ValueError, match=f"^{sentence}$"):
-        widgets.explore_footprint(**{"arch": ARCHS} | arguments)
+        explorers.explore_footprint(**{"arch": ARCHS} | arguments)
 
 
 # --- explore ----------------------------------------------------------------------------------------------------------
@@ -389,10 +389,17 @@ def test_two_threads_leave_the_newest_picture(name):
 
 def test_it_displays_itself(monkeypatch):
     shown = []
-    monkeypatch.setattr(widgets, "display", shown.append)
+    monkeypatch.setattr(widgets, "display", lambda bundle, raw: shown.append(bundle))
     explorer = widgets.explore(toy(), x=(1, 8))
     explorer._ipython_display_()
-    assert shown == [explorer.box]
+    assert shown[0]["application/vnd.jupyter.widget-view+json"]["model_id"] == explorer.box.model_id
+    assert "need a running kernel" in shown[0]["text/html"] and shown[0]["text/plain"] == repr(explorer)
+
+
+def test_models_and_gpus_are_named_in_any_form():
+    explorer = explorers.explore_footprint(["llama-2-7b", "deepseek-r1"], capacity=["T4", "8 x H200"])
+    assert [label for label, _ in explorer.controls["gpu"].options] == ["T4", "8 × H200", "none"]
+    assert [label for label, _ in explorer.controls["model"].options] == ["llama-2-7b", "deepseek-r1"]
 
 
 # --- What an import costs ---------------------------------------------------------------------------------------------
@@ -405,7 +412,7 @@ def test_it_displays_itself(monkeypatch):
         ("import dsmem; dsmem.plots.footprint", ["ipywidgets", "IPython", "torch", "matplotlib.pyplot"]),
         (
             "import dsmem; a = dsmem.Architecture.from_config('llama-2-7b'); "
-            "dsmem.plots.widgets.explore_curves(a).set(batch=2)",
+            "dsmem.plots.explorers.explore_curves(a).set(batch=2)",
             ["torch", "matplotlib.pyplot"],
         ),
     ],
@@ -417,7 +424,7 @@ def test_an_import_costs_no_more_than_it_needs(code, absent):
 
 
 def test_the_largest_pass_that_the_sliders_reach_stays_in_the_picture():
-    explorer = widgets.explore_curves(dsmem.Architecture.from_config("deepseek-r1-distill-qwen-7b"))
+    explorer = explorers.explore_curves(dsmem.Architecture.from_config("deepseek-r1-distill-qwen-7b"))
     top = explorer.figure.axes[0].get_ylim()[1]
     explorer.set(batch=512, seq_len=131_072, attention="eager")
     curve = next(line for line in explorer.figure.axes[0].lines if line.get_label() == "total")

@@ -5,48 +5,20 @@ tensors view it; it is born with the operator that first returns it and dies whe
 Left out: what a kernel allocates and frees in secret while it runs (on a GPU, `runs` holds the device against it).
 """
 
+import collections
 import dataclasses
 import itertools
 import weakref
 
 import numpy as np
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
+from torch.utils._python_dispatch import TorchDispatchMode
 
-CATEGORIES = ("weight", "buffer", "gradient", "kv_cache", "input", "activation", "temporary")
+from dsmem.memory.records import BEFORE, CATEGORIES, Record, Timeline, plain_tensors, tensors_in
+from dsmem.table import Table
+from dsmem.units import format_bytes
+
 CACHE_ARGUMENTS = ("cache", "past_key_values")
-BEFORE = "(before)"
-
-
-@dataclasses.dataclass(eq=False)
-class Record:
-    """One storage: its bytes, who made it, and when it lived, in event numbers.
-
-    `op` is "(before)" for what existed before the ledger began; `death` is None for what outlived it.
-    `shape` and `dtype` are those of the first tensor seen on it; `module` is the innermost one at work at its birth.
-    """
-
-    nbytes: int
-    op: str
-    module: str
-    shape: tuple
-    dtype: str
-    device: str
-    call: int | None = None
-    category: str | None = None
-    birth: int | None = None
-    death: int | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Timeline:
-    """Live bytes after each birth or death: arrays `step`, `live_bytes`, `by_category[name]`; `labels`."""
-
-    step: np.ndarray
-    live_bytes: np.ndarray
-    by_category: dict
-    labels: list
-    peak_step: int
 
 
 class Ledger(TorchDispatchMode):
@@ -97,9 +69,9 @@ class Ledger(TorchDispatchMode):
         kwargs = kwargs or {}
         # inputs first: a view of a tensor from before would otherwise count as a birth
         fresh = func is torch.ops.aten.lift_fresh.default
-        self._book_all(_tensors((args, kwargs)), op="tensor" if fresh else BEFORE)
+        self._book_all(tensors_in((args, kwargs)), op="tensor" if fresh else BEFORE)
         result = func(*args, **kwargs)
-        self._book_all(_tensors(result), op=func.name().split("::")[-1].split(".")[0])
+        self._book_all(tensors_in(result), op=func.name().split("::")[-1].split(".")[0])
         return result
 
     @property
@@ -136,10 +108,35 @@ class Ledger(TorchDispatchMode):
             held[record.category] += record.nbytes
         return {name: nbytes for name, nbytes in held.items() if nbytes}
 
+    def by(self, *fields: str) -> Table:
+        """Bytes alive at the peak, summed by fields of a record ("category", "dtype", "op", "module"), as a `Table`."""
+        held = collections.Counter()
+        for record in self.at_peak():
+            held[tuple(getattr(record, field) for field in fields)] += record.nbytes
+        rows = [(*key, nbytes, nbytes) for key, nbytes in held.most_common()]
+        return Table(dict.fromkeys(fields) | {"bytes": ",", "size": format_bytes}, rows)
+
     def by_device(self):
         """Peak bytes of every device that held a tensor."""
         devices = dict.fromkeys(record.device for record, _ in self.events)
         return {device: int(self._curve(device).max()) for device in devices}
+
+    def table(self) -> Table:
+        """What is alive at the peak, by category, as a `Table`."""
+        rows = [(name, nbytes, nbytes) for name, nbytes in self.by_category().items()]
+        return Table({"category": None, "bytes": ",", "size": format_bytes}, rows, str(self))
+
+    def __str__(self) -> str:
+        count = sum(sign > 0 for _, sign in self.events)
+        if self._live:
+            return f"a ledger at work: {count:,} tensors so far"
+        return f"{count:,} tensors on {self.device}, at most {format_bytes(self.peak_bytes)} at one instant"
+
+    def __repr__(self) -> str:
+        return f"<{self}>" if self._live or not self.events else repr(self.table())
+
+    def _repr_html_(self) -> str | None:
+        return None if self._live or not self.events else self.table()._repr_html_()
 
     def timeline(self):
         """Live bytes over the pass, whole and by category, for `plots.plot_timeline`."""
@@ -193,7 +190,7 @@ class Ledger(TorchDispatchMode):
     def _entering(self, name):
         def hook(module, args, kwargs):
             if not name:
-                self._book_all(_tensors((args, kwargs)), category="input")
+                self._book_all(tensors_in((args, kwargs)), category="input")
                 self._book_cache(kwargs, args)
             self._stack.append((name, len(self._exits)))
             self._exits[len(self._exits)] = None
@@ -214,7 +211,7 @@ class Ledger(TorchDispatchMode):
         holders = [kwargs.get(name) for name in CACHE_ARGUMENTS]
         holders += [getattr(output, name, None) for output in others for name in CACHE_ARGUMENTS]
         holders += [item for args in others if isinstance(args, tuple) for item in args if _is_cache(item)]
-        self._book_all(_tensors(holders, inside=True), category="kv_cache")
+        self._book_all(tensors_in(holders, inside=True), category="kv_cache")
 
     def _hook_resize(self):
         """FSDP frees and refills storages in place; a resize is a death and a birth."""
@@ -253,29 +250,3 @@ class Ledger(TorchDispatchMode):
 
 def _is_cache(item):
     return hasattr(item, "update") and not isinstance(item, dict)
-
-
-def _tensors(tree, inside=False, depth=0):
-    """The tensors in nested tuples, lists and dicts; with `inside`, also in the attributes of other objects."""
-    if isinstance(tree, torch.Tensor):
-        yield tree
-    elif isinstance(tree, (tuple, list)):
-        for item in tree:
-            yield from _tensors(item, inside, depth + 1)
-    elif isinstance(tree, dict):
-        for item in tree.values():
-            yield from _tensors(item, inside, depth + 1)
-    elif inside and depth < 16 and hasattr(tree, "__dict__") and not isinstance(tree, (type, torch.nn.Module)):
-        yield from _tensors(vars(tree), inside, depth + 1)
-
-
-def plain_tensors(tensor):
-    """The plain tensors inside a subclass that wraps others (DTensor, torchao): the wrapper owns no bytes."""
-    if not is_traceable_wrapper_subclass(tensor):
-        yield tensor
-        return
-    names, _ = tensor.__tensor_flatten__()
-    for name in names:
-        inner = getattr(tensor, name)
-        if isinstance(inner, torch.Tensor):
-            yield from plain_tensors(inner)

@@ -1,10 +1,12 @@
 """From tensor bytes to allocator bytes: a ledger's events replayed on the caching allocator, without a GPU."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from dsmem.memory.allocator import CachingAllocator, ReplayedOutOfMemory, rounded_bytes, segment_bytes
+from dsmem.table import Table
 from dsmem.units import format_bytes
 
 __all__ = [
@@ -19,11 +21,11 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Replay:
     """Bytes after each event: arrays `requested_bytes` <= `allocated_bytes` <= `reserved_bytes`, `largest_free_bytes`.
 
-    requested: as the tensors ask; allocated: in whole blocks; reserved: in segments taken from the card.
+    requested: as the tensors ask; allocated: in whole blocks; reserved: in segments taken from the GPU.
     events: (key, signed bytes, label) as replayed; settings: those of the `CachingAllocator`.
     """
 
@@ -54,6 +56,23 @@ class Replay:
         """Share of the free bytes in segments that the largest free block does not cover, after each event (0 to 1)."""
         free = self.reserved_bytes - self.allocated_bytes
         return np.divide(free - self.largest_free_bytes, free, out=np.zeros(len(free)), where=free > 0)
+
+    def table(self) -> Table:
+        """The peaks as a `Table`: requested, allocated and reserved."""
+        peaks = {
+            "requested": int(self.requested_bytes.max(initial=0)),
+            "allocated": self.peak_allocated_bytes,
+            "reserved": self.peak_reserved_bytes,
+        }
+        rows = [(name, nbytes, nbytes) for name, nbytes in peaks.items()]
+        title = f"{len(self.events):,} events replayed on PyTorch's allocator, at the peak of each:"
+        return Table({"bytes as": None, "bytes": ",", "size": format_bytes}, rows, title)
+
+    def __repr__(self) -> str:
+        return repr(self.table())
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
 
     def segments(self, step=None):
         """The segment map after event `step` (left out: at the reserved peak): [[(bytes, label or "")] per segment]."""
@@ -88,7 +107,7 @@ def replay(source, workspace_bytes=0, **settings):
 def smallest_capacity_bytes(source, unit=2 * 2**20, **settings):
     """The least memory, in whole `unit` bytes, with which `source` can be replayed: what it needs, not what it keeps.
 
-    A card that is full takes back what is cached, so this lies between the peak of the blocks and that of the segments.
+    A GPU that is full takes back what is cached, so this lies between the peak of the blocks and that of the segments.
     Arguments as in `replay`; found by halving, for more memory seldom hurts.
     """
     replayed = replay(source, **settings)
@@ -99,18 +118,18 @@ def smallest_capacity_bytes(source, unit=2 * 2**20, **settings):
     return most * unit
 
 
-def compare_settings(title, source, settings):
-    """A table as text: what `source` reserves under each of `settings`, and the smallest card on which it still runs.
+def compare_settings(title: str, source: Any, settings: dict[str, dict]) -> Table:
+    """A `Table`: what `source` reserves under each of `settings`, and the smallest GPU on which it still runs.
 
     title: stands above the names. source: as in `replay`. settings: {name: settings of the `CachingAllocator`}.
     """
-    lines = [f"{title:<22}{'reserved':>14}{'smallest card':>16}"]
+    rows = []
     for name, setting in settings.items():
         replayed = replay(source, **setting)
         least = smallest_capacity_bytes(replayed.events, **setting)
-        lines.append(f"{name:<22}{format_bytes(replayed.peak_reserved_bytes):>14}{format_bytes(least):>16}")
-    needed = format_bytes(int(replay(source).requested_bytes.max(initial=0)))
-    return "\n".join([*lines, f"{'(its tensors)':<22}{needed:>14}"])
+        rows.append((name, replayed.peak_reserved_bytes, least))
+    rows.append(("(its tensors)", int(replay(source).requested_bytes.max(initial=0)), None))
+    return Table({title: None, "reserved": format_bytes, "smallest GPU": format_bytes}, rows, widths=(22, 14, 16))
 
 
 def _fits(events, capacity, settings):

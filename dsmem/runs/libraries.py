@@ -20,7 +20,8 @@ import warnings
 import torch
 from torch import nn
 
-from dsmem.memory.ledger import Ledger, plain_tensors
+from dsmem.memory.ledger import Ledger
+from dsmem.memory.records import plain_tensors
 from dsmem.model.decoder import build_model
 from dsmem.model.quantize import LAYERS
 from dsmem.units import format_bytes

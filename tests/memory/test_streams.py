@@ -315,10 +315,9 @@ def test_a_card_needs_less_than_is_kept():
 
 def test_settings_side_by_side_say_what_each_alone_does():
     events = [("a", 9 * 2**20, ""), ("b", 12 * 2**20, ""), ("a", -9 * 2**20, "")]
-    table = compare_settings(
-        "two tensors", events, {"default": {}, "expandable": {"expandable_segments": True}}
-    ).splitlines()
-    assert table[0].split() == ["two", "tensors", "reserved", "smallest", "card"]
+    table = compare_settings("two tensors", events, {"default": {}, "expandable": {"expandable_segments": True}})
+    table = str(table).splitlines()
+    assert table[0].split() == ["two", "tensors", "reserved", "smallest", "GPU"]
     assert table[1].split() == ["default", "32.00", "MiB", "32.00", "MiB"]
     expandable = replay(events, expandable_segments=True).peak_reserved_bytes // MIB
     assert table[2].split()[:3] == ["expandable", f"{expandable}.00", "MiB"]

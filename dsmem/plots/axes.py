@@ -81,6 +81,14 @@ def by_part(name, stacks):
     return {part: np.array([stack.get(part, 0) for stack in stacks.values()]) for part in order}
 
 
+def limit_of(capacity):
+    """(label, bytes) of any form of `capacity=` that names one GPU, or None; ValueError for more than one."""
+    limits = capacities(capacity)
+    if len(limits) > 1:
+        raise ValueError(f"capacity={capacity!r} names {len(limits)} GPUs; this picture has room for one")
+    return next(iter(limits.items()), None)
+
+
 def limits_of(capacity):
     """Any form of `capacity=` as {"label, a new line, 14.56 GiB": bytes}."""
     return {f"{label}\n{format_bytes(int(nbytes))}": nbytes for label, nbytes in capacities(capacity).items()}

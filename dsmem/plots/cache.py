@@ -4,6 +4,7 @@
 times, as the other plots draw bytes.
 """
 
+from dsmem.config.architecture import Architecture
 from dsmem.footprint.stored import cache_kinds, model_rows
 from dsmem.plots import axes
 from dsmem.plots import style as looks
@@ -19,7 +20,7 @@ def plot_cache(arch, *, batch=1, seq_len=4096, num_key_value_heads=8, kv_cache="
     kv_cache: a format of `FORMATS`; "int8" has scales. mla_cache: "latent" or "expanded".
     """
     picture = CachePicture(ax)
-    picture(arch, batch, seq_len, num_key_value_heads, kv_cache, mla_cache)
+    picture(Architecture.of(arch), batch, seq_len, num_key_value_heads, kv_cache, mla_cache)
     return picture.ax
 
 

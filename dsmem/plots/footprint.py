@@ -8,10 +8,13 @@ import dataclasses
 import functools
 import math
 import textwrap
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch
 
+from dsmem.config.architecture import Architecture
 from dsmem.config.workload import Workload
 from dsmem.footprint.inference import inference_footprint
 from dsmem.plots import axes
@@ -38,18 +41,19 @@ DASHES = (*looks.LINESTYLES, (0, (9, 2, 1, 2)), (0, (1, 3)))
 LENGTHS = np.unique(np.round(2 ** np.arange(7, 17.01, 0.25)).astype(np.int64))
 
 
-def plot_footprint(arch, *, capacity=None, ax=None, **workload):
+def plot_footprint(arch: Any, *, capacity: Any = None, ax: Axes | None = None, **workload: Any) -> Axes:
     """One stacked bar for each instant of a pass; the peak is the longest. Returns the Axes.
 
-    arch: an `Architecture`. workload: the fields of `Workload`. capacity: (label, bytes), a dashed line.
+    arch: whatever `Architecture.of` takes. workload: the fields of `Workload`. capacity: one GPU, in any form that
+    `config.hardware.capacities` takes, a dashed line.
     An INT8 layer's two instants share a row, which shows the larger.
     """
     picture = FootprintPicture(ax)
-    picture(arch, capacity, workload)
+    picture(Architecture.of(arch), axes.limit_of(capacity), workload)
     return picture.ax
 
 
-def plot_lengths(arch, *, capacity=None, ax=None, **workload):
+def plot_lengths(arch: Any, *, capacity: Any = None, ax: Axes | None = None, **workload: Any) -> Axes:
     """The peak and its parts against the sequence length, 128 to 131,072 tokens; returns the Axes.
 
     Both axes are logarithmic: a constant is flat, and what grows with the length's square is twice as steep as what
@@ -57,7 +61,7 @@ def plot_lengths(arch, *, capacity=None, ax=None, **workload):
     Arguments as in `plot_footprint`.
     """
     picture = LengthsPicture(ax)
-    picture(arch, capacity, {"seq_len": 1024} | workload)
+    picture(Architecture.of(arch), axes.limit_of(capacity), {"seq_len": 1024} | workload)
     return picture.ax
 
 

@@ -5,10 +5,14 @@ says where the bytes are. A model's parts are called as `looks` calls them, so t
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from matplotlib import rcParams, ticker
+from matplotlib.axes import Axes
 
+from dsmem.config.architecture import Architecture
+from dsmem.config.hardware import capacities
 from dsmem.config.schemes import SCHEMES
 from dsmem.footprint.stored import KEPT, PARTS, weight_parts
 from dsmem.plots import axes
@@ -18,11 +22,15 @@ from dsmem.units import format_bytes
 # --- Many models ------------------------------------------------------------------------------------------------------
 
 
-def plot_models(formats, *, capacity=None, ax=None, title=None):
+def plot_models(
+    formats: dict[str, dict[str, int]], *, capacity: Any = None, ax: Axes | None = None, title: str | None = None
+) -> Axes:
     """One row for each model, one marker for each format, on a logarithmic byte axis; returns the Axes.
 
-    formats: {format: {model: bytes}}. capacity: {label: bytes}, dashed lines named above the Axes.
+    formats: {format: {model: bytes}}. capacity: GPUs in any form that `config.hardware.capacities` takes, dashed lines
+    named above the Axes.
     """
+    capacity = capacities(capacity)
     models = list(dict.fromkeys(model for found in formats.values() for model in found))
     with axes.drawing(ax, title, height=1.7 + 0.42 * len(models)) as ax:
         for number, (name, found) in enumerate(formats.items()):
@@ -33,14 +41,16 @@ def plot_models(formats, *, capacity=None, ax=None, title=None):
             axes.keep(ax, name, list(found), np.array(list(found.values())))
         ax.set_yticks(range(len(models)), models)
         ax.set_ylim(len(models) - 0.5, -0.5)
-        everything = [*(n for found in formats.values() for n in found.values()), *(capacity or {}).values()]
+        everything = [*(n for found in formats.values() for n in found.values()), *capacity.values()]
         _log_bytes(ax, min(everything), max(everything))
-        limits = {f"{label} {format_bytes(nbytes)}": nbytes for label, nbytes in (capacity or {}).items()}
+        limits = {f"{label} {format_bytes(nbytes)}": nbytes for label, nbytes in capacity.items()}
         axes.uprights(ax, limits, "right", axes.CAPACITY)
     return ax
 
 
-def plot_weights_and_cache(models, *, ax=None, title=None):
+def plot_weights_and_cache(
+    models: dict[str, tuple[int, int]], *, ax: Axes | None = None, title: str | None = None
+) -> Axes:
     """Each model as a point: bytes of its weights to the right, bytes of KV cache per token upwards, both logarithmic.
 
     models: {name: (weight bytes, cache bytes per token)}. Returns the Axes.
@@ -82,13 +92,16 @@ def _round(nbytes):
 # --- One model under sliders ------------------------------------------------------------------------------------------
 
 
-def plot_weights(arch, *, weights="int8", kept="head", capacity=None, ax=None):
+def plot_weights(
+    arch: Any, *, weights: str = "int8", kept: str = "head", capacity: Any = None, ax: Axes | None = None
+) -> Axes:
     """Two bars, BF16 and a format of your choice, part by part; returns the Axes.
 
-    kept: one of `KEPT`. capacity: (label, bytes), a dashed line.
+    arch: whatever `Architecture.of` takes. kept: one of `footprint.stored.KEPT`. capacity: one GPU, in any form that
+    `config.hardware.capacities` takes, a dashed line.
     """
     picture = WeightsPicture(ax)
-    picture(arch, weights, kept, capacity)
+    picture(Architecture.of(arch), weights, kept, axes.limit_of(capacity))
     return picture.ax
 
 

@@ -8,6 +8,16 @@ import numpy as np
 from dsmem.table import Table
 from dsmem.units import format_bytes
 
+KEPT = (
+    "weights",
+    "weight_scales",
+    "buffers",
+    "kv_cache",
+    "latent_cache",
+    "cache_scales",
+    "slot_mapping",
+)  # how their names begin
+
 
 class Footprint:
     """Bytes by instant and part.
@@ -51,6 +61,11 @@ class Footprint:
         names = dict.fromkeys(part for parts in self.instants.values() for part in parts)
         parts = {name: self._pick([parts.get(name, 0) for parts in self.instants.values()]) for name in names}
         return {name: nbytes for name, nbytes in parts.items() if np.any(nbytes)}
+
+    @property
+    def working_bytes(self) -> "int | np.ndarray":
+        """What the pass needs at its peak beside what is kept: all parts but weights, buffers and KV cache."""
+        return sum(nbytes for part, nbytes in self.parts.items() if not part.startswith(KEPT))
 
     def _pick(self, values):
         """From one value per instant, that of the largest."""

@@ -92,6 +92,12 @@ class Ledger(TorchDispatchMode):
         """The most bytes alive at one instant."""
         return int(self._curve().max(initial=0))
 
+    @property
+    def working_bytes(self) -> int:
+        """What is alive at that instant beside what is kept: all but weights, buffers and KV cache."""
+        kept = ("weight", "buffer", "kv_cache")
+        return sum(nbytes for name, nbytes in self.by_category().items() if name not in kept)
+
     def at_peak(self):
         """The records alive at that instant, largest first."""
         curve, device = self._curve(), self.device

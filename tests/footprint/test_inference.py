@@ -267,3 +267,12 @@ def test_what_64_bits_cannot_hold_is_refused_for_arrays_and_counted_for_numbers(
     alone = inference_footprint(arch, batch=64, seq_len=10_000_000, **how).total_bytes
     assert alone == 3_277_048_559_332_868_224
     refuses(lambda: inference_footprint(arch, batch=[1, 64], seq_len=[10_000_000], **how), "batch=64", "64-bit")
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"phase": "decode", "kv_cache": "int8"}, {"weights": "int8", "logits": "last"}]
+)
+def test_working_memory_is_what_the_ledger_counts_beside_what_is_kept(options):
+    arch = Architecture.from_config("qwen2.5-0.5b").scaled(num_hidden_layers=2)
+    run = dsmem.measure(arch, batch=2, seq_len=96, **options)
+    assert run.footprint.working_bytes == run.ledger.working_bytes > 0

@@ -8,6 +8,7 @@ from dsmem.table import Table
 from dsmem.units import format_bytes
 
 CONTEXT_BYTES = {
+    "published, lazy loading: T4, torch 2.10 and 2.14 (140.875 MiB), fitcheck 0.3.1": 147_718_144,
     "published, lazy loading: PyTorch PR 86509": 287_047_680,
     "published, lazy loading: A100, torch 2.1 (0.47 GiB)": 504_658_657,
     "published, eager loading: PyTorch PR 86509": 666_632_192,

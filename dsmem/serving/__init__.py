@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = attach(
         "request_mix": "requests",
         "serve": "requests",
         "prompt_events": "requests",
+        "grow_cache": "requests",
         "padded_tokens": "requests",
         "bucketed_tokens": "requests",
         "packed_tokens": "requests",

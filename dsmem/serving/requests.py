@@ -10,14 +10,16 @@ import dataclasses
 import functools
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dsmem import formulas
+from dsmem.config.architecture import Architecture
 from dsmem.memory.replay import replay
 
 if TYPE_CHECKING:
+    from dsmem.memory.ledger import Ledger
     from dsmem.model.decoder import Decoder
 
 LAYOUTS = ("growing", "static", "paged")
@@ -220,6 +222,28 @@ def _births_and_deaths(tensors, layers, token_bytes):
 
 
 # --- Prompts one after the other, and tokens a second -----------------------------------------------------------------
+
+
+def grow_cache(arch: Any, batch: int, prompt: int, steps: int) -> "Ledger":
+    """Ledger of a KV cache in FP16 that `torch.cat` makes longer by a token a step, on fake tensors.
+
+    arch: whatever `Architecture.of` takes; its key-value heads, their width and its layers count. batch: sequences.
+    prompt: tokens that each begins with. steps: tokens that each gains.
+    """
+    import torch  # not above: the formulas need none
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from dsmem.memory.ledger import Ledger
+
+    arch = Architecture.of(arch)
+    shape = batch, arch.num_key_value_heads, prompt, arch.head_dim
+    with FakeTensorMode(), Ledger() as ledger:
+        cache = [torch.empty(shape, dtype=torch.float16) for _ in range(2 * arch.num_hidden_layers)]
+        for _ in range(steps):
+            token = torch.empty(*shape[:2], 1, shape[3], dtype=torch.float16)
+            for slot in range(len(cache)):
+                cache[slot] = torch.cat((cache[slot], token), dim=2)
+    return ledger
 
 
 def prompt_events(

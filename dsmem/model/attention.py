@@ -1,17 +1,28 @@
 """Attention as decoders have it: grouped heads (MHA, GQA, MQA), and DeepSeek's latent one (MLA)."""
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from dsmem.model import operators
-from dsmem.model.layers import RMSNorm, eager_attention, repeat_heads, rotate, split_heads
+from dsmem.model.layers import RMSNorm, Step, eager_attention, repeat_heads, rotate, split_heads
+
+if TYPE_CHECKING:
+    from dsmem.config.architecture import Architecture
+
+LATENT_EPS = 1e-6  # of the norms inside latent attention, whatever the config says of the others
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with rotary positions."""
+    """Grouped-query attention with rotary positions (arXiv 2305.13245).
 
-    def __init__(self, arch, index, make_linear, **like):
+    index: the layer's place, where its rows lie in a cache. make_linear, like: as in `Decoder`.
+    """
+
+    def __init__(self, arch: "Architecture", index: int, make_linear: Callable, **like: Any):
         super().__init__()
         self.index, self.head_dim, self.groups = index, arch.head_dim, arch.query_width // arch.kv_width
         self.q_proj, self.k_proj = make_linear("q_proj"), make_linear("k_proj")
@@ -19,10 +30,11 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(arch.head_dim, arch.rms_norm_eps, **like) if arch.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(arch.head_dim, arch.rms_norm_eps, **like) if arch.qk_norm else nn.Identity()
 
-    def forward(self, x, step):
+    def forward(self, x: torch.Tensor, step: Step) -> torch.Tensor:
+        """(batch, seq_len, hidden_size), from the same shape."""
         return self.o_proj(self.mix(x, step))
 
-    def mix(self, x, step):
+    def mix(self, x: torch.Tensor, step: Step) -> torch.Tensor:
         """What goes into `o_proj`: (batch, seq_len, heads * head_dim). Queries, keys and values die on return."""
         q = split_heads(self.q_proj(x), self.head_dim)
         k = split_heads(self.k_proj(x), self.head_dim)
@@ -46,11 +58,11 @@ class LatentAttention(nn.Module):
     """Multi-head latent attention (MLA, arXiv 2405.04434, section 2.1).
 
     Keys and values of all heads come from one latent per token and one rotated key that the heads share. A cache may
-    hold both (`latent`) or what comes of them (`expanded`). On a latent cache one new token can attend to the latents
-    themselves, with `kv_b_proj` absorbed into query and output: nothing is expanded then.
+    hold both ("latent") or what comes of them ("expanded"). On a latent cache one new token can attend to the latents
+    themselves, with `kv_b_proj` absorbed into query and output: nothing is expanded then. Arguments as in `Attention`.
     """
 
-    def __init__(self, arch, index, make_linear, **like):
+    def __init__(self, arch: "Architecture", index: int, make_linear: Callable, **like: Any):
         super().__init__()
         self.index, self.heads, self.interleave = index, arch.num_attention_heads, arch.rope_interleave
         self.rank, self.plain = arch.kv_lora_rank, arch.qk_nope_head_dim
@@ -64,10 +76,11 @@ class LatentAttention(nn.Module):
         self.kv_a_layernorm = RMSNorm(arch.kv_lora_rank, LATENT_EPS, **like)
         self.o_proj = make_linear("o_proj")
 
-    def forward(self, x, step):
+    def forward(self, x: torch.Tensor, step: Step) -> torch.Tensor:
+        """(batch, seq_len, hidden_size), from the same shape."""
         return self.o_proj(self.mix(x, step))
 
-    def mix(self, x, step):
+    def mix(self, x: torch.Tensor, step: Step) -> torch.Tensor:
         """What goes into `o_proj`: (batch, seq_len, heads * v_head_dim)."""
         cache = step.cache
         q = self.queries(x, step.cos, step.sin)
@@ -93,7 +106,7 @@ class LatentAttention(nn.Module):
         out = operators.attention(q, k, v, causal=q.shape[1] > 1)[0][..., : self.value_dim]
         return out.clone(memory_format=torch.contiguous_format).flatten(2)
 
-    def queries(self, x, cos, sin):
+    def queries(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         """(batch, seq_len, heads, qk_head_dim), the last `qk_rope_head_dim` of each rotated in place."""
         if hasattr(self, "q_proj"):
             q = self.q_proj(x)
@@ -103,7 +116,7 @@ class LatentAttention(nn.Module):
         q[..., self.plain :].copy_(rotate(q[..., self.plain :], cos, sin, self.interleave))
         return q
 
-    def latents(self, x, cos, sin):
+    def latents(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         """(batch, seq_len, kv_lora_rank + qk_rope_head_dim): the normed latent and the rotated key, side by side."""
         rows = self.kv_a_proj_with_mqa(x)
         latent = rows[..., : self.rank].clone(memory_format=torch.contiguous_format)
@@ -113,7 +126,7 @@ class LatentAttention(nn.Module):
         key.copy_(rotate(key, cos, sin, self.interleave))
         return rows
 
-    def expand(self, latents):
+    def expand(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys (batch, seq_len, heads, qk_head_dim) and values (..., v_head_dim) of every head."""
         kv = split_heads(self.kv_b_proj(latents[..., : self.rank]), self.plain + self.value_dim)
         k = kv.new_empty((*kv.shape[:-1], self.head_dim))
@@ -121,8 +134,11 @@ class LatentAttention(nn.Module):
         k[..., self.plain :].copy_(latents[..., None, self.rank :])
         return k, kv[..., self.plain :]
 
-    def absorb(self, q, seen):
-        """One token's attention on `seen` latents (batch, key_len, width): all heads, but no keys or values."""
+    def absorb(self, q: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        """One token's attention on the `seen` latents, (batch, 1, heads * v_head_dim); no keys or values are made.
+
+        q: (batch, 1, heads, qk_head_dim). seen: (batch, key_len, kv_lora_rank + qk_rope_head_dim).
+        """
         up = self.kv_b_proj.weight_copy(q.dtype).view(self.heads, self.plain + self.value_dim, self.rank)
         plain = torch.bmm(q[:, 0, :, : self.plain].transpose(0, 1), up[:, : self.plain])
         query = torch.cat((plain.transpose(0, 1), q[:, 0, :, self.plain :]), dim=-1)
@@ -132,6 +148,3 @@ class LatentAttention(nn.Module):
         del weights
         out = torch.bmm(mixed.transpose(0, 1), up[:, self.plain :].transpose(1, 2)).transpose(0, 1)
         return out.clone(memory_format=torch.contiguous_format).flatten(1)[:, None]
-
-
-LATENT_EPS = 1e-6  # of the norms inside attention, whatever the config says of the others

@@ -1,72 +1,95 @@
-"""The decoder that the kit runs, for any `Architecture`; its parts: `layers`, `attention`, `experts`, `caches`.
+"""The decoder that the kit runs, for any `Architecture`; its parts: `layers`, `attention`, `experts`, `cache`.
 
 A pass allocates the same tensors on a GPU, on a CPU and on fake tensors, so each line that allocates can be held
-against `footprint.py`, which walks the same instants in the same order.
+against `footprint`, which walks the same instants in the same order.
+
+Two things are handed down from `build_model` to every part: `make_linear` and `make_stack` (the name of a linear layer,
+or of a stack of experts, as in `Architecture.linears` and `.expert_stacks` -> the module, in the format it is stored
+in), and `like`, the dtype that the pass computes in and the torch device.
 """
 
 import functools
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from dsmem.config.architecture import Architecture
 from dsmem.config.workload import Workload
-from dsmem.model import cache as caches
-from dsmem.model import operators
 from dsmem.model.attention import Attention, LatentAttention
+from dsmem.model.cache import KVCache
+from dsmem.model.devices import ATTENTION, TORCH_DTYPES, attention_for, check_device
 from dsmem.model.experts import ExpertStack, MoE, Router
-from dsmem.model.layers import MLP, Embedding, Linear, RMSNorm, Step
+from dsmem.model.layers import MLP, Embedding, Linear, RMSNorm, Step, future_mask, rope_frequencies
 from dsmem.model.mtp import FurtherToken
 from dsmem.model.quantize import LAYERS, QuantizedLinear, QuantizedStack
+from dsmem.units import format_name, one_of
 
-TORCH_DTYPES = caches.DTYPES
-CACHE_FORMATS = (*TORCH_DTYPES, "fp8", "int8")
-ATTENTION = ("fused", "expanded", "eager")
 LOGITS = ("all", "last")
 
 
 class Layer(nn.Module):
-    """One decoder layer: attention, then MLP or experts, each on a normed copy and added to the residual stream."""
+    """One decoder layer: attention, then MLP or experts, each on a normed copy and added to the residual stream.
 
-    def __init__(self, arch, index, make_linear, make_stack, **like):
+    index: its place, from 0, which decides whether it has experts and where its rows lie in a cache.
+    """
+
+    def __init__(self, arch: Architecture, index: int, make_linear: Callable, make_stack: Callable, **like: Any):
         super().__init__()
         self.input_layernorm = RMSNorm(arch.hidden_size, arch.rms_norm_eps, **like)
         self.self_attn = (LatentAttention if arch.latent else Attention)(arch, index, make_linear, **like)
         self.post_attention_layernorm = RMSNorm(arch.hidden_size, arch.rms_norm_eps, **like)
         self.mlp = MoE(arch, make_linear, make_stack, **like) if arch.has_experts(index) else MLP(make_linear)
 
-    def forward(self, h, step):
+    def forward(self, h: torch.Tensor, step: Step) -> torch.Tensor:
+        """The residual stream (batch, seq_len, hidden_size) after this layer."""
         h = h + self.self_attn(self.input_layernorm(h), step)
         return h + self.mlp(self.post_attention_layernorm(h))
 
 
 class Decoder(nn.Module):
-    """Embedding, layers, final norm, head. Parameter names are those of transformers, less the leading `model.`."""
+    """Embedding, layers, final norm, head. Parameter names are those of transformers, less the leading `model.`.
 
-    def __init__(self, arch, make_linear, make_stack, mtp=False, **like):
+    Build one with `build_model`. mtp: with the modules that predict further tokens, where `arch` has them.
+    """
+
+    def __init__(self, arch: Architecture, make_linear: Callable, make_stack: Callable, mtp: bool = False, **like: Any):
         super().__init__()
         self.arch, self.like = arch, like
+
+        def layer(index):
+            return Layer(arch, index, make_linear, make_stack, **like)
+
         self.embed_tokens = Embedding(arch.vocab_size, arch.hidden_size, **like)
-        indices = range(arch.num_hidden_layers)
-        self.layers = nn.ModuleList(Layer(arch, index, make_linear, make_stack, **like) for index in indices)
+        self.layers = nn.ModuleList(layer(index) for index in range(arch.num_hidden_layers))
         self.norm = RMSNorm(arch.hidden_size, arch.rms_norm_eps, **like)
         self.lm_head = make_linear("lm_head")
         if arch.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
-        last = arch.num_hidden_layers - 1
+        # each further token has a layer of the last one's kind
         further = range(arch.num_nextn_predict_layers if mtp else 0)
-        blocks = (Layer(arch, last, make_linear, make_stack, **like) for _ in further)
-        self.mtp = nn.ModuleList(FurtherToken(arch, block, **like) for block in blocks)
+        self.mtp = nn.ModuleList(FurtherToken(arch, layer(arch.num_hidden_layers - 1), **like) for _ in further)
         self.register_buffer("inv_freq", rope_frequencies(arch, like["device"]), persistent=False)
 
-    def forward(self, tokens, cache=None, attention="fused", logits="all", absorbed=None):
-        """Logits (batch, seq_len or 1, vocab_size) of `tokens` (batch, seq_len), in the model's dtype.
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        cache: KVCache | None = None,
+        attention: str = "fused",
+        logits: str = "all",
+        absorbed: bool | None = None,
+    ) -> torch.Tensor:
+        """Logits of `tokens`, (batch, seq_len, vocab_size) or with logits="last" (batch, 1, vocab_size).
 
-        cache: from `new_cache`; the tokens it holds come before `tokens`.
-        attention: "fused", "expanded" (keys and values widened to all heads first) or "eager" (scores in memory).
-        logits: of "all" positions, or of the "last" alone. absorbed: latent attention on the cached latents as they
-        are, for one new token; left out, wherever such a cache holds tokens. Raises ValueError for a call that cannot
-        be run.
+        tokens: ids, (batch, seq_len), on the model's device (a fake model takes any).
+        cache: from `new_cache`; the tokens that it holds come before `tokens`, and the new ones are added to it.
+        attention: "fused", "expanded" (keys and values widened to all heads first), "eager" (scores in memory), or
+        "auto": what the device can run.
+        logits: of "all" positions, or of the "last" alone.
+        absorbed: whether latent attention works on the cached latents as they are, for one new token; by default
+        wherever such a cache holds tokens. Raises ValueError for a call that cannot be run.
         """
         _check_call(tokens, cache, attention, logits)
         step = self.step(tokens.shape[1], cache, attention, _absorbed(tokens, cache, absorbed))
@@ -76,8 +99,8 @@ class Decoder(nn.Module):
         h = self.norm(h)
         return self.lm_head(h)
 
-    def hidden(self, tokens, step):
-        """The residual stream after the last layer: (batch, seq_len, hidden_size)."""
+    def hidden(self, tokens: torch.Tensor, step: Step) -> torch.Tensor:
+        """The residual stream after the last layer, (batch, seq_len, hidden_size); the cache of `step` moves on."""
         h = self.embed_tokens(tokens)
         for layer in self.layers:
             h = layer(h, step)
@@ -85,11 +108,12 @@ class Decoder(nn.Module):
             step.cache.length += tokens.shape[1]
         return h
 
-    def step(self, seq_len, cache=None, attention="fused", absorbed=False):
-        """The `Step` of `seq_len` new tokens after those in `cache`; the other arguments as in `forward`.
-
-        Its cosines are (seq_len, 1, head_dim), its sines (seq_len, 1, head_dim / 2); only eager attention has a mask.
-        """
+    def step(
+        self, seq_len: int, cache: KVCache | None = None, attention: str = "fused", absorbed: bool = False
+    ) -> Step:
+        """The `Step` of `seq_len` new tokens after those in `cache`; the other arguments as in `forward`."""
+        if attention == "auto":
+            attention = attention_for(self.like["device"], self.arch, self.like["dtype"])
         start = 0 if cache is None else cache.length
         positions = torch.arange(start, start + seq_len, device=self.inv_freq.device)
         angles = (positions[:, None] * self.inv_freq)[:, None]
@@ -102,58 +126,64 @@ class Decoder(nn.Module):
             cos = torch.cat((cos, cos), dim=-1)
         return Step(cos, sin, mask, cache, attention, absorbed)
 
-    def new_cache(self, batch, max_len, dtype=None, layout="static", **options):
-        """An empty `caches.KVCache` for `max_len` tokens of `batch` sequences.
+    def new_cache(self, batch: int, max_len: int, dtype: Any = None, layout: str = "static", **options: Any) -> KVCache:
+        """An empty `KVCache` for `max_len` tokens of `batch` sequences, on the model's device.
 
-        dtype: "fp32", "bf16", "fp16", "fp8", "int8", or left out the model's; layout: "static", "growing", "paged" or
-        "sink"; options: mla_cache ("latent" or "expanded"), block_size (of "paged"), sink (of "sink").
+        dtype: its format, in any spelling; defaults to the model's. layout, options: as in `KVCache`. Raises ValueError
+        for what a cache cannot be.
         """
-        for argument, value in (("batch", batch), ("max_len", max_len)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{argument}={value!r} is not a count; it must be a whole number of at least 1")
-        own = next(name for name, torch_dtype in TORCH_DTYPES.items() if torch_dtype is self.like["dtype"])
-        choices = {"dtype": (dtype or own, CACHE_FORMATS), "layout": (layout, caches.LAYOUTS)}
-        choices["mla_cache"] = (options.get("mla_cache", "latent"), ("latent", "expanded"))
-        for argument, (value, allowed) in choices.items():
-            if value not in allowed:
-                raise ValueError(f"{argument}={value!r} cannot hold a cache; allowed: {', '.join(allowed)}")
-        return caches.KVCache(self.arch, batch, max_len, dtype or own, self.like["device"], layout, **options)
+        dtype = self.like["dtype"] if dtype is None else dtype
+        return KVCache(self.arch, batch, max_len, dtype, self.like["device"], layout, **options)
 
 
 class FakeDecoder(Decoder):
     """A `Decoder` of fake tensors: it has shapes, dtypes and lifetimes, and no memory. Calling it enters its mode."""
 
-    def __init__(self, arch, make_linear, make_stack, mtp=False, **like):
+    def __init__(self, arch: Architecture, make_linear: Callable, make_stack: Callable, mtp: bool = False, **like: Any):
         # nn.Module's own attribute check would refuse a plain assignment before super().__init__
         object.__setattr__(self, "fake_mode", FakeTensorMode())
         with self.fake_mode:
             super().__init__(arch, make_linear, make_stack, mtp, **like)
 
-    def __call__(self, tokens, cache=None, **options):
+    def __call__(self, tokens: torch.Tensor, cache: KVCache | None = None, **options: Any) -> torch.Tensor:
+        """As `Decoder.forward`; real tokens are turned into fake ones."""
         if not isinstance(tokens, FakeTensor):
             tokens = self.fake_mode.from_tensor(tokens)
         with self.fake_mode:
             return super().__call__(tokens, cache, **options)
 
-    def new_cache(self, *args, **options):
+    def new_cache(self, *args: Any, **options: Any) -> KVCache:
+        """As `Decoder.new_cache`, of fake tensors."""
         with self.fake_mode:
             return super().new_cache(*args, **options)
 
 
 def build_model(
-    arch, weights="fp16", device="cuda", activations=None, modules_to_not_convert=("lm_head",), seed=0, mtp=False
-):
+    arch: Any,
+    weights: Any = "fp16",
+    device: Any = "cuda",
+    activations: Any = None,
+    modules_to_not_convert: Iterable[str] = ("lm_head",),
+    seed: int = 0,
+    mtp: bool = False,
+) -> Decoder:
     """The decoder of `arch` with random weights (normal, standard deviation 0.02), built on the device it runs on.
 
-    weights: "fp32", "bf16", "fp16", or a scheme of `quantize` for the linear layers: "int8", "int8_w8a8", "fp8",
-    "int4"; the same seed gives the same weights before rounding. device: "cuda", "cpu", or "fake", which builds any
-    size in no memory. activations: the format that the pass computes in; left out, that of the weights, or "fp16" for
-    a scheme.
+    arch: whatever `Architecture.of` takes: a name, a path, a dict, a config, an `Architecture`.
+    weights: "fp32", "bf16", "fp16" (or as torch spells them), or a scheme for the linear layers: "int8", "int8_w8a8",
+    "fp8", "int4".
+    device: "cuda", "cpu", or "fake", which builds any size in no memory; see `devices.check_device`.
+    activations: the format that the pass computes in; defaults to that of the weights, or "fp16" for a scheme.
     modules_to_not_convert: linear layers that a scheme leaves alone, by name; embedding and norms always stay.
+    seed: the same one gives the same weights before rounding.
     mtp: with the modules that predict further tokens, where `arch` has them; `mtp.further_logits` runs them.
-    Raises ValueError for an unknown format, device or module name.
+    Raises ValueError for an unknown format, device or module name, and torch.OutOfMemoryError where it does not fit.
+
+    >>> model = build_model("deepseek-r1", weights="fp8", device="fake")
+    >>> tuple(model(torch.zeros(1, 5, dtype=torch.long)).shape)
+    (1, 5, 129280)
     """
-    check_device(device)
+    arch, device = Architecture.of(arch), check_device(device)
     work = Workload(weights=weights, activations=activations, modules_to_not_convert=modules_to_not_convert)
     like = {"dtype": TORCH_DTYPES[work.activations], "device": "cpu" if device == "fake" else device}
     if device == "fake":
@@ -166,43 +196,29 @@ def build_model(
     return model.requires_grad_(False).eval()
 
 
-def linear_layer(arch, work, like, name):
-    """The linear layer called `name` in the scheme that `work` stores it in."""
+def linear_layer(arch: Architecture, work: Workload, like: dict, name: str) -> nn.Module:
+    """The linear layer called `name` in the scheme that `work` stores it in; like: its dtype and device."""
     in_features, out_features, bias = arch.linears()[name]
     kind = LAYERS.get(work.scheme(arch, name), Linear)
     return kind(in_features, out_features, bias=bias, **like)
 
 
-def expert_stack(arch, work, like, name):
-    """The routed experts' stack called `name` in the scheme that `work` stores it in."""
+def expert_stack(arch: Architecture, work: Workload, like: dict, name: str) -> nn.Module:
+    """The routed experts' stack called `name` in the scheme that `work` stores it in; like: its dtype and device."""
     scheme = work.scheme(arch, name)
     if scheme in LAYERS:
         return QuantizedStack(scheme, *arch.expert_stacks()[name], **like)
     return ExpertStack(*arch.expert_stacks()[name], **like)
 
 
-def check_device(device):
-    """Raise ValueError unless `device` is "fake", "cpu", or "cuda" (the present one) on a machine that has it."""
-    if device not in ("cuda", "cpu", "fake"):
-        raise ValueError(f"device={device!r} is unknown; allowed: 'cuda', 'cpu', 'fake'")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={device!r} is not on this machine; allowed here: 'cpu', 'fake'")
-
-
-def attention_for(device, arch, activations="fp16"):
-    """The fused attention that this device can run on `arch`: "fused", or "expanded" where its kernel shares no keys.
-
-    Below compute capability 8.0 (a T4), and in fp32, torch's kernel takes as many key heads as query heads.
-    """
-    grouped = arch.num_attention_heads > arch.num_key_value_heads
-    backend = operators.attention_backend(device, TORCH_DTYPES[activations])
-    return "expanded" if grouped and backend == "memory-efficient" else "fused"
-
-
 @torch.no_grad()
-def fill(model, seed):
-    """Random matrices and zero biases, layer by layer; norms keep their ones."""
+def fill(model: Decoder, seed: int) -> None:
+    """Random matrices and zero biases, layer by layer; norms keep their ones. seed: of torch's generator."""
     torch.manual_seed(seed)
+
+    def drawn(module):
+        return torch.empty(module.out_features, module.in_features, **model.like).normal_(std=0.02)
+
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Embedding, Router)):
             module.weight.normal_(std=0.02)
@@ -210,37 +226,21 @@ def fill(model, seed):
             for matrix in module.weight:
                 matrix.normal_(std=0.02)
         elif isinstance(module, QuantizedLinear):
-            like = {"dtype": model.like["dtype"], "device": model.like["device"]}
-            module.set_weight(torch.empty(module.out_features, module.in_features, **like).normal_(std=0.02))
+            module.set_weight(drawn(module))
         elif isinstance(module, QuantizedStack):
-            like = {"dtype": model.like["dtype"], "device": model.like["device"]}
             for expert in range(module.experts):
-                matrix = torch.empty(module.out_features, module.in_features, **like).normal_(std=0.02)
-                module.set_weight(expert, matrix)
+                module.set_weight(expert, drawn(module))
         if getattr(module, "bias", None) is not None:
             module.bias.zero_()
 
 
-def rope_frequencies(arch, device):
-    """Angle per position of each pair of head dimensions: (head_dim / 2,) float32 (arXiv 2104.09864, section 3.2)."""
-    if arch.rope_scaling:
-        kind = dict(arch.rope_scaling)["rope_type"]
-        raise ValueError(f"rope_scaling={kind!r} is not run; allowed: 'default' (memory is the same without scaling)")
-    exponents = torch.arange(0, arch.head_dim, 2, device=device) / arch.head_dim
-    return arch.rope_theta**-exponents
-
-
-def future_mask(positions, key_len):
-    """True where key j lies after the token at positions[i]: (seq_len, key_len)."""
-    return torch.arange(key_len, device=positions.device) > positions[:, None]
-
-
 def _check_call(tokens, cache, attention, logits):
-    for argument, value, allowed in (("attention", attention, ATTENTION), ("logits", logits, LOGITS)):
-        if value not in allowed:
-            raise ValueError(f"{argument}={value!r} is unknown; allowed: {', '.join(allowed)}")
+    one_of("attention", attention, ATTENTION, "an attention that runs here")
+    one_of("logits", logits, LOGITS, "a choice")
     if tokens.dim() != 2 or 0 in tokens.shape:
         raise ValueError(f"tokens has shape {tuple(tokens.shape)}; it must be (batch, seq_len), neither of them 0")
+    if tokens.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"tokens has dtype={format_name(tokens.dtype)!r}; it must be whole numbers, int64 or int32")
     if cache is None:
         return
     if tokens.shape[0] != cache.batch or (cache.room is not None and tokens.shape[1] > cache.room):

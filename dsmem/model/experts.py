@@ -1,5 +1,8 @@
 """A mixture of experts: every token passes through a few of many MLPs, and through those that all share."""
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -7,36 +10,49 @@ from torch import nn
 from dsmem.model import operators
 from dsmem.model.layers import MLP
 
+if TYPE_CHECKING:
+    from dsmem.config.architecture import Architecture
+
 
 class ExpertStack(nn.Module):
-    """One matrix per expert, in one tensor (experts, out_features, in_features)."""
+    """One matrix per expert, in one tensor (experts, out_features, in_features) that `build_model` fills."""
 
-    def __init__(self, experts, out_features, in_features, dtype, device):
+    def __init__(
+        self, experts: int, out_features: int, in_features: int, dtype: torch.dtype, device: torch.device | str
+    ):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(experts, out_features, in_features, dtype=dtype, device=device))
 
-    def forward(self, x, ends):
-        """Rows of `x` (rows, in_features), sorted by expert up to `ends`, each times its expert's matrix."""
+    def forward(self, x: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        """Rows of `x`, each times its expert's matrix: (rows, out_features).
+
+        x: (rows, in_features), sorted by expert. ends: the first row after each expert's, (experts,), int32.
+        """
         return operators.grouped_linear(x, self.weight, ends)
 
 
 class Experts(nn.Module):
-    """The routed experts: SwiGLU each, gate and up projection in one stack."""
+    """The routed experts: SwiGLU each, gate and up projection in one stack. make_stack: as in `Decoder`."""
 
-    def __init__(self, make_stack):
+    def __init__(self, make_stack: Callable):
         super().__init__()
         self.gate_up_proj, self.down_proj = make_stack("experts.gate_up_proj"), make_stack("experts.down_proj")
 
-    def forward(self, x, weights, token, slot, ends):
-        """(tokens, hidden_size): for every token of `x` the weighted sum over its experts; see `operators.route`."""
+    def forward(
+        self, x: torch.Tensor, weights: torch.Tensor, token: torch.Tensor, slot: torch.Tensor, ends: torch.Tensor
+    ) -> torch.Tensor:
+        """For every token of `x` the weighted sum over its experts: (tokens, hidden_size), as `x` is.
+
+        The other arguments are what `operators.route` gives.
+        """
         rows = self.down_proj(self.inner(x, token, ends), ends)
         out = torch.zeros_like(x)
         for choice in range(slot.shape[1]):
             out.addcmul_(rows[slot[:, choice]], weights[:, choice, None])
         return out
 
-    def inner(self, x, token, ends):
-        """(choices, moe_intermediate_size): what goes into `down_proj`, sorted by expert."""
+    def inner(self, x: torch.Tensor, token: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        """What goes into `down_proj`, sorted by expert: (tokens * top_k, moe_intermediate_size)."""
         gate, up = self.gate_up_proj(x[token], ends).chunk(2, dim=-1)
         return F.silu(gate) * up
 
@@ -44,31 +60,37 @@ class Experts(nn.Module):
 class Router(nn.Module):
     """Scores of all experts for every token, in float32 whatever the model computes in."""
 
-    def __init__(self, arch, **like):
+    def __init__(self, arch: "Architecture", **like: Any):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(arch.n_routed_experts, arch.hidden_size, **like))
         bias = torch.zeros(arch.n_routed_experts, device=like["device"]) if arch.scoring_func == "sigmoid" else None
         self.register_buffer("e_score_correction_bias", bias)
-        names = ("top_k", "n_group", "topk_group", "scoring_func", "norm_topk_prob", "scale")
-        fields = ("num_experts_per_tok", *names[1:-1], "routed_scaling_factor")
-        self.rules = {name: getattr(arch, field) for name, field in zip(names, fields, strict=True)}
+        self.rules = {
+            "top_k": arch.num_experts_per_tok,
+            "n_group": arch.n_group,
+            "topk_group": arch.topk_group,
+            "scoring_func": arch.scoring_func,
+            "norm_topk_prob": arch.norm_topk_prob,
+            "scale": arch.routed_scaling_factor,
+        }
 
-    def forward(self, x):
-        """`operators.route` of `x` (tokens, hidden_size); the weights in the format of `x`."""
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`operators.route` of `x` (tokens, hidden_size): weights (in the format of `x`), token, slot, ends."""
         logits = F.linear(x.float(), self.weight.float())
         weights, *places = operators.route(logits, self.e_score_correction_bias, **self.rules)
         return weights.to(x.dtype), *places
 
 
 class MoE(nn.Module):
-    """Routed experts, and the shared ones beside them (arXiv 2401.06066)."""
+    """Routed experts, and the shared ones beside them (arXiv 2401.06066). Arguments as in `Decoder`."""
 
-    def __init__(self, arch, make_linear, make_stack, **like):
+    def __init__(self, arch: "Architecture", make_linear: Callable, make_stack: Callable, **like: Any):
         super().__init__()
         self.experts, self.gate = Experts(make_stack), Router(arch, **like)
         self.shared_experts = MLP(make_linear, "shared_experts.") if arch.n_shared_experts else None
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, seq_len, hidden_size), from the same shape."""
         tokens = x.flatten(0, 1)
         out = self.experts(tokens, *self.gate(tokens)).view_as(x)
         return out if self.shared_experts is None else out + self.shared_experts(x)

@@ -1,7 +1,11 @@
-"""The plain parts of the decoder: linear layer, embedding, norm, MLP, and the turns and copies of attention's heads."""
+"""The plain parts of the decoder: linear layer, embedding, norm, MLP, rotary positions, and eager attention.
+
+Shapes are written (batch, seq_len, ...). Every function says what it allocates where that is not its result alone.
+"""
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -9,20 +13,26 @@ from torch import nn
 
 from dsmem.model import operators
 
+if TYPE_CHECKING:
+    from dsmem.config.architecture import Architecture
+    from dsmem.model.cache import KVCache
+
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What all layers of one pass share.
+    """What all layers of one pass share; `Decoder.step` makes it.
 
-    cos, sin: rotary angles of the new positions (see `Decoder.step`). mask: for eager attention, True where a token may
-    not look, (seq_len, key_len). cache: a `KVCache`, or None. attention: "fused", "expanded" or "eager". absorbed:
-    whether latent attention works on the cached latents as they are.
+    cos: cosines of the new tokens' rotary angles, (seq_len, 1, head_dim); both halves of a pair have the same one.
+    sin: their sines, (seq_len, 1, head_dim / 2). Both are in the model's dtype.
+    mask: True where a token may not look, (seq_len, key_len); only eager attention has one.
+    cache: the `KVCache` that holds the earlier tokens, or None.
+    attention: "fused", "expanded" or "eager". absorbed: whether latent attention reads the cached latents as they are.
     """
 
     cos: torch.Tensor
     sin: torch.Tensor
     mask: torch.Tensor | None = None
-    cache: Any = None
+    cache: "KVCache | None" = None
     attention: str = "fused"
     absorbed: bool = False
 
@@ -30,54 +40,89 @@ class Step:
 class Linear(nn.Linear):
     """`nn.Linear` that leaves its weights as they were allocated; `build_model` fills them once."""
 
-    def reset_parameters(self):
-        pass
+    def reset_parameters(self) -> None:
+        """Nothing to do: random weights made here would be overwritten."""
 
-    def weight_copy(self, dtype):
-        """The weight (out_features, in_features) itself: to multiply with it needs no copy."""
+    def weight_copy(self, dtype: torch.dtype) -> torch.Tensor:
+        """The weight (out_features, in_features) itself: multiplying with it needs no copy.
+
+        dtype: what a layer with rounded weights would convert to.
+        """
         return self.weight
 
 
 class Embedding(nn.Embedding):
     """`nn.Embedding`, filled by `build_model` like every `Linear`."""
 
-    def reset_parameters(self):
-        pass
+    def reset_parameters(self) -> None:
+        """Nothing to do: random weights made here would be overwritten."""
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last axis, one fused operator."""
+    """Root-mean-square norm over the last axis, one fused operator (arXiv 1910.07467).
 
-    def __init__(self, width, eps, **like):
+    width: elements of the last axis. eps: added under the root. like: dtype and device of the weight, (width,).
+    """
+
+    def __init__(self, width: int, eps: float, **like: Any):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width, **like))
         self.eps = eps
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` normed, in its own shape and dtype."""
         return operators.rms_norm(x, self.weight, self.eps)[0]
 
 
 class MLP(nn.Module):
-    """SwiGLU: `down(silu(gate(x)) * up(x))` (arXiv 2002.05202)."""
+    """SwiGLU: `down(silu(gate(x)) * up(x))` (arXiv 2002.05202).
 
-    def __init__(self, make_linear, prefix=""):
+    make_linear: gives the layer of a name, as in `Decoder`. prefix: stands before the three names.
+    """
+
+    def __init__(self, make_linear: Callable, prefix: str = ""):
         super().__init__()
         self.gate_proj, self.up_proj = make_linear(prefix + "gate_proj"), make_linear(prefix + "up_proj")
         self.down_proj = make_linear(prefix + "down_proj")
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, seq_len, hidden_size), from the same shape."""
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
-def split_heads(x, head_dim):
+def rope_frequencies(arch: "Architecture", device: torch.device | str) -> torch.Tensor:
+    """Angle per position of each pair of head dimensions: (head_dim / 2,), float32 (arXiv 2104.09864, section 3.2).
+
+    device: as torch takes it. Raises ValueError for scaled angles, which this code does not run.
+    """
+    if arch.rope_scaling:
+        kind = dict(arch.rope_scaling)["rope_type"]
+        raise ValueError(
+            f"rope_scaling={kind!r} is not run; allowed: 'default' (it moves no byte: arch.scaled(rope_scaling=()), or "
+            "device='fake', takes the same memory)"
+        )
+    exponents = torch.arange(0, arch.head_dim, 2, device=device) / arch.head_dim
+    return arch.rope_theta**-exponents
+
+
+def future_mask(positions: torch.Tensor, key_len: int) -> torch.Tensor:
+    """True where key j lies after the token at positions[i]: (seq_len, key_len).
+
+    positions: of the new tokens, (seq_len,). key_len: keys, cached ones included.
+    """
+    return torch.arange(key_len, device=positions.device) > positions[:, None]
+
+
+def split_heads(x: torch.Tensor, head_dim: int) -> torch.Tensor:
     """(batch, seq_len, heads * head_dim) seen as (batch, seq_len, heads, head_dim); moves nothing."""
     return x.view(*x.shape[:-1], -1, head_dim)
 
 
-def rotate(x, cos, sin, interleave=False):
-    """Turn each pair by its position's angle (RoPE, arXiv 2104.09864); allocates one x.
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleave: bool = False) -> torch.Tensor:
+    """Turn each pair of `x` by its position's angle (RoPE, arXiv 2104.09864); allocates one x.
 
-    A pair is (x[i], x[i + half]), or with `interleave` (x[2i], x[2i + 1]); `cos` lies in the same order.
+    x: (batch, seq_len, heads, head_dim). cos, sin: as in `Step`. A pair is (x[i], x[i + head_dim / 2]), or with
+    `interleave` (x[2i], x[2i + 1]); `cos` lies in the same order.
     """
     half = x.shape[-1] // 2
     first, second = (slice(0, None, 2), slice(1, None, 2)) if interleave else (slice(half), slice(half, None))
@@ -87,14 +132,21 @@ def rotate(x, cos, sin, interleave=False):
     return out
 
 
-def repeat_heads(x, groups):
-    """(batch, len, heads, head_dim) copied to (batch, len, heads * groups, head_dim), in memory head by head."""
+def repeat_heads(x: torch.Tensor, groups: int) -> torch.Tensor:
+    """(batch, len, heads, head_dim) copied to (batch, len, heads * groups, head_dim), in memory head by head.
+
+    groups: query heads that share one key head; 1 copies into the new order alone.
+    """
     by_head = x.transpose(1, 2)[:, :, None].expand(-1, -1, groups, -1, -1)
     return by_head.clone(memory_format=torch.contiguous_format).flatten(1, 2).transpose(1, 2)
 
 
-def eager_attention(q, k, v, mask):
-    """Attention with its scores (batch, heads, seq_len, key_len) in memory, and the softmax's copy of them."""
+def eager_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Attention with its scores (batch, heads, seq_len, key_len) in memory, and the softmax's copy of them.
+
+    q: (batch, seq_len, heads, head_dim). k, v: (batch, key_len, heads, head_dim), of as many heads. mask: as in `Step`.
+    Returns (batch, seq_len, heads * head_dim).
+    """
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     scores = torch.matmul(q, k.transpose(2, 3)).mul_(q.shape[-1] ** -0.5).masked_fill_(mask, -torch.inf)
     weights = scores.softmax(dim=-1)

@@ -1,19 +1,24 @@
-"""Operators of our own where torch's allocate differently on a CPU and on a GPU, or have shapes that hang on data.
+"""Operators of our own where torch's allocate differently on a CPU and on a GPU, or where their shapes depend on data.
 
-Each returns everything it allocates, the small leftovers of its fused kernel included, so a ledger sees the same
-tensors on fake, CPU and CUDA devices. What a CPU kernel uses in secret at work is not GPU memory and not counted.
+Each returns everything it allocates that lives on, the small leftovers of its fused kernel included, so a ledger sees
+the same tensors on fake, CPU and CUDA devices. What a kernel allocates and frees while it runs is not seen: on a CPU
+that is not GPU memory; on a GPU it belongs to the gap between ledger and device (`runs.explain`).
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 MIN_FLASH_CAPABILITY = (8, 0)
+"""The compute capability from which torch has a flash kernel, and BF16 of its own."""
 
 
 @torch.library.custom_op("dsmem::rms_norm", mutates_args=())
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """`x` over its root mean square along the last axis, times `weight` (arXiv 1910.07467).
 
+    weight: (last axis of x,). eps: added to the mean square.
     Returns the output (shape and dtype of x) and the inverse root mean square (float32, last axis 1).
     """
     if x.is_cuda:
@@ -35,11 +40,23 @@ def attention(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> tuple[
     query (batch, seq_len, heads, head_dim); key, value (batch, key_len, kv_heads, head_dim); kv_heads divides heads.
     causal: token i attends to keys 0..i, for seq_len == key_len; otherwise to all keys.
     Returns the output (shape of query) and the log-sum-exp of each row (batch, heads, seq_len) in float32.
+    Raises ValueError where this GPU's kernel wants as many key heads as query heads. Left out: the memory-efficient
+    kernel (a T4's) may use float32 scratch for heads wider than 128.
     """
     q, k, v = (tensor.transpose(1, 2) for tensor in (query, key, value))
     kernel = _KERNELS[attention_backend(query.device, query.dtype)]
     out, logsumexp = kernel(q, k, v, causal)
-    return out.transpose(1, 2).contiguous(), logsumexp.contiguous()
+    return unpadded(out.transpose(1, 2)), unpadded(logsumexp)
+
+
+def unpadded(tensor: Tensor) -> Tensor:
+    """`tensor` itself where it fills its storage in order, else a copy that does.
+
+    `contiguous()` alone may keep the padding: a slice along an axis beside axes of length 1 counts as contiguous.
+    """
+    if tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes:
+        return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 @attention.register_fake
@@ -48,8 +65,14 @@ def _(query, key, value, causal):
     return torch.empty_like(query), query.new_empty((batch, heads, seq_len), dtype=torch.float32)
 
 
-def attention_backend(device="cpu", dtype=torch.float16):
-    """The kernel that `attention` runs on this device and dtype: "flash (CPU)", "flash" or "memory-efficient"."""
+def attention_backend(device: Any = "cpu", dtype: torch.dtype = torch.float16) -> str:
+    """The kernel that `attention` runs on this device and dtype: "flash (CPU)", "flash" or "memory-efficient".
+
+    device: as torch takes it; fake tensors count as those of the CPU.
+
+    >>> attention_backend("cpu")
+    'flash (CPU)'
+    """
     if not str(device).startswith("cuda"):
         return "flash (CPU)"
     modern = torch.cuda.get_device_capability(device) >= MIN_FLASH_CAPABILITY
@@ -96,11 +119,12 @@ def route(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Choose `top_k` experts for every token, and sort the choices by expert (arXiv 2412.19437, section 2.1.2).
 
-    logits (tokens, experts), float32. scoring_func: "sigmoid" (DeepSeek-V3, `bias` added for the choice alone) or
-    "softmax". n_group > 1: a token may only choose among its `topk_group` best groups of experts.
+    logits: (tokens, experts), float32. bias: (experts,), float32, or None; added to the scores for the choice alone.
+    scoring_func: "sigmoid" (DeepSeek-V3) or "softmax". n_group > 1: a token may only choose among its `topk_group` best
+    groups of experts. norm_topk_prob: weights of a token sum to 1 before they are multiplied by `scale`.
     Returns, for n = tokens * top_k choices: weights (tokens, top_k), float32; token (n,), int64: whose turn it is,
     expert by expert; slot (tokens, top_k), int64: the turn of each choice; ends (experts,), int32: the first turn after
-    an expert's. No shape hangs on the data.
+    an expert's. No shape depends on the data.
     """
     scores = logits.sigmoid() if scoring_func == "sigmoid" else logits.softmax(dim=-1)
     chosen = _choose(scores, scores if bias is None else scores + bias, top_k, n_group, topk_group)
@@ -158,15 +182,22 @@ def _(x, weight, ends):
     return x.new_empty((x.shape[0], weight.shape[1]))
 
 
-def has_grouped_kernel(x, weight):
-    """Whether one kernel serves all experts: BF16 on compute capability 9.0 and later, rows in 16 bytes."""
+def has_grouped_kernel(x: Tensor, weight: Tensor) -> bool:
+    """Whether one kernel serves all experts: BF16 on compute capability 9.0 and later, rows in 16 bytes.
+
+    x, weight: as in `grouped_linear`.
+    """
     if not x.is_cuda or x.dtype != torch.bfloat16 or torch.cuda.get_device_capability(x.device) < (9, 0):
         return False
     return weight.shape[1] % 8 == 0 and weight.shape[2] % 8 == 0
 
 
-def turns(ends):
-    """(first row, end row, expert) of every expert that has rows."""
+def turns(ends: Tensor) -> list[tuple[int, int, int]]:
+    """(first row, end row, expert) of every expert that has rows. ends: as in `grouped_linear`.
+
+    >>> turns(torch.tensor([2, 2, 5]))
+    [(0, 2, 0), (2, 5, 2)]
+    """
     ends = ends.tolist()
     return [
         (start, end, expert) for expert, (start, end) in enumerate(zip([0, *ends], ends, strict=False)) if end > start

@@ -2,7 +2,8 @@
 
 It watches torch's dispatcher, so it needs no GPU and no change to the model. A storage counts once, however many
 tensors view it; it is born with the operator that first returns it and dies when the last reference to it goes.
-Left out: what a kernel allocates and frees in secret while it runs (on a GPU, `runs` holds the device against it).
+Left out: what a kernel allocates and frees while it runs, which the dispatcher does not see; on a GPU, `runs` holds
+the device's own counters against the ledger.
 """
 
 import collections
@@ -16,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dsmem.memory.records import BEFORE, CATEGORIES, Record, Timeline, plain_tensors, tensors_in
 from dsmem.table import Table
-from dsmem.units import format_bytes
+from dsmem.units import format_bytes, one_of
 
 CACHE_ARGUMENTS = ("cache", "past_key_values")
 
@@ -26,16 +27,20 @@ class Ledger(TorchDispatchMode):
 
     model: any `nn.Module`, transformers' included. Its parameters and buffers count from the start, its submodules
     name the records, and peaks are those of its device. Without one the ledger books all the same, nameless.
+    events: (record, +1 at its birth or -1 at its death), in order. Categories, births and deaths are settled when the
+    block ends. Raises ValueError for a second block.
 
-        with Ledger(model) as ledger:
-            model(tokens)
-        ledger.peak_bytes, ledger.by_category(), ledger.at_peak()[0]
+    >>> with Ledger() as ledger:
+    ...     total = torch.ones(1024) + torch.ones(1024)
+    >>> ledger.peak_bytes, len(ledger.records)
+    (12288, 3)
     """
 
-    def __init__(self, model=None):
+    def __init__(self, model: torch.nn.Module | None = None):
         super().__init__()
         self.model = model
-        self.events = []  # (record, +1 at its birth or -1 at its death), in order
+        self.events: list[tuple[Record, int]] = []
+        self._open = False
         self._live = {}  # storage key -> (record, finalizer)
         self._stack = []  # (module name, call number) of the modules at work
         self._exits = {}  # call number -> number of events when it returned
@@ -51,6 +56,7 @@ class Ledger(TorchDispatchMode):
             self._book_all(self.model.parameters(), category="weight")
             self._book_all(self.model.buffers(), category="buffer")
         self._hook_resize()
+        self._open = True
         return super().__enter__()
 
     def __exit__(self, *error):
@@ -64,6 +70,7 @@ class Ledger(TorchDispatchMode):
         self._live, self._undo, self.model = {}, [], None  # a ledger that is kept keeps no weights
         self._classify()
         self._settle()
+        self._open = False
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -75,7 +82,7 @@ class Ledger(TorchDispatchMode):
         return result
 
     @property
-    def device(self):
+    def device(self) -> str:
         """The device that peaks speak of: the model's, else the one that held the most."""
         if self._device is None:
             peaks = self.by_device()
@@ -83,13 +90,13 @@ class Ledger(TorchDispatchMode):
         return self._device
 
     @property
-    def records(self):
+    def records(self) -> list[Record]:
         """Every storage that the ledger booked, in order of birth."""
         return [record for record, sign in self.events if sign > 0]
 
     @property
-    def peak_bytes(self):
-        """The most bytes alive at one instant."""
+    def peak_bytes(self) -> int:
+        """The most bytes alive at one instant, on `device`."""
         return int(self._curve().max(initial=0))
 
     @property
@@ -98,7 +105,7 @@ class Ledger(TorchDispatchMode):
         kept = ("weight", "buffer", "kv_cache")
         return sum(nbytes for name, nbytes in self.by_category().items() if name not in kept)
 
-    def at_peak(self):
+    def at_peak(self) -> list[Record]:
         """The records alive at that instant, largest first."""
         curve, device = self._curve(), self.device
         step = int(curve.argmax()) if len(curve) else -1
@@ -107,22 +114,29 @@ class Ledger(TorchDispatchMode):
             alive[record] = sign > 0 and record.device == device
         return sorted((record for record, held in alive.items() if held), key=lambda record: -record.nbytes)
 
-    def by_category(self):
-        """Bytes alive at the peak by category; they sum to `peak_bytes`."""
+    def by_category(self) -> dict[str, int]:
+        """Bytes alive at the peak by category; they sum to `peak_bytes`. ValueError inside the block."""
+        self._must_be_closed()
         held = {name: 0 for name in CATEGORIES}
         for record in self.at_peak():
             held[record.category] += record.nbytes
         return {name: nbytes for name, nbytes in held.items() if nbytes}
 
     def by(self, *fields: str) -> Table:
-        """Bytes alive at the peak, summed by fields of a record ("category", "dtype", "op", "module"), as a `Table`."""
+        """Bytes alive at the peak, summed by fields of a record ("category", "dtype", "op", "module"), as a `Table`.
+
+        Raises ValueError for what is not a field of a `Record`, and inside the block.
+        """
+        self._must_be_closed()
+        for field in fields:
+            one_of("field", field, (each.name for each in dataclasses.fields(Record)), "a field of a Record")
         held = collections.Counter()
         for record in self.at_peak():
             held[tuple(getattr(record, field) for field in fields)] += record.nbytes
         rows = [(*key, nbytes, nbytes) for key, nbytes in held.most_common()]
         return Table(dict.fromkeys(fields) | {"bytes": ",", "size": format_bytes}, rows)
 
-    def by_device(self):
+    def by_device(self) -> dict[str, int]:
         """Peak bytes of every device that held a tensor."""
         devices = dict.fromkeys(record.device for record, _ in self.events)
         return {device: int(self._curve(device).max()) for device in devices}
@@ -134,23 +148,30 @@ class Ledger(TorchDispatchMode):
 
     def __str__(self) -> str:
         count = sum(sign > 0 for _, sign in self.events)
-        if self._live:
+        if self._open:
             return f"a ledger at work: {count:,} tensors so far"
+        if not self.events:
+            return "a ledger that has booked nothing"
         return f"{count:,} tensors on {self.device}, at most {format_bytes(self.peak_bytes)} at one instant"
 
     def __repr__(self) -> str:
-        return f"<{self}>" if self._live or not self.events else repr(self.table())
+        return f"<{self}>" if self._open or not self.events else repr(self.table())
 
     def _repr_html_(self) -> str | None:
-        return None if self._live or not self.events else self.table()._repr_html_()
+        return None if self._open or not self.events else self.table()._repr_html_()
 
-    def timeline(self):
-        """Live bytes over the pass, whole and by category, for `plots.plot_timeline`."""
+    def timeline(self) -> Timeline:
+        """Live bytes over the pass, whole and by category, for `plots.plot_timeline`. ValueError inside the block."""
+        self._must_be_closed()
         curve = self._curve()
         parts = {name: self._curve(category=name) for name in CATEGORIES}
         parts = {name: part for name, part in parts.items() if part.any()}
         peak = int(curve.argmax()) if len(curve) else 0
         return Timeline(np.arange(len(curve)), curve, parts, [record.op for record, _ in self.events], peak)
+
+    def _must_be_closed(self):
+        if self._open:
+            raise ValueError("this ledger is still at work; its categories are settled when its block ends")
 
     def _curve(self, device=None, category=None):
         device = device or self.device

@@ -1,21 +1,40 @@
-"""Checkpoints: every tensor that a published one holds, by name, shape and format; and real weights in our decoder."""
+"""Real weights in our decoder: those of a folder with a checkpoint, or of a dict of tensors.
+
+What a published checkpoint holds, by name, shape and format, is in `footprint.published`.
+"""
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dsmem.config.architecture import Architecture
+from dsmem.units import FLOATS, format_name, one_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from dsmem.model.decoder import Decoder
 
 
-def load_model(folder, weights=None, device="cpu", **options):
+def load_model(folder: str | Path, weights: Any = None, device: Any = "cpu", **options: Any) -> "Decoder":
     """The decoder whose `config.json` and safetensors files lie in `folder`, with its real weights.
 
-    weights: as in `build_model`; left out, "fp32", "bf16" or "fp16" as stored. Other options: those of `build_model`.
-    Raises ValueError where a file is missing, damaged, or holds other tensors than the architecture has.
+    weights: as in `build_model`; defaults to the float format that the config names ("fp32" where it names none).
+    device: "cpu" or "cuda". options: those of `build_model`.
+    Raises ValueError where a file is missing or damaged, where the tensors are not those of the architecture, and for
+    device="fake", whose tensors hold no numbers.
+
+    >>> from dsmem.model.small import small_path
+    >>> load_model(small_path()).arch.n_params
+    1368576
     """
     from safetensors.torch import load_file
 
     from dsmem.model.decoder import build_model
+    from dsmem.model.devices import check_device
 
+    if check_device(device) == "fake":
+        raise ValueError("device='fake' holds no numbers to load; allowed: 'cpu', 'cuda', or build_model for the bytes")
     folder = Path(folder)
     arch = Architecture.from_config(folder)
     files = sorted(folder.glob("*.safetensors"))
@@ -27,18 +46,16 @@ def load_model(folder, weights=None, device="cpu", **options):
             state |= load_file(file)
         except Exception as error:  # the library raises an error of its own, of no common kind
             raise ValueError(f"folder={str(folder)!r} holds a damaged file, {file.name}: {error}") from None
-    stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    names = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
-    own = names.get(stored.get("dtype") or stored.get("torch_dtype"), "fp32")
-    model = build_model(arch, weights=weights or own, device=device, **options)
+    model = build_model(arch, weights=weights or _own_format(folder), device=device, **options)
     fill_from(model, state)
     return model
 
 
-def fill_from(model, state):
+def fill_from(model: "Decoder", state: "dict[str, torch.Tensor]") -> None:
     """Put the tensors of `state`, named as transformers or the hub name them, into our decoder; rounds to its schemes.
 
-    Raises ValueError that names the first tensor missing, left over, or of another shape.
+    model: on a real device. state: {name: tensor}; stays as it is. Raises ValueError that names the first tensor
+    missing, left over, or of another shape.
     """
     import torch
 
@@ -61,6 +78,13 @@ def fill_from(model, state):
                 _copy_own(state, name, module)
     if state:
         raise ValueError(f"state holds {next(iter(state))!r}, which {model.arch.name} has no place for")
+
+
+def _own_format(folder):
+    """The float format that the folder's `config.json` names; transformers' own is FP32 where it names none."""
+    stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    named = stored.get("dtype") or stored.get("torch_dtype") or "fp32"
+    return one_of("dtype", format_name(named), FLOATS, "a float format (give weights=... instead)")
 
 
 def _copy_own(state, name, module):

@@ -3,53 +3,83 @@
 import contextlib
 import importlib.util
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dsmem.config.architecture import Architecture
 from dsmem.config.families import DATA
-from dsmem.model.decoder import TORCH_DTYPES, check_device
+from dsmem.config.workload import Workload
+from dsmem.model.devices import TORCH_DTYPES, check_device, settled
+
+if TYPE_CHECKING:
+    from dsmem.model.decoder import Decoder
 
 KERNELS = {"fused": "sdpa", "expanded": "sdpa", "eager": "eager"}
+"""What transformers calls each attention; "sdpa" itself decides whether it widens keys and values first."""
+
+SDPA_BACKENDS = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
+"""What "sdpa" may run on a GPU, the first that can: cuDNN, which a Hopper GPU may prefer, has another workspace."""
 
 
-def available():
+def has_transformers() -> bool:
     """Is transformers installed? Looks, and imports nothing."""
     return importlib.util.find_spec("transformers") is not None
 
 
-def prepare(arch, work, device, seed=0):
+def prepare(arch: Any, work: Workload, device: Any, seed: int = 0) -> tuple[Callable, torch.nn.Module]:
     """A call that runs `work` on transformers' model of the shape of `arch`, and that model: as `runs.run.prepare`.
 
-    arch: as its file in data/models says; only prefills in a float format are run. Raises ValueError for other work.
+    arch: whatever `Architecture.of` takes, with the shape of a model in data/models, layers and vocabulary changed at
+    most. work: a prefill in a float format. device: as in `devices.check_device`. seed: of the random weights.
+    Raises ValueError for another shape, other work, or without transformers.
+
+    A known difference from a GPU: eager attention takes its softmax in float32, for which a CPU and fake tensors copy
+    FP16 scores and a GPU does not, so on fake tensors an FP16 pass counts 4 bytes a score too many. BF16 and FP32 do
+    not differ.
     """
-    check_device(device)
+    arch, device = Architecture.of(arch), check_device(device)
+    _require_transformers(f"arch={arch.name!r} runs")
     if work.phase != "prefill" or work.weights not in TORCH_DTYPES:
-        raise ValueError(f"work={work!r} is not run in transformers' code; allowed: a prefill in {list(TORCH_DTYPES)}")
+        raise ValueError(
+            f"work is a {work.phase} in weights={work.weights!r}, which is not run in transformers' code; allowed: "
+            f"phase='prefill' with weights {', '.join(TORCH_DTYPES)} (code='dsmem' runs all)"
+        )
     mode = FakeTensorMode() if device == "fake" else contextlib.nullcontext()
-    where = "cpu" if device == "fake" else device
     torch.manual_seed(seed)
-    with mode, torch.device(where), torch.no_grad():
-        model = _build(arch, work)
+    with mode, torch.device("cpu" if device == "fake" else device), torch.no_grad():
+        model = _build(arch, settled(arch, work, device))
+        if device == "cuda":
+            torch.cuda.empty_cache()  # what building left behind must not hold what the pass makes
         tokens = torch.randint(arch.vocab_size, (work.batch, work.seq_len))
     keep = {"logits_to_keep": 1} if work.logits == "last" else {}
 
     def forward():
-        with mode, torch.no_grad():
+        with mode, torch.no_grad(), pinned_attention(device):
             return model(tokens, **keep)
 
     return forward, model
 
 
-def fetch(name, text):
+def pinned_attention(device: str) -> AbstractContextManager:
+    """A context in which torch's attention runs on `SDPA_BACKENDS` alone; without effect away from a GPU."""
+    if device != "cuda":
+        return contextlib.nullcontext()
+    return sdpa_kernel(list(SDPA_BACKENDS))
+
+
+def fetch(name: str, text: str) -> "tuple[Decoder, torch.Tensor]":
     """Our decoder with the published weights of `name`, "owner/model", and `text` as its tokens (1, length).
 
     Downloads the weights where they are not on this machine yet. Raises ValueError without transformers or a network,
     or for a name that the hub does not have.
     """
-    if not available():
-        raise ValueError(f"name={name!r} is fetched through transformers; install it with: pip install transformers")
+    _require_transformers(f"name={name!r} is fetched")
     from huggingface_hub import snapshot_download
     from transformers import AutoTokenizer
 
@@ -64,6 +94,11 @@ def fetch(name, text):
         ) from None
     tokens = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt").input_ids
     return load_model(folder), tokens
+
+
+def _require_transformers(what):
+    if not has_transformers():
+        raise ValueError(f"{what} through transformers; install it with: pip install transformers")
 
 
 def _build(arch, work):
@@ -87,10 +122,11 @@ def _config_of(arch):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def cached_numbers(path, tokens=10):
+def cached_numbers(path: Path, tokens: int = 10) -> int:
     """Numbers that transformers caches of one token in the first layer of the model whose `config.json` lies at `path`.
 
-    MLA's are the latent and the rotated key from release 5.15.1 on, and keys and values of every head before.
+    path: of a model small enough to be built in memory. tokens: how many are run to find out. MLA's numbers are the
+    latent and the rotated key from release 5.15.1 on, and keys and values of every head before.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 

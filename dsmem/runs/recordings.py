@@ -104,7 +104,7 @@ def sweep(device="fake"):
             yield arch, Workload(batch, seq_len, "decode", weights=weights, attention=fused)
         yield arch, Workload(batch, seq_len, weights="fp16", attention=fused, logits="last")
         yield arch, Workload(batch, seq_len, weights="fp16", attention="eager", logits="last")
-    if hub.available():
+    if hub.has_transformers():
         for arch, (batch, seq_len) in itertools.product(models, itertools.product((1, 4), (128, 1024))):
             for attention, logits in (("fused", "all"), ("fused", "last"), ("eager", "last")):
                 yield arch, Workload(batch, seq_len, weights="fp16", attention=attention, logits=logits), "transformers"

@@ -40,5 +40,5 @@ def test_without_a_network_one_sentence_says_so(monkeypatch, refuses):
 
 
 def test_without_transformers_it_says_how_to_install_it(monkeypatch, refuses):
-    monkeypatch.setattr(hub, "available", lambda: False)
+    monkeypatch.setattr(hub, "has_transformers", lambda: False)
     refuses(lambda: hub.fetch(NAME, "x"), "name", "pip install transformers")

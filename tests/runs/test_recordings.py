@@ -163,7 +163,7 @@ def test_the_comparison_leaves_out_what_lay_on_the_gpu_before(tmp_path):
     assert "allocated: median +0.00%" in runs.compare(run) and "reserved: median +0.00%" in runs.compare(run)
 
 
-@pytest.mark.skipif(not hub.available(), reason="transformers is not installed")
+@pytest.mark.skipif(not hub.has_transformers(), reason="transformers is not installed")
 def test_transformers_code_is_recorded_beside_ours(tmp_path):
     work = Workload(2, 8, logits="last")
     cells = [(TINY, work), (TINY, work, "transformers")]
@@ -175,7 +175,7 @@ def test_transformers_code_is_recorded_beside_ours(tmp_path):
 
 
 def test_without_transformers_the_sweep_is_our_code_alone(monkeypatch):
-    monkeypatch.setattr(hub, "available", lambda: False)
+    monkeypatch.setattr(hub, "has_transformers", lambda: False)
     assert {len(cell) for cell in runs.sweep()} == {2}
 
 

@@ -13,5 +13,12 @@ __getattr__, __dir__, __all__ = attach(
         "record": "recordings",
         "recorded": "recordings",
         "here": "machine",
+        "compare_libraries": "libraries",
+        "library_table": "libraries",
+        "time_table": "libraries",
+        "layer_formats": "library_layers",
+        "library_versions": "library_layers",
+        "missing_libraries": "library_layers",
+        "quiet": "library_layers",
     },
 )

@@ -14,7 +14,7 @@ from quantized import SMALL, normal
 from dsmem import formulas
 from dsmem.model.decoder import Linear
 from dsmem.model.quantize import quantize_rows
-from dsmem.runs import libraries
+from dsmem.runs import libraries, library_layers
 
 BITSANDBYTES = {
     None: formulas.int8_linear_bytes,
@@ -44,7 +44,7 @@ def linear(n_in, n_out, bias=False):
 
 @pytest.fixture(scope="module")
 def rows():
-    return {row.name: row for row in libraries.compare(ARCH, batch=2, seq_len=40, repeats=1)}
+    return {row.name: row for row in libraries.compare_libraries(ARCH, batch=2, seq_len=40, repeats=1)}
 
 
 @pytest.mark.parametrize("double", BITSANDBYTES)
@@ -53,10 +53,8 @@ def test_a_layer_in_bitsandbytes_takes_the_formulas_bytes(double):
     @settings(max_examples=15)
     def check(n_in, n_out):
         with libraries.quiet():
-            import bitsandbytes
-
-            made = libraries._bitsandbytes_linear(bitsandbytes.nn, linear(n_in, n_out), double)
-        assert libraries.stored_bytes(made) == BITSANDBYTES[double](n_in, n_out)
+            made = library_layers.bitsandbytes_linear(linear(n_in, n_out), double)
+        assert library_layers.module_bytes(made) == BITSANDBYTES[double](n_in, n_out)
 
     check()
 
@@ -92,9 +90,9 @@ def test_weight_only_int8_makes_the_same_copy_in_torchao_as_in_ours(rows):
 def test_the_integers_are_ours(bias):
     original = torch.nn.Sequential(linear(96, 64, bias))
     rounded, scales = quantize_rows(original[0].weight)
-    by_torchao = libraries._by_torchao(torch.nn.Sequential(linear(96, 64, bias)), "Int8WeightOnlyConfig")[0].weight
+    by_torchao = library_layers.by_torchao(torch.nn.Sequential(linear(96, 64, bias)), "Int8WeightOnlyConfig")[0].weight
     with libraries.quiet():
-        by_bitsandbytes = libraries._by_bitsandbytes(original, None)[0].weight
+        by_bitsandbytes = library_layers.by_bitsandbytes(original, None)[0].weight
     # ties may fall to either side, for the others divide in another format
     assert (by_torchao.qdata.int() - rounded).abs().max() <= 1 >= (by_bitsandbytes.data.int() - rounded).abs().max()
     torch.testing.assert_close(by_torchao.scale, scales, rtol=0.005, atol=0)
@@ -103,28 +101,28 @@ def test_the_integers_are_ours(bias):
 
 def test_what_hangs_on_a_weight_is_found_where_parameters_do_not_show_it():
     with libraries.quiet():
-        made = libraries._by_bitsandbytes(torch.nn.Sequential(linear(96, 64, True)), True)
-    places = list(libraries.stored_tensors(made))
+        made = library_layers.by_bitsandbytes(torch.nn.Sequential(linear(96, 64, True)), True)
+    places = list(library_layers.module_tensors(made))
     state = "0.weight.quant_state"
     assert places == [
         "0.weight",
         *(f"{state}.{name}" for name in ("absmax", "code", "offset", "state2.absmax", "state2.code")),
         "0.bias",
     ]
-    assert sum(p.nbytes for p in made.parameters()) < libraries.stored_bytes(made)
+    assert sum(p.nbytes for p in made.parameters()) < library_layers.module_bytes(made)
 
 
 def test_a_shared_storage_counts_once():
     tied = torch.nn.ModuleList([linear(8, 8), linear(8, 8)])
     tied[1].weight = tied[0].weight
-    assert libraries.stored_bytes(tied) == 2 * 8 * 8
+    assert library_layers.module_bytes(tied) == 2 * 8 * 8
 
 
 def test_no_line_of_noise_and_no_more_silence_than_asked_for():
     code = (
-        "from dsmem import Architecture\nfrom dsmem.runs import libraries\n"
+        "from dsmem import Architecture\nfrom dsmem.runs import compare_libraries\n"
         "arch = Architecture.from_config('qwen2.5-0.5b').scaled(hidden_size=128, intermediate_size=256, head_dim=64)\n"
-        "print(len(libraries.compare(arch, repeats=1)))"
+        "print(len(compare_libraries(arch, repeats=1)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("10\n", "")
@@ -142,25 +140,27 @@ def test_warnings_and_logs_are_back_afterwards():
 
 @pytest.mark.parametrize("absent", [("torchao",), ("torchao", "bitsandbytes")])
 def test_without_a_library_its_rows_are_left_out_and_one_line_says_so(absent, monkeypatch, refuses):
-    monkeypatch.setattr(libraries, "_version", lambda name: None if name in absent else "1.0")
-    line = libraries.missing()
+    monkeypatch.setattr(library_layers, "library_version", lambda name: None if name in absent else "1.0")
+    line = library_layers.missing_libraries()
     assert "\n" not in line and "pip install dsmem[quant]" in line and all(name in line for name in absent)
-    assert not [name for name in libraries.available() if name.startswith(absent)]
-    refuses(lambda: libraries.compare(ARCH, names=["torchao int8"]), "name='torchao int8'", "bf16", "int8_w8a8")
+    assert not [name for name in library_layers.layer_formats() if name.startswith(absent)]
+    refuses(
+        lambda: libraries.compare_libraries(ARCH, names=["torchao int8"]), "name='torchao int8'", "bf16", "int8_w8a8"
+    )
 
 
 def test_with_both_nothing_is_missing():
-    assert libraries.missing() is None
-    assert all(libraries.versions().values())
+    assert library_layers.missing_libraries() is None
+    assert all(library_layers.library_versions().values())
 
 
 def test_an_unknown_name_is_refused(refuses):
-    refuses(lambda: libraries.compare(ARCH, names=["gptq"]), "name='gptq'", *libraries.available())
-    refuses(lambda: libraries.compare(ARCH, repeats=0), "repeats=0", "at least 1")
+    refuses(lambda: libraries.compare_libraries(ARCH, names=["gptq"]), "name='gptq'", *library_layers.layer_formats())
+    refuses(lambda: libraries.compare_libraries(ARCH, repeats=0), "repeats=0", "at least 1")
 
 
 def test_the_table_has_a_line_for_each_row(rows):
-    lines = libraries.table(rows.values()).splitlines()
+    lines = str(libraries.library_table(rows.values())).splitlines()
     assert len(lines) == 1 + len(rows)
     assert all(line.startswith(name) for line, name in zip(lines[1:], rows, strict=True))
     assert lines[1].split()[1:5] == ["1.50", "MiB", "3.10", "MiB"]
@@ -169,6 +169,21 @@ def test_the_table_has_a_line_for_each_row(rows):
 def test_times_are_multiples_of_the_first_rows_and_the_floor_is_of_bytes():
     prompt = [libraries.Row("bf16", 100, 0, 0, 0.0, 2.0), libraries.Row("int8", 51, 0, 0, 0.0, 3.0)]
     token = [libraries.Row("bf16", 100, 0, 0, 0.0, 1.0), libraries.Row("int8", 51, 0, 0, 0.0, 0.6)]
-    _, bf16, int8 = libraries.time_table(prompt, token).splitlines()
+    _, bf16, int8 = str(libraries.time_table(prompt, token)).splitlines()
     assert bf16.split() == ["bf16", "1.00", "1.00", "1.00"]
     assert int8.split() == ["int8", "1.50", "0.60", "0.51"]
+
+
+def test_both_tables_keep_the_columns_that_notebooks_show():
+    row = libraries.Row("bitsandbytes nf4 double", 7_707_034, 457_187_635, 1_111_490, 0.15641, 0.5)
+    first = libraries.Row("bf16", 29_821_501, 988_065_728, 0, 0.00943, 1.0)
+    assert str(libraries.library_table([first, row])) == (
+        "                                layer       model   peak adds    error\n"
+        "bf16                        28.44 MiB  942.29 MiB         0 B    0.94%\n"
+        "bitsandbytes nf4 double      7.35 MiB  436.01 MiB    1.06 MiB   15.64%"
+    )
+    assert str(libraries.time_table([first, row], [first, row])) == (
+        "                             prompt     token   its floor\n"
+        "bf16                           1.00      1.00        1.00\n"
+        "bitsandbytes nf4 double        0.50      0.50        0.26"
+    )

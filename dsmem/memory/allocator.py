@@ -4,7 +4,8 @@ The rules are those of torch 2.13 (`c10/core/AllocatorConfig.h`, `c10/cuda/CUDAC
 512 bytes; per stream a pool for blocks up to 1 MiB and one for larger; segments of 2 MiB, 20 MiB or whole 2 MiB; best
 fit, splitting, merging, and giving cached segments back to the card when it is full.
 Left out: private pools of CUDA graphs, tensors that several streams share, garbage collection by threshold, rounding to
-powers of two. Addresses only ever grow; a card may hand them out again and so decide otherwise between equal blocks.
+powers of two. A `GPU`'s addresses only ever grow; a real one may hand them out again and so decide otherwise between
+equal blocks: `memory.traces` replays with the real one's addresses.
 """
 
 from dsmem.memory.blocks import GPU, Pool, Segment
@@ -47,7 +48,8 @@ class ReplayedOutOfMemory(RuntimeError):
 class CachingAllocator:
     """`malloc` and `free` as the process on a GPU would call them; `allocated`, `requested`, `reserved` bytes so far.
 
-    capacity: bytes that all segments together may take; None: no limit. The other settings are those of
+    capacity: bytes that all segments together may take; None: no limit. gpu: what gives the memory, in place of a `GPU`
+    of that capacity: a trace's GPU hands out the addresses of the real one. The other settings are those of
     PYTORCH_ALLOC_CONF: max_split_size_mb (None: no limit), expandable_segments, large_segment_size_mb.
     Raises ValueError for settings that torch refuses, too.
 

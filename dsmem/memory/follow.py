@@ -69,8 +69,16 @@ class ReplayedGPU(GPU):
         return address
 
     def addresses(self, nbytes, stream):
-        coming = (event for event in self.events[self.at :] if event[0] == "segment_map" and event[3] == stream)
-        return next(coming, (None, 0))[1]
+        """Where the trace fills the new segment's first page: of a GPU that is full now this comes later, or never."""
+        small = rounded_bytes(self.asked) <= SMALL_BYTES
+        ours = [
+            s.first for s in self.allocator.segments if (s.first.pool.stream, s.first.pool.small) == (stream, small)
+        ]
+        spans = [(first.address, first.address + self.address_bytes) for first in ours]
+        for key, address in self._filled(self.at):
+            if key == (stream, small) and not any(start <= address < end for start, end in spans):
+                return address
+        return 0
 
     def fill(self, address, nbytes, stream):
         self._settle()
@@ -110,6 +118,7 @@ class ReplayedGPU(GPU):
         if number == len(self.events) or self.events[number][0] == "free_completed":
             self._differs("takes memory for a request alone, and none follows")
         action, address, nbytes, stream = self.events[number]
+        self.asked = nbytes
         try:
             block = self.allocator.malloc(nbytes, stream=stream)
         except ReplayedOutOfMemory:
@@ -170,16 +179,21 @@ class ReplayedGPU(GPU):
     def _differs(self, model):
         raise Differs(Difference(self.at, _says(*self._next()), model))
 
+    def _filled(self, start):
+        """((stream, small), address) of all pages filled from event `start` on; small as the request they are for."""
+        pages = []
+        for action, address, nbytes, stream in self.events[start:]:
+            if action == "segment_map":
+                pages.append(address)
+            elif action in ("alloc", "oom"):
+                yield from (((stream, rounded_bytes(nbytes) <= SMALL_BYTES), page) for page in pages)
+                pages = []
+
     def _lowest(self):
         """{(stream, small): lowest address that the trace fills pages at}: how far down an expandable segment goes."""
-        lowest, filled = {}, []
-        for action, address, nbytes, stream in self.events:
-            if action == "segment_map":
-                filled.append(address)
-            elif action == "alloc":
-                key = stream, rounded_bytes(nbytes) <= SMALL_BYTES
-                lowest |= {key: min([*filled, lowest.get(key, filled[0])])} if filled else {}
-                filled = []
+        lowest = {}
+        for key, address in self._filled(0):
+            lowest[key] = min(address, lowest.get(key, address))
         return lowest
 
 

@@ -110,7 +110,8 @@ class _Placing:
         size = rounded_bytes(requested)
         if pool.small or self.allocator.expandable:
             return size
-        return room if size >= self.allocator.max_split_bytes or room - size <= SMALL_BYTES else size
+        whole = size >= self.allocator.max_split_bytes or room - size <= SMALL_BYTES
+        return max(room, size) if whole else size
 
     def _use(self, block, requested, size):
         """Make the lowest `size` bytes of `block` a used block; returns the rest or None."""

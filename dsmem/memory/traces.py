@@ -7,6 +7,7 @@ requested bytes, bytes or None, ...), `events` (action, address, bytes, stream),
 makes one of a snapshot that somebody recorded.
 """
 
+import base64
 import dataclasses
 import functools
 import json
@@ -43,15 +44,15 @@ def replay_trace(trace: dict[str, Any]) -> Difference | None:
 
     Same means: every block at the same address, the same segments taken and given back at the same events, out of
     memory at the same events, the same map of segments and blocks at the end, and the same peaks.
-    trace: an entry of `data/measured/gpu_traces.json.xz`, or what `snapshots.snapshot_trace` returns; see the top of this
-    file. Raises ValueError for a trace that cannot be read.
+    trace: an entry of `data/measured/gpu_traces.json.xz`, or what `snapshots.snapshot_trace` returns.
+    Raises ValueError for a trace that cannot be read.
 
     >>> trace = shipped("cs336-first-step")
     >>> replay_trace(trace) is None
     True
     >>> trace["events"][1][2] += 512
     >>> print(replay_trace(trace))
-    event 4: the trace puts ...
+    event 2: the trace puts 2,097,152 bytes at 4706009088 of stream 0; the model puts 2,097,152 bytes at 4706009600
     """
     return run_trace(trace).difference
 
@@ -75,7 +76,7 @@ def trace_bytes(trace: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
     >>> requested, reserved = trace_bytes(shipped("cs336-first-step"))
     >>> int(requested.max()), int(reserved.max())
-    (3249144832, 3781165056)
+    (3249143816, 3781165056)
     """
     _check(trace)
     signs = {"alloc": (1, 0), "free_completed": (-1, 0), "oom": (0, 0)}
@@ -91,9 +92,16 @@ def _check(trace):
     if missing:
         raise ValueError(f"trace has no list {missing[0]!r}; it must be a dict with {', '.join(_KEYS)}")
     for number, event in enumerate(trace["events"]):
-        if len(event) != 4 or event[0] not in ACTIONS:
+        if len(event) != 4 or event[0] not in ACTIONS or not _are_counts(event[2:] if event[0] == "oom" else event[1:]):
             allowed = f"(action, address, bytes, stream) with an action of {', '.join(ACTIONS)}"
             raise ValueError(f"trace has event {number} {event!r}; it must be {allowed}")
+    for row in trace["start_segments"] + trace["start_blocks"]:
+        if len(row) != 4 or not _are_counts(row[:2]):
+            raise ValueError(f"trace has {row!r} at its start; it must have 4 fields and begin with address and bytes")
+
+
+def _are_counts(values):
+    return all(type(value) is int and value >= 0 for value in values)
 
 
 def shipped(name: str | None = None) -> dict[str, Any]:
@@ -109,6 +117,21 @@ def shipped(name: str | None = None) -> dict[str, Any]:
         return traces
     one_of("name", name, traces, "a trace that comes with the kit")
     return traces[name]
+
+
+def pack_trace(trace: dict[str, Any]) -> str:
+    """A trace as short text that keeps all of it, for a recorded run; `unpack_trace` gives it back.
+
+    >>> trace = shipped("cs336-first-step")
+    >>> unpack_trace(pack_trace(trace)) == trace
+    True
+    """
+    return base64.b85encode(lzma.compress(json.dumps(trace, separators=(",", ":")).encode())).decode()
+
+
+def unpack_trace(text: str) -> dict[str, Any]:
+    """The trace in a text made by `pack_trace`, ready for `replay_trace`."""
+    return json.loads(lzma.decompress(base64.b85decode(text)))
 
 
 @functools.cache

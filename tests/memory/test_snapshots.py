@@ -3,16 +3,12 @@
 import copy
 import os
 import pickle
-import sys
-from pathlib import Path
 
 import pytest
+from gpus import RecordingGPU
 
 from dsmem.memory.snapshots import load_snapshot, snapshot_trace
 from dsmem.memory.traces import replay_trace, shipped
-
-sys.path.insert(0, str(Path(__file__).parent))
-from gpus import RecordingGPU  # noqa: E402
 
 MIB = 2**20
 BLOCKS = [(1024, 1000, "active_allocated"), (512, 0, "inactive"), (1536, 1300, "active_awaiting_free")]

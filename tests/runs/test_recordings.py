@@ -10,7 +10,6 @@ import dsmem
 from dsmem import Architecture, Workload
 from dsmem.model import hub
 from dsmem.runs import recordings as runs
-from dsmem.runs import run
 
 TINY = Architecture.from_config("qwen2.5-0.5b").scaled(num_hidden_layers=2, vocab_size=1000)
 CELLS = [(TINY, Workload(2, 8)), (TINY, Workload(2, 8, "decode"))]
@@ -149,8 +148,9 @@ def test_a_cell_that_fails_is_recorded_with_its_reason_and_the_sweep_goes_on(tmp
 
 
 def test_a_pass_that_does_not_fit_in_the_replay_is_recorded_as_such(tmp_path, monkeypatch):
-    watch = run.watch
-    monkeypatch.setattr(run, "watch", lambda *args: watch(*args[:4], capacity=2**20))
+    from dsmem.runs.run import watch
+
+    monkeypatch.setattr("dsmem.runs.run.watch", lambda *args: watch(*args[:4], capacity=2**20))
     recorded = runs.load(runs.record(tmp_path, device="fake", cells=CELLS[:1]))
     assert [cell["outcome"] for cell in recorded["cells"]] == ["did not fit in the replay"]
     assert "1 cells did not fit" in runs.compare(recorded)

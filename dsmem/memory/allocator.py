@@ -4,10 +4,11 @@ The rules are those of torch 2.13 (`c10/core/AllocatorConfig.h`, `c10/cuda/CUDAC
 512 bytes; per stream a pool for blocks up to 1 MiB and one for larger; segments of 2 MiB, 20 MiB or whole 2 MiB; best
 fit, splitting, merging, and giving cached segments back to the card when it is full.
 Left out: private pools of CUDA graphs, tensors that several streams share, garbage collection by threshold, rounding to
-powers of two. Addresses only ever grow; a card may hand them out again and so decide otherwise between equal blocks.
+powers of two. A `GPU`'s addresses only ever grow; a real one may hand them out again and so decide otherwise between
+equal blocks: `memory.traces` replays with the real one's addresses.
 """
 
-from dsmem.memory.blocks import Pool, Segment
+from dsmem.memory.blocks import GPU, Pool, Segment
 
 MIB = 2**20
 BLOCK_BYTES = 512  # kMinBlockSize
@@ -47,7 +48,8 @@ class ReplayedOutOfMemory(RuntimeError):
 class CachingAllocator:
     """`malloc` and `free` as the process on a GPU would call them; `allocated`, `requested`, `reserved` bytes so far.
 
-    capacity: bytes that all segments together may take; None: no limit. The other settings are those of
+    capacity: bytes that all segments together may take; None: no limit. gpu: what gives the memory, in place of a `GPU`
+    of that capacity: a trace's GPU hands out the addresses of the real one. The other settings are those of
     PYTORCH_ALLOC_CONF: max_split_size_mb (None: no limit), expandable_segments, large_segment_size_mb.
     Raises ValueError for settings that torch refuses, too.
 
@@ -57,22 +59,26 @@ class CachingAllocator:
     (1000, 1024, 2097152)
     """
 
-    def __init__(self, capacity=None, max_split_size_mb=None, expandable_segments=False, large_segment_size_mb=20):
+    def __init__(
+        self, capacity=None, max_split_size_mb=None, expandable_segments=False, large_segment_size_mb=20, gpu=None
+    ):
         if large_segment_size_mb <= 10:
             raise ValueError(f"large_segment_size_mb={large_segment_size_mb} is too small; it must be more than 10")
         if max_split_size_mb is not None and max_split_size_mb < large_segment_size_mb:
             allowed = f"at least large_segment_size_mb={large_segment_size_mb}, or None for no limit"
             raise ValueError(f"max_split_size_mb={max_split_size_mb} is too small; it must be {allowed}")
-        self.capacity = float("inf") if capacity is None else capacity
-        # addresses of one expandable segment: they run out before the card does when pages in the middle stay empty
-        self.address_bytes = 2**50 if capacity is None else capacity + capacity // 8
+        self.gpu = GPU(capacity) if gpu is None else gpu
         self.max_split_bytes = float("inf") if max_split_size_mb is None else max_split_size_mb * MIB
         self.expandable = expandable_segments
         self.large_segment_bytes = large_segment_size_mb * MIB
-        self.allocated = self.requested = self.reserved = 0
+        self.allocated = self.requested = 0
         self.segments = {}  # as a set that keeps its order
         self._pools = {}
-        self._next_address = 0
+
+    @property
+    def reserved(self):
+        """Bytes of all segments: what the GPU has given and not got back."""
+        return self.gpu.taken
 
     def malloc(self, nbytes, label="", stream=0):
         """A used `Block` for `nbytes` (at least 1); raises ReplayedOutOfMemory where the card is full."""
@@ -114,7 +120,7 @@ class CachingAllocator:
 
     def _pool(self, stream, small):
         if (stream, small) not in self._pools:
-            self._pools[stream, small] = Pool(small, SMALL_SEGMENT_BYTES if small else self.large_segment_bytes)
+            self._pools[stream, small] = Pool(small, SMALL_SEGMENT_BYTES if small else self.large_segment_bytes, stream)
         return self._pools[stream, small]
 
     def _cached(self, pool, size):
@@ -147,21 +153,18 @@ class CachingAllocator:
             self.empty_cache()
             block = grow(pool, size)
         if block is None:
-            full = f"{self.reserved:,} of {self.capacity:,} are reserved, {self.allocated:,} of them allocated"
+            full = f"{self.reserved:,} of {self.gpu.capacity:,} are reserved, {self.allocated:,} of them allocated"
             raise ReplayedOutOfMemory(f"no room for {size:,} bytes: {full}")
         return block
 
     def _new_segment(self, pool, size):
         size = segment_bytes(size, self.large_segment_bytes)
-        if self.reserved + size > self.capacity:
-            return None
-        self.reserved += size
-        return self._segment(pool, size, mapped=True)
+        address = self.gpu.give(size, pool.stream)
+        return None if address is None else self._segment(pool, address, size, mapped=True)
 
-    def _segment(self, pool, size, mapped):
+    def _segment(self, pool, address, size, mapped):
         """The one block of a new segment."""
-        segment = Segment(self._next_address, size, pool, mapped)
-        self._next_address += _round_up(size, ROUND_LARGE_BYTES)
+        segment = Segment(address, size, pool, mapped)
         self.segments[segment] = None
         pool.add(segment.first)
         return segment.first
@@ -170,7 +173,8 @@ class CachingAllocator:
         """Fill pages of an expandable segment, at the lowest address that has room."""
         block = next((start for start in map(_run_start, pool.unmapped) if _has_room(start, size)), None)
         if block is None:
-            block = self._segment(pool, _round_up(self.address_bytes, pool.segment_bytes), mapped=False)
+            size_of_all = _round_up(self.gpu.address_bytes, pool.segment_bytes)
+            block = self._segment(pool, self.gpu.addresses(size_of_all, pool.stream), size_of_all, mapped=False)
         while block is not None and not (block.mapped and block.size >= size):
             missing = size - block.size if block.mapped else size
             block = self._fill(block.next if block.mapped else block, missing)
@@ -180,13 +184,12 @@ class CachingAllocator:
         """Put memory behind the first `wanted` bytes of an unmapped block, in whole pages; the merged block or None."""
         pool = block.pool
         filled = min(_round_up(wanted, pool.segment_bytes), block.size)
-        if self.reserved + filled > self.capacity:
+        if not self.gpu.fill(block.address, filled, pool.stream):
             return None
         pool.remove(block)
         if filled < block.size:
             pool.add(block.cut(filled))
         block.mapped = True
-        self.reserved += filled
         block = block.merged()
         pool.add(block)
         return block
@@ -209,7 +212,7 @@ class CachingAllocator:
     def _release(self, block):
         block.pool.remove(block)
         del self.segments[block.segment]
-        self.reserved -= block.size
+        self.gpu.take_back(block.address, block.size, block.pool.stream)
 
     def _unfill(self, block):
         """Take the memory from behind the whole pages of a free block of an expandable segment."""
@@ -224,7 +227,7 @@ class CachingAllocator:
             pool.add(front)
         if block.size > end - start:
             pool.add(block.cut(end - start))
-        self.reserved -= block.size
+        self.gpu.take_back(block.address, block.size, pool.stream)
         block.mapped = False
         block = block.merged()
         if block.whole:

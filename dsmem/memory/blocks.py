@@ -1,6 +1,8 @@
-"""What the caching allocator deals in: blocks, the segments they lie in, and the pools of free ones."""
+"""What the caching allocator deals in: blocks, the segments they lie in, the pools of free ones, and the GPU itself."""
 
 import bisect
+
+ADDRESS_UNIT = 2 * 2**20  # a new segment starts at a multiple of it
 
 
 class Segment:
@@ -79,11 +81,11 @@ class Block:
 class Pool:
     """The free blocks of one stream and kind, by size and then address: the first that is large enough fits best.
 
-    segment_bytes: what the card is asked for at a time. unmapped: the blocks without memory, by address.
+    segment_bytes: what the GPU is asked for at a time. unmapped: the blocks without memory, by address.
     """
 
-    def __init__(self, small, segment_bytes):
-        self.small, self.segment_bytes = small, segment_bytes
+    def __init__(self, small, segment_bytes, stream=0):
+        self.small, self.segment_bytes, self.stream = small, segment_bytes, stream
         self.unmapped = []
         self._free = []  # (bytes, address, block), sorted
 
@@ -113,6 +115,43 @@ class Pool:
 
     def _place(self, *key):
         return bisect.bisect_left(self._free, key)
+
+
+class GPU:
+    """Gives memory as long as it fits into `capacity` bytes (None: without end), at addresses that only ever grow.
+
+    taken: bytes that it has given and not got back. A trace's GPU (`memory.traces`) answers as the real one did.
+    """
+
+    def __init__(self, capacity=None):
+        self.capacity = float("inf") if capacity is None else capacity
+        # addresses of one expandable segment: they run out before the GPU does when pages in the middle stay empty
+        self.address_bytes = 2**50 if capacity is None else capacity + capacity // 8
+        self.taken = self._next_address = 0
+
+    def give(self, nbytes, stream):
+        """Address of a new segment of `nbytes` (cudaMalloc), or None where the GPU is full."""
+        if self.taken + nbytes > self.capacity:
+            return None
+        self.taken += nbytes
+        return self.addresses(nbytes, stream)
+
+    def addresses(self, nbytes, stream):
+        """The lowest of `nbytes` addresses that have no memory behind them yet, for an expandable segment."""
+        address = self._next_address
+        self._next_address += -(-nbytes // ADDRESS_UNIT) * ADDRESS_UNIT
+        return address
+
+    def fill(self, address, nbytes, stream):
+        """Put memory behind pages of an expandable segment; False where the GPU is full."""
+        if self.taken + nbytes > self.capacity:
+            return False
+        self.taken += nbytes
+        return True
+
+    def take_back(self, address, nbytes, stream):
+        """A segment, or pages of an expandable one, that the allocator gives back."""
+        self.taken -= nbytes
 
 
 def _address(block):

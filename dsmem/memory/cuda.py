@@ -1,6 +1,6 @@
 """What a CUDA device says of its memory: the allocator's counters, its trace, the context and cuBLAS's workspace.
 
-Nothing here needs Jupyter, and nothing runs without a GPU but `compact_trace`, which reads a snapshot of any origin.
+Nothing here needs Jupyter, and nothing runs without a GPU but `trace_events`, which takes a trace of any origin.
 """
 
 import subprocess
@@ -8,9 +8,9 @@ import sys
 
 import torch
 
+from dsmem.memory.snapshots import snapshot_trace
+
 TRACE_ENTRIES = 1_000_000
-_ACTIONS = {"alloc": 1, "free_completed": -1, "segment_alloc": 2, "segment_free": -2}
-_ACTIONS |= {"segment_map": 2, "segment_unmap": -2}
 _CHILD = """
 import torch
 torch.zeros(1, device="cuda")
@@ -25,14 +25,16 @@ def peaks(forward, elsewhere_bytes=0):
 
     elsewhere_bytes: what `held_bytes` said before `forward` and its model were made: tensors of earlier cells, which
     all the peaks contain.
-    Returns {"requested", "allocated", "reserved", "used", "workspace", "elsewhere"}: as the tensors ask, in blocks, in
-    segments, on the whole card at the end; what cuBLAS keeps of "allocated", and elsewhere_bytes.
+    Returns {"requested", "allocated", "reserved", "used", "workspace", "elsewhere", "retries"}: as the tensors ask, in
+    blocks, in segments, on the whole GPU at the end; what cuBLAS keeps of "allocated", elsewhere_bytes, and how often
+    the GPU was full, so that cached segments went back to it.
     """
     workspace = workspace_bytes()
     forward()
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
+    retries = torch.cuda.memory_stats()["num_alloc_retries"]
     forward()
     torch.cuda.synchronize()
     free, total = torch.cuda.mem_get_info()
@@ -43,6 +45,7 @@ def peaks(forward, elsewhere_bytes=0):
         "used": total - free,
         "workspace": workspace,
         "elsewhere": elsewhere_bytes,
+        "retries": torch.cuda.memory_stats()["num_alloc_retries"] - retries,
     }
 
 
@@ -86,41 +89,35 @@ def context_bytes():
 
 
 def trace(forward):
-    """The allocator's own story of one `forward`: see `compact_trace`."""
+    """The allocator's own story of one `forward`, complete enough to be replayed: see `snapshots.snapshot_trace`."""
+    device = torch.cuda.current_device()
     torch.cuda.memory._record_memory_history(max_entries=TRACE_ENTRIES, context=None, stacks="python")
     try:
         forward()
         torch.cuda.synchronize()
-        return compact_trace(torch.cuda.memory._snapshot())
+        return snapshot_trace(torch.cuda.memory._snapshot(), device, torch.cuda.mem_get_info()[1])
     finally:
         torch.cuda.memory._record_memory_history(enabled=None)
 
 
-def compact_trace(snapshot, device=0):
-    """A snapshot's device trace as a list of [action, block, bytes], small enough to keep with a recorded run.
+def trace_events(trace):
+    """The blocks handed out in a trace as events for `replay.replay`: (key, signed bytes, label), in order.
 
-    action: 1 a block is handed out, -1 it comes back, 2 a segment is taken from the card, -2 given back.
-    block: a number for each address, in order of appearance.
+    Blocks that were in use before it are left out.
     """
-    numbers = {}
-    entries = []
-    for entry in snapshot["device_traces"][device]:
-        if entry["action"] in _ACTIONS:
-            number = numbers.setdefault(entry["addr"], len(numbers))
-            entries.append([_ACTIONS[entry["action"]], number, entry["size"]])
-    return entries
-
-
-def trace_events(entries):
-    """The blocks of a compact trace as events for `allocator.replay`: (key, signed bytes, label), in order."""
     events, live = [], {}
-    for index, (action, number, size) in enumerate(entries):
-        if action == 1:
-            live[number] = index
-            events.append((index, size, "traced"))
-        elif action == -1 and number in live:
-            events.append((live.pop(number), -size, "traced"))
+    for index, (action, address, nbytes, _) in enumerate(trace["events"]):
+        if action == "alloc":
+            live[address] = index
+            events.append((index, nbytes, "traced"))
+        elif action == "free_completed" and address in live:
+            events.append((live.pop(address), -nbytes, "traced"))
     return events
+
+
+def room_bytes(elsewhere_bytes=0):
+    """What the allocator of this process can reserve on the current GPU, beside `elsewhere_bytes` that it holds."""
+    return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - elsewhere_bytes
 
 
 def _used():

@@ -35,5 +35,6 @@ __getattr__, __dir__, __all__ = attach(
         "plot_measured": "measured",
         "plot_segments": "segments",
         "plot_reserved": "segments",
+        "plot_trace": "traces",
     },
 )

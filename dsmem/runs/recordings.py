@@ -24,6 +24,8 @@ from dsmem.config.architecture import Architecture
 from dsmem.config.families import DATA
 from dsmem.config.workload import Workload
 from dsmem.footprint.inference import inference_footprint
+from dsmem.memory.allocator import ReplayedOutOfMemory
+from dsmem.memory.traces import pack_trace
 from dsmem.model import hub
 from dsmem.model.decoder import attention_for, check_device
 from dsmem.model.operators import attention_backend
@@ -133,7 +135,7 @@ def compare(run):
         lines.append(f"  worst, {worst:+.2%}: {_question_text(cell)}")
     ours = [cell for cell in fitted if cell.get("code", "dsmem") == "dsmem"]
     wrong = sum(cell["formula_bytes"] != cell["ledger_bytes"] for cell in ours)
-    unfit = sum(cell["outcome"] == "did not fit" for cell in run["cells"])
+    unfit = sum(cell["outcome"].startswith("did not fit") for cell in run["cells"])
     lines.append(f"formula and ledger differ in {wrong} cells; {unfit} cells did not fit")
     failures = [cell for cell in run["cells"] if cell["outcome"].startswith("failed")]
     lines += [f"  {cell['outcome']}: {_question_text(cell)}" for cell in failures]
@@ -202,13 +204,13 @@ def _cell(device, arch, work, code="dsmem"):
         "seconds": run.seconds,
         "operators": ops,
         "stream": pack(stream),
-        "trace": pack(run.trace) if run.trace else None,
+        "trace": pack_trace(run.trace) if run.trace else None,
     }
 
 
 def _outcome(error):
-    if isinstance(error, torch.OutOfMemoryError):
-        return "did not fit"
+    if isinstance(error, torch.OutOfMemoryError | ReplayedOutOfMemory):
+        return "did not fit" + (" in the replay" if isinstance(error, ReplayedOutOfMemory) else "")
     return f"failed: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
 
 

@@ -41,7 +41,7 @@ class Run:
     ledger: Ledger
     replay: Replay
     device_memory: dict | None
-    trace: list | None
+    trace: dict | None
     seconds: float | None
     code: str = "dsmem"
 
@@ -121,8 +121,9 @@ def measure(
             raise ValueError(f"{name} is an array, and one workload is run at a time; it must be a whole number")
     work = settled(arch, work, device)
     elsewhere = cuda.held_bytes() if device == "cuda" else 0
+    capacity = cuda.room_bytes(elsewhere) if device == "cuda" else None
     forward, model = (prepare if code == "dsmem" else hub.prepare)(arch, work, device, seed)
-    seen = watch(forward, model, device, elsewhere)
+    seen = watch(forward, model, device, elsewhere, capacity)
     return Run(arch, work, str(device), inference_footprint(arch, work), *seen, code=code)
 
 
@@ -178,10 +179,14 @@ def tokens_per_second(arch: Any, works: Iterable[Workload], device: str) -> np.n
 
 
 @torch.no_grad()
-def watch(forward: Callable, model: torch.nn.Module, device: str, elsewhere_bytes: int = 0) -> tuple:
+def watch(
+    forward: Callable, model: torch.nn.Module, device: str, elsewhere_bytes: int = 0, capacity: int | None = None
+) -> tuple:
     """Ledger, replay, device memory, trace and seconds of `forward()` on any module; a GPU runs it four times.
 
     elsewhere_bytes: what the GPU held for this process before the model was made, see `memory.cuda.held_bytes`.
+    capacity: bytes that the allocator could reserve then, see `memory.cuda.room_bytes`; on a nearly full GPU cached
+    segments go back, and the replay must do so too. Raises ReplayedOutOfMemory where the replay does not fit.
     """
     on_gpu = str(device).startswith("cuda")
     memory = cuda.peaks(forward, elsewhere_bytes) if on_gpu else None
@@ -192,5 +197,5 @@ def watch(forward: Callable, model: torch.nn.Module, device: str, elsewhere_byte
         if on_gpu:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start
-    replayed = replay(ledger, workspace_bytes=memory["workspace"] if on_gpu else 0)
+    replayed = replay(ledger, workspace_bytes=memory["workspace"] if on_gpu else 0, capacity=capacity)
     return ledger, replayed, memory, trace, None if device == "fake" else seconds

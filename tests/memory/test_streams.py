@@ -133,7 +133,7 @@ def chain(segment):
 
 def check(allocator, held):
     """What holds after every step."""
-    assert allocator.requested <= allocator.allocated <= allocator.reserved <= allocator.capacity
+    assert allocator.requested <= allocator.allocated <= allocator.reserved <= allocator.gpu.capacity
     assert allocator.requested == sum(block.requested for block in held.values())
     assert allocator.allocated == sum(block.size for block in held.values())
     assert all(rounded_bytes(block.requested) <= block.size for block in held.values())

@@ -147,6 +147,15 @@ def test_a_cell_that_fails_is_recorded_with_its_reason_and_the_sweep_goes_on(tmp
     assert "0 cells did not fit" in runs.compare(run)
 
 
+def test_a_pass_that_does_not_fit_in_the_replay_is_recorded_as_such(tmp_path, monkeypatch):
+    from dsmem.runs.run import watch
+
+    monkeypatch.setattr("dsmem.runs.run.watch", lambda *args: watch(*args[:4], capacity=2**20))
+    recorded = runs.load(runs.record(tmp_path, device="fake", cells=CELLS[:1]))
+    assert [cell["outcome"] for cell in recorded["cells"]] == ["did not fit in the replay"]
+    assert "1 cells did not fit" in runs.compare(recorded)
+
+
 def test_an_error_without_words_is_recorded_by_its_kind():
     assert runs._outcome(RuntimeError()) == "failed: RuntimeError"
 

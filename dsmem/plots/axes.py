@@ -1,4 +1,4 @@
-"""The Axes that every plot draws on: house style, byte ticks, titles, legends, limits; and checks of what is plotted.
+"""The Axes that every plot draws on: house style, byte ticks, titles and legends.
 
 Memory axes have bytes as coordinates; only their tick labels are in GiB, MiB or KiB. The style lasts while a plot is
 drawn, so the global settings stay as they are.
@@ -6,22 +6,28 @@ drawn, so the global settings stay as they are.
 
 import contextlib
 import textwrap
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib import style, ticker
-from matplotlib.path import Path
+from matplotlib.container import BarContainer
+from matplotlib.lines import Line2D
+from matplotlib.patches import PathPatch
+from matplotlib.text import Text
 from matplotlib.transforms import ScaledTranslation
 
-from dsmem.config.hardware import capacities
-from dsmem.plots.style import INK, LOOKS, STYLE, look, place
+from dsmem.plots import alt
+from dsmem.plots.limits import levels, uprights
+from dsmem.plots.style import STYLE
 from dsmem.units import format_bytes
+
+__all__ = ["drawing", "finish", "keep", "uprights"]
 
 UNITS = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("bytes", 1))
 STEPS = (1, 2, 2.5, 5, 10)  # of ticks
-SMALL = 0.015  # of the widest bar: what is thinner cannot be told from its neighbours
-CAPACITY = {"color": INK, "linestyle": (0, (6, 3)), "linewidth": 1.1, "zorder": 2.5}
 GRID = {"color": "#d8d8d8", "linewidth": 0.7}
 PATCH = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.3}
 SMALL_TEXT = {"fontsize": "small", "zorder": 3, "bbox": PATCH}
@@ -35,166 +41,63 @@ def _new_axes(height):
 
 
 @contextlib.contextmanager
-def drawing(ax, title, height=3.8):
-    """The Axes to draw on, in the house style; title and legend follow when the drawing is done."""
+def drawing(ax: Any, title: str | None, height: float = 3.8, unit: str = "bytes") -> Iterator[Any]:
+    """The Axes to draw on, in the house style; title and legend follow when the drawing is done.
+
+    ax: None for a new figure through pyplot, `height` inches high. title: None keeps the one that the Axes has.
+    unit: what the numbers in `ax.dsmem_data` are; it becomes the header of their column in a report.
+
+        with plots.axes.drawing(None, "Found", unit="seconds") as ax:
+            _ = ax.plot([1, 2], [3, 4], label="mine")
+    """
     # outside the context, whose end would undo the interactive mode that a notebook's pyplot switches on when it starts
     ax = _new_axes(height) if ax is None else ax
     with style.context(STYLE):
-        ax.dsmem_data = []  # rows (series, x, bytes): the numbers in the picture, for `save_report`
+        ax.set_prop_cycle(None)  # the style's colours, also for an Axes that was made before
+        ax.dsmem_data = []  # rows (series, x, number): what is in the picture, for `save_report`
+        ax.dsmem_unit = unit
+        ax.dsmem_limits = {}  # {label: bytes} of the capacity lines
         ax.dsmem_rows_above = 0  # lines of text between the Axes and its title
-        ax.dsmem_unit = "bytes"  # of the numbers in the picture
+        ax.dsmem_ends = []  # the numbers at the ends of bars
+        ax.dsmem_legend, ax.dsmem_renamed = [], {}
+        ax.dsmem_whole_legend = False  # whether the legend also lists what is not in the picture at the moment
         yield ax
         ax.set_axisbelow(True)
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=matplotlib.rcParams["xtick.labelsize"])
         finish(ax, title_of(ax) if title is None else title)
+        alt.attach(ax.get_figure(root=True))
 
 
-def sweep(x):
-    x = np.asarray(x)
-    if x.ndim != 1 or not x.size:
-        raise ValueError(f"x must be a sequence of at least one number, got {x!r}.")
-    return x
-
-
-def checked_bytes(name, values, shape):
-    """`values` as an array of the given shape, refused when negative or not finite."""
-    values = np.asarray(values)
-    if values.shape not in ((), shape) or not np.all(np.isfinite(values)) or np.any(values < 0):
-        raise ValueError(f"{name} must be bytes, finite and not negative, of shape {shape}, got {values!r}.")
-    return np.broadcast_to(values, shape)
-
-
-def points(name, x, values):
-    x = np.atleast_1d(x)
-    return x, checked_bytes(f"measured {name}", np.atleast_1d(values), x.shape)
-
-
-def by_part(name, stacks):
-    """{label: {part: bytes}} turned into {part: bytes of every label}, in order of first appearance."""
-    if not stacks:
-        raise ValueError(f"{name} must hold at least one stack, got {stacks!r}.")
-    for label, stack in stacks.items():
-        for part, nbytes in stack.items():
-            checked_bytes(f"{part} of {label}", nbytes, ())
-    order = dict.fromkeys(part for stack in stacks.values() for part in stack)
-    return {part: np.array([stack.get(part, 0) for stack in stacks.values()]) for part in order}
-
-
-def limit_of(capacity):
-    """(label, bytes) of any form of `capacity=` that names one GPU, or None; ValueError for more than one."""
-    limits = capacities(capacity)
-    if len(limits) > 1:
-        raise ValueError(f"capacity={capacity!r} names {len(limits)} GPUs; this picture has room for one")
-    return next(iter(limits.items()), None)
-
-
-def limits_of(capacity):
-    """Any form of `capacity=` as {"label, a new line, 14.56 GiB": bytes}."""
-    return {f"{label}\n{format_bytes(int(nbytes))}": nbytes for label, nbytes in capacities(capacity).items()}
-
-
-def merge_small(parts):
-    """The parts that can be seen somewhere, the others summed as "other" (one alone keeps its name)."""
-    widest = np.max(sum(parts.values())) if parts else 0
-    small = [part for part, values in parts.items() if np.max(values) < SMALL * widest or not np.any(values)]
-    if len(small) < 2:
-        return parts
-    small = [part for part in parts if part in (*small, "other")]
-    large = {part: values for part, values in parts.items() if part not in small}
-    return large | {"other": sum(parts[part] for part in small)}
-
-
-def bars(ax, labels, parts, axis_label, limits, notes=None):
-    """Horizontal stacked bars with their totals at the end."""
-    ends = np.zeros(len(labels))
-    for part, widths in merge_small(parts).items():
-        ax.barh(range(len(labels)), widths, left=ends, height=0.66, label=part, **look(part))
-        ends = ends + widths
-    for row, (label, end) in enumerate(zip(labels, ends, strict=True)):
-        end_label(ax, end, row, format_bytes(int(end)) + (notes or {}).get(label, ""))
-    for part, values in parts.items():
-        keep(ax, part, labels, values)
-    row_axis(ax, labels, max([*ends, *limits.values()]), axis_label)
-    uprights(ax, {text.replace("\n", " "): x for text, x in limits.items()}, "right", CAPACITY)
-
-
-def areas(ax, x, parts, **how):
-    """Stacked areas; returns the height of the highest point."""
-    base = np.zeros(len(x))
-    for part, values in merge_small(parts).items():
-        ax.fill_between(x, base, base + values, label=part, **look(part) | how)
-        base = base + values
-    for part, values in parts.items():
-        keep(ax, part, x, values)
-    if len(x) > 1:
-        ax.set_xlim(x[0], x[-1])
-    return max(base)
-
-
-def line(ax, name, x, values, **how):
-    ax.plot(x, values, label=name, **how)
-    keep(ax, name, x, values)
-
-
-def hue(name, order):
-    """The colour of a component where the name is one, else the next of the cycle."""
-    cycle = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
-    return LOOKS[name][0] if name in LOOKS else cycle[place(name, order) % len(cycle)]
-
-
-def boxes(left, right, rows):
-    """A path of boxes, one on each of `rows`; the last corner of each stands for the way back to the first."""
-    x = np.stack([left, left, right, right, left], axis=1)
-    y = rows[:, None] + np.array([-0.36, 0.36, 0.36, -0.36, -0.36])
-    codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY]
-    return Path(np.stack([x, y], axis=2).reshape(-1, 2), codes * len(rows))
-
-
-def keep(ax, series, x, values):
+def keep(ax: Any, series: str, x: Iterable, values: Any) -> None:
     """Book plotted numbers for the CSV."""
-    ax.dsmem_data += [(series, *row) for row in zip(np.asarray(x).tolist(), values.tolist(), strict=True)]
+    ax.dsmem_data += [(series, *row) for row in zip(np.asarray(x).tolist(), np.asarray(values).tolist(), strict=True)]
 
 
-def end_label(ax, end, row, text):
-    ax.annotate(text, (end, row), (4, 0), textcoords="offset points", va="center", **SMALL_TEXT)
+# --- Scales -----------------------------------------------------------------------------------------------------------
 
 
-def uprights(ax, places, side, line):
-    """Upright lines, {text: x}, each named above the Axes on a row of its own, by a text whose `side` end it meets."""
-    leader = {"arrowstyle": "-", "shrinkA": 0, "shrinkB": 0, "relpos": (int(side == "right"), 0), **line}
-    where = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points", "ha": side, "fontsize": "small"}
-    # the line that a text would reach over is named further up, so none is crossed
-    for row, (x, text) in enumerate(sorted(((x, text) for text, x in places.items()), reverse=side == "left")):
-        ax.axvline(x, **line)
-        ax.annotate(f" {text} ", (x, 1), (0, 3 + 12 * row), arrowprops=leader, **where)
-    ax.dsmem_rows_above = len(places)
-
-
-def row_axis(ax, labels, reach, axis_label):
-    """Rows from top to bottom, bytes from left to right."""
+def row_axis(ax: Any, labels: list, reach: float, axis_label: str, start: float = 0) -> None:
+    """Rows from top to bottom, bytes from left to right, from `start` to a little more than `reach`."""
     ax.set_yticks(range(len(labels)), [textwrap.fill(str(label), 20) for label in labels])
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(len(labels) - 0.5, -0.5)
-    ax.set_xlim(0, max(reach, 1) * 1.02)
+    ax.set_xlim(start, start + max(reach - start, 1) * 1.02)
     ax.grid(axis="x", **GRID)
     byte_axis(ax.xaxis, reach, axis_label)
 
 
-def height_axis(ax, limits, top, axis_label):
+def height_axis(ax: Any, places: Mapping[str, float], top: float, axis_label: str) -> None:
     """Bytes upwards from zero, with capacities as dashed lines that are named at the right."""
-    reach = max([top, *limits.values(), 1])
-    for text, nbytes in limits.items():
-        ax.axhline(nbytes, **CAPACITY)
-        near = any(0 < other - nbytes < 0.12 * reach for other in limits.values())  # that one is named upwards, so
-        where = {"transform": ax.get_yaxis_transform(), "va": "top" if near else "bottom", "fontsize": "small"}
-        ax.text(1.01, nbytes, text, **where)
+    reach = max([top, *places.values(), 1])
     ax.grid(axis="y", **GRID)
     ax.set_ylim(0, reach * 1.04)
     byte_axis(ax.yaxis, reach, axis_label)
+    levels(ax, places)
+    ax.dsmem_limits |= places
 
 
-def number_axis(ax, label, logx):
+def number_axis(ax: Any, label: str, logx: bool) -> None:
     """The x axis of a sweep: thousands with commas, and powers of two where it is logarithmic."""
     ticks = 5 if ax.dataLim.x1 >= 10_000 else 8  # long numbers need room
     if logx:
@@ -207,16 +110,35 @@ def number_axis(ax, label, logx):
     ax.set_xlabel(label)
 
 
-def byte_axis(axis, reach, label):
-    """Ticks that are round in the largest unit that fits, over data in bytes."""
-    unit, size = next((pair for pair in UNITS if reach >= pair[1]), UNITS[-1])
+def byte_axis(axis: Any, reach: float, label: str) -> None:
+    """Ticks that are round in the largest unit that fits, over data in bytes; lines after the first follow the unit."""
+    unit, size = unit_of(reach)
     axis.set_major_locator(_ByteLocator(size))
-    axis.set_major_formatter(ticker.FuncFormatter(partial(_in_unit, size)))
+    axis.set_major_formatter(ticker.FuncFormatter(partial(_tick, size)))
     first, newline, more = label.partition("\n")
     axis.set_label_text(f"{first} ({unit}){newline}{more}")
 
 
-def _in_unit(size, nbytes, position=None):
+def unit_of(reach: float) -> tuple[str, int]:
+    """The largest unit that `reach` bytes fill, and its bytes."""
+    return next((pair for pair in UNITS if reach >= pair[1]), UNITS[-1])
+
+
+def in_unit(nbytes: float, reach: float) -> str:
+    """Bytes in the unit of an axis that ends at `reach`; in a smaller one where that would show no digit.
+
+    >>> in_unit(2**29, 2**33), in_unit(28 * 2**20, 2**33), in_unit(256, 2**33)
+    ('0.500 GiB', '0.0273 GiB', '256 B')
+    """
+    unit, size = unit_of(reach)
+    value = abs(nbytes) / size
+    if unit == "bytes" or value < 0.01:
+        return format_bytes(nbytes)
+    digits = 2 if value >= 1 else 3 if value >= 0.1 else 4
+    return f"{nbytes / size:,.{digits}f} {unit}"
+
+
+def _tick(size, nbytes, position=None):
     return f"{nbytes / size:,g}"
 
 
@@ -231,13 +153,30 @@ class _ByteLocator(ticker.MaxNLocator):
         return super().tick_values(vmin / self.size, vmax / self.size) * self.size
 
 
-def finish(ax, title):
+class Room(Text):
+    """Keeps room in the layout for the longest text to come, and draws nothing: no file has it."""
+
+    def draw(self, renderer):
+        self.stale = False
+
+
+def room(ax: Any, x: float, text: str, align: str, **font: Any) -> None:
+    """Room beside the Axes for `text`, at half of its height."""
+    ax.add_artist(Room(x, 0.5, text, transform=ax.transAxes, ha=align, zorder=0, clip_on=False, **font))
+
+
+# --- Title and legend -------------------------------------------------------------------------------------------------
+
+
+def finish(ax: Any, title: str) -> None:
     """Title above and legend below, as wide as the Axes and its labels turn out to be."""
     fig, legend = ax.get_figure(root=True), ax.get_legend()
     ax.set_title("", loc="left")
     if legend:
+        ax.dsmem_renamed |= _renamed(ax.dsmem_legend, legend)
         legend.remove()
     fig.draw_without_rendering()
+    settle_ends(ax)
     box = ax.get_tightbbox(for_layout_only=True)
     em = matplotlib.rcParams["font.size"] * fig.dpi / 72
     lines = textwrap.fill(" ".join(title.split()), max(int((box.x1 - ax.bbox.x0) / em / 0.66), 20))  # bold: 0.66 em
@@ -245,20 +184,57 @@ def finish(ax, title):
     _legend_below(ax, fig, box)
 
 
+def title_of(ax: Any) -> str:
+    """The title on one line."""
+    return " ".join(ax.get_title(loc="left").split())
+
+
 def _legend_below(ax, fig, box):
     """The legend under the x label in as many columns as fit, from the left of the Axes or as far left as it must."""
-    handles, labels = ax.get_legend_handles_labels()
+    entries = list(zip(*ax.get_legend_handles_labels(), strict=True))
+    entries = [entry for entry in entries if ax.dsmem_whole_legend or _is_seen(entry[0])]
+    handles, ax.dsmem_legend = [handle for handle, _ in entries], [label for _, label in entries]
+    words = [ax.dsmem_renamed.get(label, label) for label in ax.dsmem_legend]
     most = int(box.width / fig.dpi * 72 / (6 * matplotlib.rcParams["font.size"])) + 1  # an entry takes 6 em or more
     drop = ax.bbox.y0 - ax.xaxis.get_tightbbox().y0 + 0.06 * fig.dpi
     for columns in range(min(len(handles), most), 0, -1):
-        legend = ax.legend(handles, labels, ncols=columns, loc="upper left", borderaxespad=0)
+        legend = ax.legend(handles, words, ncols=columns, loc="upper left", borderaxespad=0)
         width = legend.get_window_extent().width
         if width <= box.width or columns == 1:
             shift = min(0, box.x1 - ax.bbox.x0 - width)
             move = ScaledTranslation(shift / fig.dpi, -drop / fig.dpi, fig.dpi_scale_trans)
             legend.set_bbox_to_anchor((0, 0), ax.transAxes + move)
+            for handle in legend.legend_handles:  # copied from the first bar, which may be one that is not there
+                handle.set_visible(True)
             break
 
 
-def title_of(ax):
-    return " ".join(ax.get_title(loc="left").split())
+def _renamed(labels, legend):
+    """{label: text} of the entries that somebody gave another text."""
+    texts = [text.get_text() for text in legend.get_texts()]
+    if len(texts) != len(labels):
+        return {}
+    return {label: text for label, text in zip(labels, texts, strict=True) if label != text}
+
+
+def _is_seen(handle):
+    """Is there anything of this legend entry in the picture?"""
+    if isinstance(handle, BarContainer):
+        return any(bar.get_visible() and bar.get_width() and bar.get_height() for bar in handle.patches)
+    if isinstance(handle, Line2D):
+        return handle.get_visible() and bool(np.isfinite(handle.get_xydata()).all(axis=1).any())
+    if isinstance(handle, PathPatch):
+        return handle.get_visible() and len(handle.get_path().vertices) > 0
+    return handle.get_visible()
+
+
+def settle_ends(ax: Any) -> None:
+    """Each number stands after its bar; inside it where a capacity line would otherwise cut it off from the bar."""
+    for text in ax.dsmem_ends:
+        end = text.xy[0]
+        at, width = ax.transData.transform((end, 0))[0], text.get_window_extent().width * 1.15
+        first = ax.transData.transform((ax.get_xlim()[0], 0))[0]
+        lines = [ax.transData.transform((limit, 0))[0] for limit in ax.dsmem_limits.values()]
+        inside = any(at <= line <= at + width for line in lines) and at - first > width
+        text.set_ha("right" if inside else "left")
+        text.xyann = (-4, 0) if inside else (4, 0)

@@ -1,188 +1,152 @@
-"""Curves and dots: bytes, seconds, rates and errors against a number that is swept."""
+"""Curves and areas: bytes, seconds and rates against a number that is swept."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from matplotlib import ticker
-from matplotlib.axes import Axes
 
-from dsmem.plots import axes
-from dsmem.plots.style import INK, LINESTYLES, MARKERS, place
+from dsmem.plots import axes, limits, shapes
+from dsmem.plots.style import INK, line_looks
 
-COLORS = ("#bd1f01", "#3f90da", "#ffa90e", "#832db6", "#a96b59")
+DENSE = 200  # points of a curve that is given as a function
 
 
 def plot_areas(
-    x: Any,
-    parts: dict[str, Any],
-    *,
-    xlabel: str,
-    capacity: Any = None,
-    logx: bool = False,
-    ax: Axes | None = None,
-    title: str | None = None,
-) -> Axes:
-    """Stacked areas of `parts`, {part: bytes, an array like x}, against `x`; `xlabel` says what x counts.
+    x: Any, parts: Mapping, *, xlabel: str, capacity: Any = None, logx: bool = False, ax: Any = None, title: Any = None
+) -> Any:
+    """Stacked areas of `parts` against `x`; returns the Axes.
 
-    capacity: as in `plot_stack`. logx: powers of two on x; then heights can be compared, but areas cannot.
+    x: numbers. parts: {part: bytes, an array like x}. xlabel: what x counts. capacity: as in `plot_stack`.
+    logx: powers of two on x; then heights can be compared, but areas cannot. title: above the picture.
+    Raises ValueError for bytes that are negative, not finite or of another shape.
     """
-    x, limits = axes.sweep(x), axes.limits_of(capacity)
-    parts = {part: axes.checked_bytes(part, values, x.shape) for part, values in parts.items()}
+    x, places = shapes.sweep(x), limits.limits_of(capacity)
+    parts = {part: shapes.checked_bytes(part, values, x.shape) for part, values in parts.items()}
     with axes.drawing(ax, title) as ax:
-        top = axes.areas(ax, x, parts)
+        top = shapes.areas(ax, x, parts)
         axes.number_axis(ax, xlabel, logx)
-        axes.height_axis(ax, limits, top, "memory")
+        axes.height_axis(ax, places, top, "memory")
     return ax
 
 
 def plot_curves(
     x: Any,
-    curves: dict[str, Any],
+    curves: Mapping,
     *,
     xlabel: str,
-    measured: dict[str, tuple] | None = None,
+    measured: Mapping | None = None,
     capacity: Any = None,
     logx: bool = True,
-    ax: Axes | None = None,
+    ax: Any = None,
     title: str | None = None,
-) -> Axes:
-    """Predictions as lines and measurements as markers, against `x`; `xlabel` says what x counts.
+) -> Any:
+    """Predictions as lines, measurements as markers, in bytes; returns the Axes.
 
-    curves: {label: bytes, an array like x, or a function of such an array}; a function is evaluated at many places
-    between the first and the last x, so that its line is the formula and not a join of a few points.
-    measured: {label: (x, bytes)}; a measurement takes the looks of the curve of its name. capacity: as in `plot_stack`.
-    logx: powers of two on x.
+    x: numbers, of which the first and the last say how far the lines go. curves: {label: bytes, an array like x}, or
+    {label: function}, which is evaluated at about 200 numbers (whole ones, if those of x are), so that the line is the
+    prediction everywhere, and not a chord between a few points. measured: {label: (x, bytes)}; it takes the colour of
+    the curve of its name. Number formats look alike in every plot. xlabel: what x counts. capacity: as in `plot_stack`.
+    logx: powers of two on x. title: above the picture.
+    Raises ValueError for bytes that are negative, not finite or of another shape.
+
+    >>> from matplotlib.figure import Figure
+    >>> ax = plot_curves([1, 1024], {"cache": lambda n: 57344 * n}, xlabel="tokens", ax=Figure().subplots())
+    >>> len(ax.dsmem_data) > 100, ax.dsmem_data[-1]
+    (True, ('cache', 1024, 58720256))
     """
-    x, limits = axes.sweep(x), axes.limits_of(capacity)
-    lines = {name: _evaluated(name, values, x, logx) for name, values in curves.items()}
-    points = {name: axes.points(name, *pair) for name, pair in (measured or {}).items()}
-    order = list(dict.fromkeys([*lines, *points]))
+    x, places = shapes.sweep(x), limits.limits_of(capacity)
+    curves = {name: _curve(name, x, values, logx) for name, values in curves.items()}
+    points = {name: shapes.points(name, *pair) for name, pair in (measured or {}).items()}
+    looks = line_looks([*curves, *points])
     with axes.drawing(ax, title) as ax:
-        for name, pair in lines.items():
-            axes.line(ax, name, *pair, color=axes.hue(name, order), linestyle=LINESTYLES[place(name, order) % 6])
+        for name, pair in curves.items():
+            shapes.line(ax, name, *pair, **looks[name] | {"marker": ""})
         for name, pair in points.items():
-            marker = {"marker": MARKERS[place(name, order) % 6], "markeredgecolor": INK, "zorder": 3}
-            axes.line(ax, f"{name}, measured", *pair, color=axes.hue(name, order), linestyle="none", **marker)
+            shapes.line(ax, f"{name}, measured", *pair, **_markers(looks[name]))
         axes.number_axis(ax, xlabel, logx)
-        axes.height_axis(ax, limits, max((row[2] for row in ax.dsmem_data), default=0), "memory")
+        axes.height_axis(ax, places, max((row[2] for row in ax.dsmem_data), default=0), "memory")
     return ax
 
 
-def _evaluated(name, values, x, logx):
-    """(x, bytes) of a curve: as given, or of a function at whole numbers between the first and the last x."""
-    if callable(values):
-        spaced = np.geomspace if logx else np.linspace
-        x = np.unique(np.round(spaced(x[0], x[-1], 200)).astype(np.int64))
-        values = values(x)
-    return x, axes.checked_bytes(name, values, x.shape)
+def plot_seconds(
+    x: Any, curves: Mapping, *, xlabel: str, measured: Mapping | None = None, ax: Any = None, title: str | None = None
+) -> Any:
+    """Times as lines, measurements as markers, both axes logarithmic; returns the Axes.
 
-
-def plot_seconds(x, curves, *, xlabel, measured=None, ax=None, title=None):
-    """Times as lines, {label: seconds, an array like x}, both axes logarithmic; measured: {label: (x, seconds)}.
-
-    A measurement takes the colour of the curve of its name.
+    curves: {label: seconds, an array like x or one number}. measured: {label: (x, seconds)}; it takes the colour of the
+    curve of its name. xlabel: what x counts. title: above the picture.
     """
-    x, order = np.asarray(x), list(dict.fromkeys([*curves, *(measured or {})]))
-    with axes.drawing(ax, title) as ax:
+    x, looks = np.asarray(x), line_looks([*curves, *(measured or {})])
+    with axes.drawing(ax, title, unit="seconds") as ax:
         for name, seconds in curves.items():
-            seconds = np.broadcast_to(seconds, x.shape)
-            style = LINESTYLES[place(name, order) % 6]
-            ax.plot(x, seconds, label=name, color=axes.hue(name, order), linestyle=style)
-            axes.keep(ax, name, x, seconds)
+            shapes.line(ax, name, x, np.broadcast_to(seconds, x.shape), **looks[name] | {"marker": ""})
         for name, (at, seconds) in (measured or {}).items():
-            look = {"color": axes.hue(name, order), "markeredgecolor": INK, "zorder": 3}
-            ax.plot(at, seconds, MARKERS[place(name, order) % 6], label=f"{name}, measured", **look)
-            axes.keep(ax, f"{name}, measured", np.atleast_1d(at), np.atleast_1d(seconds))
+            shapes.line(ax, f"{name}, measured", np.atleast_1d(at), np.atleast_1d(seconds), **_markers(looks[name]))
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
         ax.xaxis.set_major_formatter("{x:,.10g}")
         ax.yaxis.set_major_formatter("{x:g}")
+        low, high = ax.get_ylim()
+        if high < 20 * low:  # else the numbers between the powers of ten have no room
+            ax.yaxis.set_minor_formatter("{x:g}")
         ax.set(xlabel=xlabel, ylabel="seconds")
-        ax.dsmem_unit = "seconds"
         ax.grid(**axes.GRID)
     return ax
 
 
-def plot_throughput(predicted, measured, *, ax=None, title=None):
-    """Tokens a second in multiples of the first batch, against the batch: predicted as lines, measured as markers.
+def plot_throughput(predicted: Mapping, measured: Mapping, *, ax: Any = None, title: str | None = None) -> Any:
+    """Tokens a second in multiples of the first batch, against the batch, both axes logarithmic; returns the Axes.
 
-    predicted, measured: {label: (batches, tokens a second)}. Both axes double at each step. Returns the Axes.
+    predicted, measured: {label: (batches, tokens a second)}, drawn as lines and as markers. title: above the picture.
     """
-    with axes.drawing(ax, title or "Tokens a second against the batch") as ax:
-        for series, how in ((predicted, "-"), (measured, "o")):
+    looks = line_looks([*predicted, *measured])
+    with axes.drawing(ax, title or "Tokens a second against the batch", unit="times the first batch") as ax:
+        for series, how in ((predicted, lambda look: look | {"marker": ""}), (measured, _markers)):
             for label, (batches, rates) in series.items():
-                ax.plot(batches, np.asarray(rates) / rates[0], how, label=label)
-                axes.keep(ax, label, batches, np.asarray(rates) / rates[0])
+                shapes.line(ax, label, batches, np.asarray(rates) / rates[0], **how(looks[label]))
         axes.number_axis(ax, "batch", logx=True)
         ax.set_yscale("log", base=2)
         ax.yaxis.set_major_formatter("{x:g}×")
         ax.set_ylabel("tokens a second, times batch 1")
-        ax.dsmem_unit = "times batch 1"
         ax.grid(axis="y", **axes.GRID)
     return ax
 
 
-def plot_rises(curves, *, xlabel, marks=None, ax=None, title=None):
-    """What a smaller cache costs, in % of perplexity: {label: (tokens kept, %)} as lines; marks: {label: tokens}."""
-    with axes.drawing(ax, title) as ax:
-        for number, (name, (kept, rises)) in enumerate(curves.items()):
-            look = {"color": axes.hue(name, list(curves)), "marker": MARKERS[number], "markeredgecolor": INK}
-            ax.plot(kept, rises, label=name, **look)
-            axes.keep(ax, name, kept, np.asarray(rises, dtype=float))
+def plot_rises(
+    curves: Mapping, *, xlabel: str, marks: Mapping | None = None, ax: Any = None, title: str | None = None
+) -> Any:
+    """What a smaller cache costs, in % of perplexity; returns the Axes.
+
+    curves: {label: (tokens kept, %)}, lines with markers. marks: {label: tokens}, dashed upright lines.
+    xlabel: what is counted to the right. title: above the picture.
+    """
+    looks = line_looks(curves)
+    with axes.drawing(ax, title, unit="% more perplexity") as ax:
+        for name, (kept, rises) in curves.items():
+            shapes.line(ax, name, kept, np.asarray(rises, dtype=float), **looks[name] | {"markeredgecolor": INK})
         for name, tokens in (marks or {}).items():
-            ax.axvline(tokens, label=name, **axes.CAPACITY)
+            ax.axvline(tokens, label=name, **limits.CAPACITY)
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_formatter("{x:,.10g}")
         ax.set(xlabel=xlabel, ylabel="perplexity (% more)")
-        ax.dsmem_unit = "% more perplexity"
         ax.grid(axis="y", **axes.GRID)
     return ax
 
 
-def plot_layer_errors(errors, *, ways=("per tensor", "per token", "mixed"), ax=None, title=None):
-    """One column of markers for each layer of `layer_errors`: its outlier to the right, the error in per cent upwards.
-
-    ways: which of the ways to share scales to show. Both axes are logarithmic.
-    """
-    with axes.drawing(ax, title) as ax:
-        outliers = [outlier for outlier, _ in errors.values()]
-        for way, color, marker in zip(ways, COLORS, MARKERS, strict=False):
-            percent = [100 * of_layer[way] for _, of_layer in errors.values()]
-            ax.scatter(outliers, percent, 28, color, marker=marker, label=way, edgecolors=INK, linewidths=0.5)
-            ax.dsmem_data += [(way, *row) for row in zip(outliers, percent, strict=True)]
-        ax.set(xscale="log", yscale="log")
-        for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter("{x:g}")
-            axis.set_minor_locator(ticker.NullLocator())
-        ax.set_xlabel("largest number of the layer's input, in multiples of its root mean square")
-        ax.set_ylabel("error of the product (%)")
-        ax.dsmem_unit = "error in %"
-        ax.grid(**axes.GRID)
-        ax.legend()
-    return ax
+def _curve(name, x, values, logx):
+    """(x, bytes) of one curve: as given, or a function at numbers close enough for a smooth line."""
+    if callable(values):
+        x = _dense(x, logx)
+        values = values(x)
+    return x, shapes.checked_bytes(name, values, x.shape)
 
 
-def plot_dots(groups, *, xlabel, ax=None, title=None):
-    """One row for each of `groups`, {label: numbers}: a dot for each number, and a stroke and its value at their mean.
+def _dense(x, logx):
+    """Numbers from the least to the most of `x`, with all of `x` among them."""
+    low, high = x.min(), x.max()
+    between = np.geomspace(low, high, DENSE) if logx and low > 0 else np.linspace(low, high, DENSE)
+    return np.unique(np.concatenate([x, np.round(between).astype(x.dtype) if x.dtype.kind in "iu" else between]))
 
-    ValueError: no groups, or a group without numbers.
-    """
-    if not groups or not all(np.size(numbers) for numbers in groups.values()):
-        raise ValueError(f"groups={groups!r} has nothing to show; it must hold at least one number for each label")
-    with axes.drawing(ax, title, height=1.4 + 0.42 * len(groups)) as ax:
-        for row, (label, numbers) in enumerate(groups.items()):
-            numbers, mean = np.atleast_1d(numbers), np.mean(numbers)
-            ax.plot(numbers, np.full(len(numbers), row), "o", color=COLORS[1], markeredgecolor=INK, alpha=0.8)
-            ax.plot([mean, mean], [row - 0.3, row + 0.3], color=INK, linewidth=2)
-            text = f"{round(mean, 2) + 0.0:.2f}"  # never -0.00
-            ax.annotate(text, (max(numbers), row), (10, 0), textcoords="offset points", va="center")
-            ax.dsmem_data += [(label, row, float(number)) for number in numbers]
-        ax.set_yticks(range(len(groups)), list(groups))
-        ax.set_ylim(len(groups) - 0.5, -0.5)
-        ax.axvline(0, color=INK, linewidth=0.8)
-        ax.margins(x=0.12)
-        ax.set_xlabel(xlabel)
-        ax.dsmem_unit = xlabel
-        ax.grid(axis="x", **axes.GRID)
-    return ax
+
+def _markers(look):
+    return look | {"linestyle": "none", "markeredgecolor": INK, "zorder": 3}

@@ -1,16 +1,17 @@
 """The pictures of this kit under sliders; each is also drawn once, for a page without a kernel, by its `plot_*`."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dsmem.config.architecture import Architecture
 from dsmem.config.hardware import capacities
 from dsmem.config.schemes import SCHEMES
+from dsmem.config.workload import Workload
 from dsmem.footprint.stored import KEPT
 from dsmem.memory.replay import replay
 from dsmem.plots.cache import FORMATS, CachePicture
-from dsmem.plots.footprint import WORKLOAD_FIELDS, FootprintPicture, LengthsPicture
+from dsmem.plots.footprint import FootprintPicture, LengthsPicture
 from dsmem.plots.segments import FREE, SegmentsPicture, part_of
 from dsmem.plots.weights import WeightsPicture
 from dsmem.plots.widgets import Explorer, explore
@@ -28,7 +29,7 @@ CONTROLS = {
 def explore_picture(make: Callable, show: Callable, /, **controls: Any) -> Explorer:
     """An explorer of a picture that stays: `make(ax)` draws it, `show(picture, **values)` moves what it drew.
 
-    controls, and figsize: as in `explore`.
+    controls, and figsize: as in `explore`. Whatever `show` returns is the sentence under the picture.
     """
 
     def draw(ax, **values):
@@ -40,13 +41,15 @@ def explore_picture(make: Callable, show: Callable, /, **controls: Any) -> Explo
 
 
 def explore_footprint(arch: Any, *, capacity: Any = None, **controls: Any) -> Explorer:
-    """`plot_footprint` under sliders: every instant of a pass.
+    """`plot_footprint` under sliders: every instant of a pass, for one model or a list to choose from.
 
     arch: a model, or a list of models to choose from, each in any form that `Architecture.of` takes. capacity: GPUs to
     choose from, in any form that `config.hardware.capacities` takes, the first one shown. controls: for any field of
-    `Workload`, as in `explore`; these replace or extend `CONTROLS`.
+    `Workload`, as in `explore`; these replace or extend `CONTROLS`. hide: a menu of families to leave out, "nothing"
+    and "weights" if you name none. overhead_bytes: what "fits" keeps free of a capacity. menus: as in `explore`.
+    Raises ValueError, one sentence, for anything else.
     """
-    return _of_workload(FootprintPicture, arch, capacity, controls)
+    return _of_workload(FootprintPicture, arch, capacity, {"hide": ["nothing", "weights"]} | controls)
 
 
 def explore_curves(arch: Any, *, capacity: Any = None, **controls: Any) -> Explorer:
@@ -54,16 +57,20 @@ def explore_curves(arch: Any, *, capacity: Any = None, **controls: Any) -> Explo
     return _of_workload(LengthsPicture, arch, capacity, controls)
 
 
-def explore_weights(arch: Any, capacity: Any) -> Explorer:
-    """`plot_weights` with a menu each for model, format, what stays in 16 bit, and GPU; arguments as above."""
-    models, gpus = _models(arch), capacities(capacity)
+def explore_weights(arch: Any, capacity: Any = None, **controls: Any) -> Explorer:
+    """`plot_weights` with a menu each for model, format, what stays in 16 bit, and GPU; arguments as above.
 
-    def show(picture, model, weights, kept, gpu):
-        return picture(models[model], weights, kept, (gpu, gpus[gpu]))
+    controls: as in `explore`; they replace the menus for weights and kept.
+    """
+    models, gpus = _models(arch), _gpus(capacity)
+
+    def show(picture, model, weights, kept, gpu="none"):
+        return picture(models[model], weights, kept, gpus[gpu])
 
     formats = ["int8", *(name for name in ("bf16", *SCHEMES, "fp32") if name not in ("int8", "int8_w8a8"))]
-    menus = {"model": list(models), "weights": formats, "kept": list(KEPT), "gpu": list(gpus)}
-    return explore_picture(WeightsPicture, show, figsize=(7.5, 3.2), **menus)
+    specs = {"model": list(models), "weights": formats, "kept": list(KEPT)} | controls
+    specs |= {"gpu": list(gpus)} if capacity else {}
+    return explore_picture(WeightsPicture, show, **{"figsize": (7.5, 3.3)} | specs)
 
 
 def explore_cache(arch: Any, **controls: Any) -> Explorer:
@@ -73,7 +80,7 @@ def explore_cache(arch: Any, **controls: Any) -> Explorer:
         "model": list(models),
         "batch": (1, 256, 1),
         "seq_len": (128, 131_072, 4096),
-        "num_key_value_heads": [8, 1, 2, 4, 16, 32, 64, 128],
+        "num_key_value_heads": (1, 128, 8),
         "kv_cache": list(FORMATS),
         "mla_cache": ["latent", "expanded"],
     }
@@ -81,22 +88,20 @@ def explore_cache(arch: Any, **controls: Any) -> Explorer:
     def show(picture, model, **values):
         return picture(models[model], **values)
 
-    return explore_picture(CachePicture, show, figsize=(7.5, 3.6), **specs | controls)
+    return explore_picture(CachePicture, show, **{"figsize": (7.5, 3.7)} | specs | controls)
 
 
 def explore_settings(
-    streams: dict[str, list],
-    *,
-    row_bytes: int = 32 * 2**20,
-    rows: int = 1,
-    figsize: tuple = (7.5, 4.6),
-    **settings: Any,
+    streams: Mapping[str, list], *, row_bytes: int = 32 * 2**20, rows: int = 1, **settings: Any
 ) -> Explorer:
     """`plot_segments` under sliders: the map of a stream of events, replayed up to a share of it under some settings.
 
     streams: {name: events}, as for `dsmem.replay`. row_bytes, rows: as in `SegmentsPicture`. settings: a control for
-    each setting of `dsmem.replay`; a text in place of a setting means that it is not set.
+    each setting of `dsmem.replay`, and for progress in % of the events; a text in place of a setting means that it is
+    not set. figsize, menus: as in `explore`. Raises ValueError for no streams.
     """
+    if not streams:
+        raise ValueError(f"streams must hold at least one stream of events, got {streams!r}")
     parts = dict.fromkeys(part_of(label) for events in streams.values() for _, _, label in events)
 
     @functools.cache
@@ -108,22 +113,24 @@ def explore_settings(
         step = max(len(run.events) * progress // 100 - 1, 0)
         return f"{picture(run.segments(step))} At the end {run.peak_reserved_bytes:,} bytes were reserved at most."
 
-    controls = {"stream": list(streams), "progress": range(0, 101, 5)} | settings
-    return explore_picture(
-        lambda ax: SegmentsPicture([*parts, FREE], ax, row_bytes, rows), show, figsize=figsize, **controls
-    )
+    def make(ax):
+        return SegmentsPicture(list(dict.fromkeys([*parts, FREE])), ax, row_bytes, rows)
+
+    return explore_picture(make, show, **{"stream": list(streams), "progress": range(0, 101, 5)} | settings)
 
 
 def _of_workload(kind, arch, capacity, controls):
-    models, gpus = _models(arch), capacities(capacity)
+    models, gpus = _models(arch), _gpus(capacity)
+    fields = (*Workload.__dataclass_fields__, *kind.options, "menus", "figsize")
     for name in controls:
-        one_of("field", name, WORKLOAD_FIELDS, "a field of Workload")
+        one_of("field", name, fields, "a field of Workload")
     specs = {"model": list(models) if len(models) > 1 else next(iter(models))} | CONTROLS | controls
-    if gpus:
-        specs["gpu"] = [*gpus, "none"]
+    specs |= {"gpu": list(gpus)} if capacity else {}
 
-    def show(picture, model, gpu="none", **workload):
-        return picture(models[model], (gpu, gpus[gpu]) if gpu in gpus else None, workload)
+    def show(picture, model, gpu="none", **values):
+        options = {name: values.pop(name) for name in kind.options if name in values}
+        options |= {"hide": ()} if options.get("hide") == "nothing" else {}
+        return picture(models[model], Workload(**values), gpus[gpu], **options)
 
     return explore_picture(kind, show, **specs)
 
@@ -134,3 +141,8 @@ def _models(arch):
     if not found:
         raise ValueError("arch=[] names no model; it must be a model or a list of them")
     return {each.name: each for each in found}
+
+
+def _gpus(capacity):
+    """{label: what `capacity=` takes} to choose from, with "none" at the end."""
+    return {label: {label: nbytes} for label, nbytes in capacities(capacity).items()} | {"none": None}

@@ -3,12 +3,11 @@
 from collections.abc import Iterable
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib import ticker
 
 from dsmem.plots.axes import GRID, SMALL_TEXT, UNITS, drawing
-from dsmem.plots.style import INK, MARKERS
+from dsmem.plots.style import INK, line_looks
 
 
 def plot_measured(comparison: Any, *, by: str = "kind", band: float = 0.01, ax: Any = None, title: Any = None) -> Any:
@@ -29,8 +28,8 @@ def plot_measured(comparison: Any, *, by: str = "kind", band: float = 0.01, ax: 
     with drawing(ax, title or _finding(shown, band)) as ax:
         ax.axhspan(-100 * band, 100 * band, facecolor="#e8e8e8", label=f"±{band:.0%}")
         ax.axhline(0, color=INK, linewidth=1.2, label="prediction")
-        for index, group in enumerate(dict.fromkeys(getattr(line, by) for line in shown)):
-            _markers(ax, index, group, [line for line in shown if getattr(line, by) == group])
+        for group, how in line_looks(getattr(line, by) for line in shown).items():
+            _markers(ax, group, how, [line for line in shown if getattr(line, by) == group])
         _axes(ax, shown, len(lines) - len(shown))
         _names(ax, [line for line in shown if abs(line.error) > band])
     return ax
@@ -42,11 +41,10 @@ def sources(comparison: Any) -> str:
     return "; ".join(dict.fromkeys(line.source for line in lines if line.predicted is not None and line.source))
 
 
-def _markers(ax, index, group, lines):
-    cycle = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
-    how = {"marker": MARKERS[index % len(MARKERS)], "color": cycle[index % len(cycle)], "markeredgecolor": INK}
+def _markers(ax, group, how, lines):
+    how = how | {"linestyle": "none", "markeredgecolor": INK}
     x, errors = [line.measured for line in lines], [100 * line.error for line in lines]
-    ax.plot(x, errors, linestyle="none", label=f"{group}, measured by others ({len(lines)})", **how)
+    ax.plot(x, errors, label=f"{group}, measured by others ({len(lines)})", **how)
     ax.dsmem_data += [(group, line.measured, line.predicted) for line in lines]
 
 

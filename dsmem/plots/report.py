@@ -2,52 +2,104 @@
 
 import csv
 import pickle
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
+from matplotlib.ticker import FixedLocator
 
+from dsmem.plots.alt import figure_text
 from dsmem.plots.axes import finish, title_of
 from dsmem.plots.style import STYLE
 
 PAPER = {"font.size": 8, "axes.titlesize": 8, "legend.fontsize": 8, "legend.handlelength": 1.8}
 WIDTHS = {"column": 3.5, "full": 7.16}  # inches
+LEAST = 3.0  # inches that a panel needs beside another
 
 
-def save_report(ax, name, *, width="column", folder=".", formats=("pdf", "svg", "png"), parameters=None):
+def save_report(
+    ax: Any,
+    name: str,
+    *,
+    width: "str | float" = "column",
+    folder: "str | Path" = ".",
+    formats: Sequence[str] = ("pdf", "svg", "png"),
+    parameters: Mapping[str, Any] | None = None,
+    labels: Mapping[str, str] | None = None,
+    caption: str | None = None,
+) -> list[Path]:
     """Save the figure of `ax` for a paper, and the plotted numbers beside it as CSV; returns the paths.
 
-    width: "column" (3.5 in), "full" (7.16 in) or inches. Text is 8 pt, embedded as TrueType; PNG has 300 dpi.
-    parameters: {name: value}, kept in the files' keywords. A copy is restyled: the figure on screen stays as it is.
-    ValueError: another width or format, or an Axes that dsmem did not draw.
+        dsmem.save_report(plots.plot_stack(run), "peak", width="full", parameters={"batch": 4})
+
+    ax: an Axes that a plot function of dsmem returned, or an explorer's `figure.axes[0]`; all panels of its figure are
+    saved. name: of the files, without an ending. width: "column" (3.5 in), "full" (7.16 in) or inches. folder: made if
+    it is not there. formats: of the figure. Text is 8 pt, embedded as TrueType; PNG has 300 dpi. What the picture shows
+    is kept in the files in words.
+    parameters: {name: value}, kept in the files' keywords. labels: {word: another}, such as {"weights": "Gewichte"}: a
+    legend entry, tick or title that is this word, and the first word of an axis, is replaced; colours stay, and so do
+    the names in the CSV. caption: written to a text file beside the figure, with what the picture shows.
+    A copy is restyled: the figure on screen stays as it is. The CSV has a row for each number, under the name of what
+    it is (bytes, seconds, ...), and one for each capacity line.
+    Raises ValueError for another width or format, an Axes that dsmem did not draw, or panels side by side that the
+    width has no room for.
     """
-    if not hasattr(ax, "dsmem_data"):
-        raise ValueError(f"ax must be an Axes that one of dsmem's plot functions returned, got {ax!r}.")
-    inches = WIDTHS.get(width) if isinstance(width, str) else width
-    if not isinstance(inches, Real) or not 0 < inches < np.inf:
-        raise ValueError(f"width must be 'column', 'full' or a positive number of inches, got {width!r}.")
+    fig, inches = _figure(ax), _inches(width)
     if not set(formats) <= {"pdf", "svg", "png"}:
         raise ValueError(f"formats must be among 'pdf', 'svg' and 'png', got {formats!r}.")
+    _check_room(fig, width, inches)
     paths = [Path(folder) / f"{name}.{kind}" for kind in (*formats, "csv")]
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     keywords = ["dsmem", *(f"{key}={value}" for key, value in (parameters or {}).items())]
+    words = figure_text(fig)
     with style.context([*STYLE, PAPER]):
-        fig = _for_paper(ax.get_figure(root=True), inches)
+        copy = _for_paper(fig, inches, labels or {})
         for kind, path in zip(formats, paths, strict=False):
-            fig.savefig(path, format=kind, metadata=_metadata(kind, title_of(ax) or name, keywords))
+            copy.savefig(path, format=kind, metadata=_metadata(kind, title_of(ax) or name, keywords, words))
     _write_csv(paths[-1], fig.axes)
+    if caption is not None:
+        paths.append(paths[-1].with_name(f"{name}.txt"))
+        paths[-1].write_text(f"{caption}\n\n{words}\n", encoding="utf-8")
     return paths
 
 
-def _for_paper(fig, inches):
+# --- Checks -----------------------------------------------------------------------------------------------------------
+
+
+def _figure(ax):
+    if not hasattr(ax, "dsmem_data"):
+        raise ValueError(f"ax must be an Axes that one of dsmem's plot functions returned, got {ax!r}.")
+    return ax.get_figure(root=True)
+
+
+def _inches(width):
+    inches = WIDTHS.get(width) if isinstance(width, str) else width
+    if not isinstance(inches, Real) or not 0 < inches < np.inf:
+        raise ValueError(f"width must be 'column', 'full' or a positive number of inches, got {width!r}.")
+    return inches
+
+
+def _check_room(fig, width, inches):
+    beside = max((ax.get_gridspec().ncols for ax in fig.axes if ax.get_gridspec()), default=1)
+    if beside > 1 and inches < LEAST * beside:
+        raise ValueError(
+            f"width={width!r} has no room for {beside} panels side by side; it must be 'full' or at least "
+            f"{LEAST * beside:g} inches, or the panels must stand below each other"
+        )
+
+
+# --- The copy ---------------------------------------------------------------------------------------------------------
+
+
+def _for_paper(fig, inches, labels):
     """A copy of the figure, `inches` wide, in small type, the Axes about as high as before for the type."""
     copy = _copy(fig)
-    for text in copy.findobj(lambda artist: isinstance(artist, Text) and artist.get_alpha() == 0):
-        text.remove()  # it kept room for a longer text under a slider, and would lie unseen in the file
     copy.draw_without_rendering()
     drawn = {ax: 0.85 * ax.bbox.height / copy.dpi for ax in copy.axes if hasattr(ax, "dsmem_data")}
     for text in copy.findobj(Text):
@@ -57,7 +109,9 @@ def _for_paper(fig, inches):
     copy.set_layout_engine("constrained")
     copy.set_size_inches(inches, fig.get_figheight() + 4)  # titles and legends get longer: high first, cut then
     for ax in drawn:
-        finish(ax, title_of(ax))
+        ax.dsmem_whole_legend = False
+        _rename(ax, labels)
+        finish(ax, labels.get(title_of(ax), title_of(ax)))
     copy.draw_without_rendering()
     spare = min(ax.bbox.height / copy.dpi - height for ax, height in drawn.items())
     rows = max((ax.get_gridspec().nrows for ax in drawn if ax.get_gridspec()), default=1)
@@ -74,21 +128,72 @@ def _copy(fig):
         fig.set_canvas(canvas)
 
 
-def _metadata(kind, title, keywords):
-    """Title, keywords and software under each format's own names; no dates, so that equal plots are equal files."""
+def _rename(ax, labels):
+    """Other words in the legend, at the ticks, in texts, and at the start of the axes' labels."""
+    finished = ax.dsmem_renamed
+    ax.dsmem_renamed = {label: labels[label] for label in labels if label not in finished} | finished
+    for axis in (ax.xaxis, ax.yaxis):
+        names = [text.get_text() for text in axis.get_ticklabels()]
+        if any(name in labels for name in names):
+            axis.set_ticks(axis.get_ticklocs(), [labels.get(name, name) for name in names])
+        first = next((word for word in labels if axis.get_label_text().startswith(f"{word} (")), None)
+        if first:
+            axis.set_label_text(labels[first] + axis.get_label_text()[len(first) :])
+    for text in ax.texts:
+        text.set_text(labels.get(text.get_text(), text.get_text()))
+
+
+def _metadata(kind, title, keywords, words):
+    """Title, keywords, text and software under each format's own names; no dates: equal plots are equal files."""
     software = f"dsmem, Matplotlib {matplotlib.__version__}"
-    words = ", ".join(keywords)
+    known = ", ".join(keywords)
     return {
-        "pdf": {"Title": title, "Keywords": words, "Creator": software, "CreationDate": None},
-        "svg": {"Title": title, "Keywords": keywords, "Creator": software, "Date": None},
-        "png": {"Title": title, "Keywords": words, "Software": software},
+        "pdf": {"Title": title, "Subject": words, "Keywords": known, "Creator": software, "CreationDate": None},
+        "svg": {"Title": title, "Description": words, "Keywords": keywords, "Creator": software, "Date": None},
+        "png": {"Title": title, "Description": words, "Keywords": known, "Software": software},
     }[kind]
 
 
+# --- The numbers ------------------------------------------------------------------------------------------------------
+
+
 def _write_csv(path, axes):
+    """A row for each number: panel, series, x, and the number in the column of what it is."""
+    rows = [row for ax in axes if hasattr(ax, "dsmem_data") for row in _rows(ax)]
+    quantities = list(dict.fromkeys(quantity for *_, quantity, _ in rows)) or ["bytes"]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        units = dict.fromkeys(getattr(ax, "dsmem_unit", "bytes") for ax in axes if hasattr(ax, "dsmem_data"))
-        writer.writerow(("panel", "series", "x", " or ".join(units)))
-        for ax in axes:
-            writer.writerows((title_of(ax), *row) for row in getattr(ax, "dsmem_data", ()))
+        writer.writerow(("panel", "series", "x", *quantities))
+        for *where, quantity, number in rows:
+            writer.writerow((*where, *(number if name == quantity else "" for name in quantities)))
+
+
+def _rows(ax):
+    """(panel, series, x, quantity, number) of what is booked, or else of the artists; and of the capacity lines."""
+    panel = title_of(ax)
+    for series, x, number in ax.dsmem_data or _drawn(ax):
+        yield panel, series, x, ax.dsmem_unit, number
+    for label, nbytes in ax.dsmem_limits.items():
+        yield panel, "capacity", label.partition("\n")[0], "bytes", nbytes
+
+
+def _drawn(ax):
+    """(series, x, number) of the bars and named lines of an Axes that somebody drew on by hand."""
+    for bars in ax.containers:
+        for bar in getattr(bars, "patches", ()):
+            upright = getattr(bars, "orientation", "vertical") == "vertical"
+            place, size = (bar.get_x(), bar.get_height()) if upright else (bar.get_y(), bar.get_width())
+            middle = place + (bar.get_width() if upright else bar.get_height()) / 2
+            yield bars.get_label(), _tick_at(ax.xaxis if upright else ax.yaxis, middle), float(size)
+    for line in ax.lines:
+        if not line.get_label().startswith("_"):
+            yield from ((line.get_label(), x, y) for x, y in np.asarray(line.get_xydata()).tolist())
+
+
+def _tick_at(axis, place):
+    """The name of the nearest tick, if the ticks have names, else the place."""
+    names = [text.get_text() for text in axis.get_ticklabels()]
+    locations = np.asarray(axis.get_ticklocs())
+    if not len(locations) or not isinstance(axis.get_major_locator(), FixedLocator):
+        return place
+    return names[int(np.abs(locations - place).argmin())] or place

@@ -1,45 +1,49 @@
 """The allocator's memory as a map, block by block, and over time: what tensors fill and what lies free in segments.
 
-`plot_segments` and `plot_reserved` draw once and return the Axes. `SegmentsPicture` stays and is called again;
-`explorers.explore_settings` puts it under sliders.
+`plot_segments` and `plot_reserved` draw once and return the Axes; `explorers` puts the map
+under sliders.
 """
 
 from collections import Counter
 from typing import Any
 
 import numpy as np
-from matplotlib import style
 from matplotlib.patches import PathPatch
 
-from dsmem.plots import axes
+from dsmem.plots import axes, limits, shapes, sources
 from dsmem.plots import style as looks
-from dsmem.plots.sources import replay_of
+from dsmem.plots.picture import Picture
 from dsmem.units import format_bytes
 
 FREE, TENSOR = "free", "tensor"
+MOST_ROWS = 40  # of one segment each, before rows are thinner than their outlines
 _BORDER = {"color": looks.INK, "linewidth": 1.4, "zorder": 3}
 
 
-def plot_segments(source, step=None, *, row_bytes=None, ax=None, title=None):
+def plot_segments(
+    source: Any, step: int | None = None, *, row_bytes: int | None = None, ax: Any = None, title: str | None = None
+) -> Any:
     """The segment map: blocks in address order, coloured by what they hold, the free ones white and hatched.
 
-    source: a run or a `Replay`, of which the map after event `step` is drawn (by default that at the reserved peak), or
-    a map as `Replay.segments` returns it. row_bytes: None draws one row for each segment; a number draws all segments
-    end to end, in rows of so many bytes. A label that is not a component of `style.LOOKS` is written into its block.
-    ValueError: no segments, or row_bytes below 1.
+    source: a Run, a Replay, or a Ledger, of which the map after event `step` is drawn (by default at the reserved
+    peak), or a map as `Replay.segments` returns it. row_bytes: None draws one row for each of up to 40 segments; a
+    number draws all segments end to end, in rows of so many bytes. A label that is not a component of `style` is
+    written into its block. title: defaults to what is reserved and how much of it is in use. Returns the Axes.
+    Raises ValueError for no segments, or row_bytes below 1.
     """
-    segments = source if isinstance(source, list) else replay_of(source).segments(step)
+    segments = source if isinstance(source, list) else sources.replay_of(source).segments(step)
     if not segments:
         raise ValueError(f"segments must hold at least one segment, got {segments!r}.")
     parts = dict.fromkeys(part_of(label) for segment in segments for _, label in segment)
-    picture = SegmentsPicture(list(parts), ax, row_bytes, rows=1 if row_bytes else len(segments))
-    picture(segments, title)
-    with style.context(looks.STYLE):
-        axes.finish(picture.ax, picture.title.get_text())
-    return picture.ax
+    if row_bytes is None and len(segments) > MOST_ROWS:
+        total = sum(nbytes for segment in segments for nbytes, _ in segment)
+        row_bytes = 2 ** (total // 16).bit_length()  # 8 to 16 rows
+    picture = SegmentsPicture(list(parts), ax, row_bytes, rows=1 if row_bytes else len(segments), tight=True)
+    picture(segments)
+    return picture.done(title)
 
 
-def part_of(label):
+def part_of(label: str) -> str:
     """The component that a block's label stands for: itself, where it is one; "free" for none; else "tensor".
 
     >>> part_of("kv_cache"), part_of(""), part_of("layers.0 mm")
@@ -48,33 +52,32 @@ def part_of(label):
     return FREE if not label else label if label in looks.LOOKS else TENSOR
 
 
-class SegmentsPicture:
+class SegmentsPicture(Picture):
     """Draws maps of blocks of the given `parts` on `ax` (None: a new figure through pyplot); call it to move them.
 
     row_bytes: as in `plot_segments`. rows: how many there are at least, so that a small map does not fill the picture.
+    Raises ValueError for row_bytes below 1.
     """
 
-    def __init__(self, parts, ax=None, row_bytes=None, rows=1):
+    def __init__(self, parts: list, ax: Any = None, row_bytes: int | None = None, rows: int = 1, tight: bool = False):
         if row_bytes is not None and row_bytes < 1:
             raise ValueError(f"row_bytes={row_bytes!r} is too small; it must be at least 1, or None")
-        self.row_bytes, self.rows, self.texts = row_bytes, rows, []
-        height = 1.8 + (0.34 * min(rows, 14) if row_bytes is None else 2.6)
-        with axes.drawing(ax, "Reserved", height) as self.ax:
-            nothing = np.zeros(0)
-            order = sorted(parts, key=lambda part: part == FREE)
-            self.patches = {
-                part: self.ax.add_patch(
-                    PathPatch(axes.boxes(nothing, nothing, nothing), label=part, **looks.look(part))
-                )
-                for part in order
-            }
-            self.borders = self.ax.add_patch(PathPatch(axes.boxes(nothing, nothing, nothing), fill=False, **_BORDER))
-            self.ax.tick_params(axis="y", length=0)
-            self._reach(row_bytes or 2**20)
-            self.title = self.ax.set_title("Reserved", loc="left")
-        self.ax.get_legend().set_zorder(0)  # it lies beside the Axes: an explorer need not draw it with all that moves
+        self.kinds, self.row_bytes, self.rows, self.texts = parts, row_bytes, rows, []
+        self.height = 1.8 + (0.34 * min(rows, 14) if row_bytes is None else 2.6)
+        super().__init__(ax, tight, rows=0)
 
-    def __call__(self, segments, title=None):
+    def _draw(self, ax):
+        nothing = np.zeros(0)
+        empty = shapes.boxes(nothing, nothing, nothing)
+        self.patches = {
+            part: ax.add_patch(PathPatch(empty, label=part, **looks.look(part)))
+            for part in sorted(self.kinds, key=lambda part: part == FREE)
+        }
+        self.borders = ax.add_patch(PathPatch(empty, fill=False, **_BORDER))
+        ax.tick_params(axis="y", length=0)
+        self._span(self.row_bytes or 2**20)
+
+    def __call__(self, segments):
         """Show the map `segments`, [[(bytes, label or "")] per segment]; returns in words what there is to see."""
         sizes = Counter()
         for segment in segments:
@@ -90,7 +93,7 @@ class SegmentsPicture:
         self._move(segments)
         used = 1 - sizes[FREE] / reserved
         found = f"{format_bytes(reserved)} reserved in {_number(len(segments), 'segment')}, {used:.0%} in use"
-        self.title.set_text(title or found)
+        self.title.set_text(found)
         return found + "; " + ", ".join(f"{part} {format_bytes(nbytes)}" for part, nbytes in sizes.most_common()) + "."
 
     def _frame(self, segments):
@@ -104,9 +107,9 @@ class SegmentsPicture:
             named = list(range(0, rows, every))
             self.ax.set_yticks(named, [self._row_name(row) for row in named])
         if self.row_bytes is None and self.ax.get_xlim() != (0, widest):
-            self._reach(widest)
+            self._span(widest)
 
-    def _reach(self, nbytes):
+    def _span(self, nbytes):
         self.ax.set_xlim(0, nbytes)
         axes.byte_axis(self.ax.xaxis, nbytes, "address in the segment" if self.row_bytes is None else "address")
 
@@ -166,32 +169,37 @@ def _cut(address, nbytes, row, row_bytes):
 
 def _path(places):
     rows, left, right = np.array(list(places), dtype=float).reshape(-1, 3).T
-    return axes.boxes(left, right, rows)
+    return shapes.boxes(left, right, rows)
 
 
-def plot_reserved(replayed: Any, *, ax: Any = None, title: str | None = None) -> Any:
-    """What a run or a `Replay` reserves over its events: allocated, the largest free block, the free pieces beside it.
+def plot_reserved(replayed: Any, *, capacity: Any = None, ax: Any = None, title: str | None = None) -> Any:
+    """What is reserved over the events: allocated, the largest free block, and the free pieces beside it.
 
-    The three add up to the reserved bytes. Fragmentation is the share of the third in the free bytes.
+    replayed: a Run, a Replay or a Ledger. The three add up to the reserved bytes; fragmentation is the share of the
+    third in the free bytes. capacity: as in `plot_stack`. title: defaults to what is reserved, and the fragmentation.
+    Returns the Axes. Raises ValueError for no events.
     """
-    replayed = replay_of(replayed)
+    replayed = sources.replay_of(replayed)
     if not len(replayed.events):
         raise ValueError(f"replayed must hold at least one event, got {replayed.events!r}.")
-    step = np.arange(len(replayed.events))
+    step, places = np.arange(len(replayed.events)), limits.limits_of(capacity)
     free = replayed.reserved_bytes - replayed.allocated_bytes
     parts = {
         "allocated": replayed.allocated_bytes,
         "largest_free": replayed.largest_free_bytes,
         "other_free": free - replayed.largest_free_bytes,
     }
+    with axes.drawing(ax, title or _found(replayed)) as ax:
+        top = shapes.areas(ax, step, parts, step="post", linewidth=0)
+        ax.step(step, replayed.reserved_bytes, where="post", color=looks.INK, linewidth=1.2, label="reserved")
+        axes.number_axis(ax, "event (birth or death of a tensor)", logx=False)
+        axes.height_axis(ax, places, top, "memory")
+    return ax
+
+
+def _found(replayed):
     worst = int(replayed.reserved_bytes.argmax())
-    found = (
+    return (
         f"{format_bytes(replayed.peak_reserved_bytes)} reserved for {format_bytes(replayed.peak_allocated_bytes)} "
         f"allocated; up to {replayed.fragmentation[worst:].max():.0%} of what is free lies in smaller pieces"
     )
-    with axes.drawing(ax, title or found) as ax:
-        top = axes.areas(ax, step, parts, step="post", linewidth=0)
-        ax.step(step, replayed.reserved_bytes, where="post", color=looks.INK, linewidth=1.2, label="reserved")
-        axes.number_axis(ax, "event (birth or death of a tensor)", logx=False)
-        axes.height_axis(ax, {}, top, "memory")
-    return ax

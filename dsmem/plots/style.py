@@ -1,7 +1,12 @@
 """What a part of memory looks like in every plot: one colour for a family, one hatch for each of its members."""
 
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
+
+from matplotlib.style import library
+
+from dsmem.units import format_name
 
 STYLE = ("petroff10", Path(__file__).with_name("dsmem.mplstyle"))
 
@@ -37,21 +42,19 @@ LOOKS = {
 }
 SPARE_HATCHES = ("//oo", "..oo", "xxoo", "--oo", "++oo", "||oo", "**oo")
 LINESTYLES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (9, 2)), (0, (3, 1, 1, 1, 1, 1)))
-FORMATS = ("fp16", "int8", "int8_w8a8", "bf16", "fp8", "int4", "fp32", "nf4", "nf4_double")
-"""Number formats, each of which has the same colour, line and marker in every plot: those of its place here."""
-
 MARKERS = ("o", "s", "^", "D", "v", "P")
 INK = "#222222"
-
-
-def place(name: str, order: list[str]) -> int:
-    """Which colour, line and marker a series takes: a number format always its own, another its place in `order`.
-
-    >>> place("int8", ["fp16", "int8"]), place("INT8, measured", []), place("R1", ["7B", "R1"])
-    (1, 1, 1)
-    """
-    first = name.replace(",", " ").split()[0].lower() if name.split() else ""
-    return FORMATS.index(first) if first in FORMATS else order.index(name)
+FORMATS = {  # a number format's colour, dashes and marker, the same in every plot of lines or markers
+    "fp32": ("#717581", (0, (9, 2)), "P"),
+    "bf16": ("#ffa90e", (0, (12, 1.5)), "h"),
+    "fp16": ("#3f90da", "-", "o"),
+    "int8": ("#bd1f01", (0, (5, 1.5)), "s"),
+    "int8_w8a8": ("#e76300", (0, (5, 1, 1, 1)), "D"),
+    "fp8": ("#832db6", (0, (1, 1)), "^"),
+    "int4": ("#a96b59", (0, (3, 1, 1, 1, 1, 1)), "v"),
+    "nf4": ("#b9ac70", (0, (3, 1.5)), "<"),
+    "nf4_double": ("#b9ac70", (0, (9, 2, 1, 2)), ">"),
+}
 
 
 def look(part: str) -> dict:
@@ -64,3 +67,44 @@ def look(part: str) -> dict:
     spare = list(FAMILIES)[number % 10], SPARE_HATCHES[number // 10 % len(SPARE_HATCHES)]
     color, hatch = LOOKS.get(part, spare)
     return {"facecolor": color, "edgecolor": "white" if color in DARK else INK, "hatch": hatch, "linewidth": 0.5}
+
+
+def line_looks(names: Iterable[str]) -> dict[str, dict]:
+    """{name: colour, linestyle and marker} of lines that share a picture, no two alike.
+
+    A number format ("INT8", `torch.float16`, "int8, measured") looks as `FORMATS` says; a component has its own colour;
+    any other name takes the next look that is free. The colours are values, so they last when the style has ended.
+
+    >>> line_looks(["int8", "other"])["int8"] == line_looks(["INT8"])["INT8"]
+    True
+    """
+    names = list(dict.fromkeys(names))
+    known = {name: FORMATS[format_of(name)] for name in names if format_of(name)}
+    known |= {name: (LOOKS[name][0], None, None) for name in names if name in LOOKS and name not in known}
+    cycle = library["petroff10"]["axes.prop_cycle"].by_key()["color"]
+    free = [color for color in cycle if color not in {color for color, *_ in known.values()}] or cycle
+    others = [name for name in names if name not in known]
+    known |= {name: (free[number % len(free)], None, None) for number, name in enumerate(others)}
+    spare = [dashes for dashes in LINESTYLES if dashes not in {dashes for _, dashes, _ in known.values()}] or LINESTYLES
+    plain = [name for name in names if known[name][1] is None]
+    looks = {}
+    for name in names:
+        color, dashes, marker = known[name]
+        number = plain.index(name) if dashes is None else 0
+        looks[name] = {
+            "color": color,
+            "linestyle": dashes or spare[number % len(spare)],
+            "marker": marker or MARKERS[number % len(MARKERS)],
+        }
+    return looks
+
+
+def format_of(name: str) -> str | None:
+    """The number format that a label begins with, or None.
+
+    >>> format_of("INT8"), format_of("fp16, measured"), format_of("kv_cache")
+    ('int8', 'fp16', None)
+    """
+    first = str(name).replace(",", " ").split()[:1]
+    spelled = format_name(first[0]) if first else ""
+    return spelled if spelled in FORMATS else None

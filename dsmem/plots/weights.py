@@ -1,74 +1,78 @@
-"""Weights part by part in any format, and their pictures: one model's bars under sliders, many models on a log axis.
+"""Pictures of stored weights: one model's parts in any format under sliders, many models on a logarithmic axis.
 
-Unlike `footprint.weight_bytes`, which knows the formats that run here, this one knows every format of `schemes`, and
-says where the bytes are. A model's parts are called as `looks` calls them, so that each has its colour.
+The bytes are those of `footprint.stored.weight_parts`, whose parts are called as `style` calls them, so that each has
+its colour.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from matplotlib import rcParams, ticker
-from matplotlib.axes import Axes
+from matplotlib import ticker
 
 from dsmem.config.architecture import Architecture
 from dsmem.config.hardware import capacities
 from dsmem.config.schemes import SCHEMES
 from dsmem.footprint.stored import KEPT, PARTS, weight_parts
-from dsmem.plots import axes
-from dsmem.plots import style as looks
-from dsmem.units import format_bytes
+from dsmem.plots import axes, limits, shapes
+from dsmem.plots.picture import Picture
+from dsmem.plots.style import INK, LOOKS, line_looks, look
+from dsmem.units import format_bytes, one_of
 
 # --- Many models ------------------------------------------------------------------------------------------------------
 
 
 def plot_models(
-    formats: dict[str, dict[str, int]], *, capacity: Any = None, ax: Axes | None = None, title: str | None = None
-) -> Axes:
+    formats: Mapping[str, Mapping[str, int]], *, capacity: Any = None, ax: Any = None, title: str | None = None
+) -> Any:
     """One row for each model, one marker for each format, on a logarithmic byte axis; returns the Axes.
 
-    formats: {format: {model: bytes}}. capacity: GPUs in any form that `config.hardware.capacities` takes, dashed lines
-    named above the Axes.
+    formats: {format: {model: bytes}}; a number format looks alike in every plot. capacity: whatever
+    `config.hardware.capacities` takes, dashed lines named above the Axes. title: above the picture.
+    Raises ValueError for no formats.
     """
-    capacity = capacities(capacity)
     models = list(dict.fromkeys(model for found in formats.values() for model in found))
+    if not models:
+        raise ValueError(f"formats must hold the bytes of at least one model, got {formats!r}")
+    places, looks = limits.limits_of(capacity), line_looks(formats)
     with axes.drawing(ax, title, height=1.7 + 0.42 * len(models)) as ax:
-        for number, (name, found) in enumerate(formats.items()):
+        for name, found in formats.items():
             rows = [models.index(model) for model in found]
-            style = {"marker": looks.MARKERS[number % 6], "markersize": 7, "markeredgecolor": looks.INK}
-            color = rcParams["axes.prop_cycle"].by_key()["color"][number % 10]
-            ax.plot(list(found.values()), rows, linestyle="none", label=name, color=color, zorder=3, **style)
-            axes.keep(ax, name, list(found), np.array(list(found.values())))
+            how = looks[name] | {"linestyle": "none", "markeredgecolor": INK, "markersize": 7, "zorder": 3}
+            ax.plot(list(found.values()), rows, label=name, **how)
+            axes.keep(ax, name, list(found), list(found.values()))
         ax.set_yticks(range(len(models)), models)
         ax.set_ylim(len(models) - 0.5, -0.5)
-        everything = [*(n for found in formats.values() for n in found.values()), *capacity.values()]
+        everything = [*(n for found in formats.values() for n in found.values()), *places.values()]
         _log_bytes(ax, min(everything), max(everything))
-        limits = {f"{label} {format_bytes(nbytes)}": nbytes for label, nbytes in capacity.items()}
-        axes.uprights(ax, limits, "right", axes.CAPACITY)
+        ax.dsmem_limits |= places
+        axes.uprights(ax, {text.replace("\n", " "): n for text, n in places.items()}, "right", limits.CAPACITY)
     return ax
 
 
-def plot_weights_and_cache(
-    models: dict[str, tuple[int, int]], *, ax: Axes | None = None, title: str | None = None
-) -> Axes:
+def plot_weights_and_cache(models: Mapping[str, tuple], *, ax: Any = None, title: str | None = None) -> Any:
     """Each model as a point: bytes of its weights to the right, bytes of KV cache per token upwards, both logarithmic.
 
-    models: {name: (weight bytes, cache bytes per token)}. Returns the Axes.
+    models: {name: (weight bytes, cache bytes per token)}. title: above the picture. Returns the Axes.
+    Raises ValueError for no models.
     """
+    if not models:
+        raise ValueError(f"models must hold at least one model, got {models!r}")
     with axes.drawing(ax, title, height=4.4) as ax:
         for name, (weights, cache) in models.items():
-            ax.plot(weights, cache, "o", color=looks.LOOKS["kv_cache"][0], markeredgecolor=looks.INK, markersize=8)
-            left = weights > 2**39  # there is no room to the right
+            ax.plot(weights, cache, "o", color=LOOKS["kv_cache"][0], markeredgecolor=INK, markersize=8)
+            left = 8 * weights > max(each for each, _ in models.values())  # there is no room to the right
             move, side = ((-8, 0), "right") if left else ((8, 0), "left")
-            ax.annotate(
-                name, (weights, cache), move, textcoords="offset points", ha=side, va="center", fontsize="small"
-            )
+            where = {"textcoords": "offset points", "ha": side, "va": "center", "fontsize": "small"}
+            ax.annotate(name, (weights, cache), move, **where)
             ax.dsmem_data += [("weights", name, weights), ("cache per token", name, cache)]
-        _log_bytes(ax, 2**30, 2**41)
+        across, up = zip(*models.values(), strict=True)
+        _log_bytes(ax, min(across), max(across))
         ax.set_xlabel("weights")
         ax.set_yscale("log", base=2)
-        ax.set_yticks([2.0**k for k in range(14, 23, 2)], [_round(2**k) for k in range(14, 23, 2)])
-        ax.set(ylim=(2**14, 2**22), ylabel="KV cache of one token")
+        low, high = math.floor(math.log2(min(up))) - 1, math.ceil(math.log2(max(up))) + 1
+        ax.set_yticks([2.0**k for k in range(low, high + 1, 2)], [_round(2**k) for k in range(low, high + 1, 2)])
+        ax.set(ylim=(2.0**low, 2.0**high), ylabel="KV cache of one token")
         ax.minorticks_off()
         ax.grid(**axes.GRID)
     return ax
@@ -93,54 +97,49 @@ def _round(nbytes):
 
 
 def plot_weights(
-    arch: Any, *, weights: str = "int8", kept: str = "head", capacity: Any = None, ax: Axes | None = None
-) -> Axes:
+    arch: Any, *, weights: str = "int8", kept: str = "head", capacity: Any = None, ax: Any = None, title: Any = None
+) -> Any:
     """Two bars, BF16 and a format of your choice, part by part; returns the Axes.
 
-    arch: whatever `Architecture.of` takes. kept: one of `footprint.stored.KEPT`. capacity: one GPU, in any form that
-    `config.hardware.capacities` takes, a dashed line.
+    arch: whatever `Architecture.of` takes. weights: a format that `weight_parts` takes. kept: one of `KEPT`.
+    capacity: as in `plot_stack`. title: defaults to the model and its bytes.
+    Raises ValueError for another format, or another `kept`.
     """
-    picture = WeightsPicture(ax)
-    picture(Architecture.of(arch), weights, kept, axes.limit_of(capacity))
-    return picture.ax
+    one_of("kept", kept, KEPT, "a choice of what stays in 16 bit")
+    picture = WeightsPicture(ax, tight=True, rows=len(capacities(capacity)))
+    picture(Architecture.of(arch), weights, kept, capacity)
+    return picture.done(title)
 
 
-class WeightsPicture:
-    """The picture of `plot_weights`: draws on `ax` (None: a new figure); call it to move what it drew."""
+class WeightsPicture(Picture):
+    """The picture of `plot_weights`; call it to move its bars."""
 
-    def __init__(self, ax=None):
-        with axes.drawing(ax, None, height=3.2) as self.ax:
-            ax = self.ax
-            self.title = ax.set_title("Weights", loc="left")
-            self.bars = {part: ax.barh((0, 1), (0, 0), height=0.6, label=part, **looks.look(part)) for part in PARTS}
-            self.ends = [ax.text(0, row, "", va="center", fontsize="small") for row in (0, 1)]
-            self.limit = ax.axvline(0, **axes.CAPACITY)
-            self.limit_name = ax.text(0, 1.02, "", transform=ax.get_xaxis_transform(), fontsize="small")
-            ax.dsmem_rows_above = 1  # for that name
-            ax.set_ylim(1.5, -0.5)
-            ax.text(-0.02, 0.5, "nf4_double", transform=ax.transAxes, ha="right", alpha=0)  # room for the longest name
-            ax.tick_params(axis="y", length=0)
-            ax.grid(axis="x", **axes.GRID)
-            self._reach(2**34)
-        ax.get_legend().set_zorder(0)  # it lies beside the Axes: an explorer need not draw it with all that moves
+    height = 3.2
+
+    def _draw(self, ax):
+        self.bars = {part: ax.barh((0, 1), (0, 0), height=0.6, label=part, **look(part)) for part in PARTS}
+        self.ends = [shapes.end_label(ax, 0, row, "") for row in (0, 1)]
+        ax.set_ylim(1.5, -0.5)
+        axes.room(ax, -0.02, "nf4_double", "right")
+        ax.tick_params(axis="y", length=0)
+        ax.grid(axis="x", **axes.GRID)
+        self._stretch(2**34, "weights")
 
     def __call__(self, arch, weights, kept, capacity=None):
-        """Show `weight_parts`; capacity: None or (label, bytes). Returns in words what there is to see."""
+        """Show `weight_parts`; capacity: as in `plot_weights`. Returns in words what there is to see."""
         bars = [weight_parts(arch, each, modules_to_not_convert=KEPT[kept]) for each in ("bf16", weights)]
-        totals = [sum(parts.values()) for parts in bars]
-        self._reach(1.2 * max([*totals, capacity[1] if capacity else 0]))
+        totals, places = [sum(parts.values()) for parts in bars], limits.limits_of(capacity)
+        self._stretch(1.2 * max([*totals, *places.values()]), "weights")
         self.ax.set_yticks((0, 1), ("bf16", weights))
         self.ax.dsmem_data = []
         for row, (label, parts) in enumerate(zip(("bf16", weights), bars, strict=True)):
             self._stack(row, parts)
-            self.ends[row].set(x=totals[row], text=f" {format_bytes(totals[row])}")
+            self.ends[row].xy = (totals[row], row)
+            self.ends[row].set_text(axes.in_unit(totals[row], self.reach))
             self.ax.dsmem_data += [(part, label, nbytes) for part, nbytes in parts.items()]
-        for artist in (self.limit, self.limit_name):
-            artist.set_visible(capacity is not None)
-        if capacity:
-            self._mark(*capacity)
-        self.title.set_text(f"{format_bytes(totals[1])}, {totals[1] / totals[0]:.1%} of BF16")
-        return _sentence(arch, weights, kept, bars[1], capacity)
+        self._show_limits(places)
+        self._say(f"{arch.name} in {weights}", f"{format_bytes(totals[1])}, {totals[1] / totals[0]:.1%} of BF16")
+        return _sentence(arch, weights, kept, bars[1], capacities(capacity))
 
     def _stack(self, row, parts):
         start = 0
@@ -149,21 +148,12 @@ class WeightsPicture:
             pair[row].set(x=start, width=width, visible=width > 0)
             start += width
 
-    def _reach(self, needed):
-        """The limit is a power of two, so that it seldom changes."""
-        reach = 2 ** math.ceil(math.log2(needed))
-        self.ax.set_xlim(0, reach)
-        axes.byte_axis(self.ax.xaxis, reach, "weights")
-
-    def _mark(self, label, nbytes):
-        self.limit.set_xdata([nbytes, nbytes])
-        side = "right" if nbytes > self.ax.get_xlim()[1] / 2 else "left"
-        self.limit_name.set(x=nbytes, text=f"{label} {format_bytes(nbytes)}", ha=side)
-
 
 def _sentence(arch, weights, kept, parts, capacity):
     total = sum(parts.values())
     tied = ", its head is the embedding and stays" if arch.tie_word_embeddings and "lm_head" not in KEPT[kept] else ""
     stays = f", {kept} in 16 bit{tied}" if weights in SCHEMES else ""
-    card = f" {total / capacity[1]:,.0%} of the memory of {capacity[0]}." if capacity else ""
-    return f"{arch.name} in {weights}{stays}: {total:,} bytes, {8 * total / arch.n_params:.2f} bits a parameter.{card}"
+    shares = "".join(f" {total / usable:,.0%} of the memory of {label}." for label, usable in capacity.items())
+    return (
+        f"{arch.name} in {weights}{stays}: {total:,} bytes, {8 * total / arch.n_params:.2f} bits a parameter.{shares}"
+    )

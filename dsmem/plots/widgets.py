@@ -6,6 +6,7 @@ Newer kernels run the callbacks of widgets on a second thread. So nothing here u
 explorer, and the values are read under it: whoever draws last draws the newest.
 """
 
+import base64
 import html
 import io
 import threading
@@ -14,18 +15,12 @@ from numbers import Number
 from typing import Any
 
 import ipywidgets
-import numpy as np
-from IPython.display import display
-from matplotlib import rcParams, style
-from matplotlib.axis import Axis
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 from traitlets import TraitError
 
-from dsmem.plots.style import STYLE
+from dsmem.plots.alt import figure_text
+from dsmem.plots.kept import DPI, KeptFigure
 
-DPI = 100
 LABELS = {
     "batch": "batch (sequences)",
     "seq_len": "length (tokens)",
@@ -34,56 +29,63 @@ LABELS = {
     "kv_cache": "KV cache (format)",
     "logits": "logits kept",
     "kept": "kept in 16 bit",
+    "hide": "left out",
     "gpu": "GPU",
-    "num_key_value_heads": "KV heads",
+    "num_key_value_heads": "KV heads of GQA",
+    "mla_cache": "MLA keeps",
+    "max_split_size_mb": "max split (MiB)",
+    "expandable_segments": "expandable",
 }
 
 
-def explore(draw: Callable, /, *, figsize: tuple[float, float] = (7.5, 4.6), **controls: Any) -> "Explorer":
+def explore(
+    draw: Callable, /, *, figsize: tuple[float, float] = (7.5, 4.6), menus: bool = False, **controls: Any
+) -> "Explorer":
     """An `Explorer` of `draw`, with a control for each argument of it.
 
     draw: `draw(ax, **values)` draws once and returns `update(**values)`, which moves the artists and may return a
-    sentence that says what the picture shows. figsize: inches, at 100 dots each.
+    sentence that says what the picture shows. figsize: inches, at 100 dots each. menus: a menu in place of each slider
+    over numbers, for a screen reader reads a menu's name and values, and a slider's not.
     controls: (low, high) or (low, high, start): a slider over powers of two; a list: a slider over its numbers in
-    order, else a menu, that starts at its first; a range: a slider; True or False: a box to tick; a widget: itself; one
-    number or text: fixed, no control.
-    Raises ValueError, one sentence, for anything else.
+    order, else a menu, the first one chosen; a range: a slider; True or False: a box to tick; a widget: itself; one
+    number or text: fixed, no control. Raises ValueError, one sentence, for anything else.
     """
-    return Explorer(draw, controls, figsize)
+    return Explorer(draw, controls, figsize, menus)
 
 
 class Explorer:
     """Controls above the one picture that they move. Make one with `explore`; a cell that ends with it shows it.
 
     controls: {name: widget}. figure: the Matplotlib figure, always the same. png: the picture as bytes.
-    error: None, or what went wrong at the present values; the picture is then the last good one.
+    alt: what it shows, in words. error: None, or what went wrong at the present values; the picture is then the last
+    good one.
     """
 
-    def __init__(self, draw, controls, figsize):
-        made = {name: _control(name, spec) for name, spec in controls.items()}
+    def __init__(self, draw: Callable, controls: dict, figsize: tuple[float, float], menus: bool = False):
+        made = {name: _control(name, spec, menus) for name, spec in controls.items()}
         self.controls = {name: widget for name, (widget, _) in made.items() if widget is not None}
         self._allowed = {name: allowed for name, (_, allowed) in made.items()}
         self._fixed = {name: controls[name] for name in made if name not in self.controls}
         self._lock = threading.RLock()
-        self._held, self._shown, self.png, self.error = False, None, None, None
-        self._kept = _KeptFigure(draw, self.values, figsize)
+        self._held, self._shown, self.png, self.error, self.alt = False, None, None, None, ""
+        self._kept = KeptFigure(draw, self.values, figsize)
         self.figure = self._kept.figure
         wide = {"width": f"{int(DPI * figsize[0])}px", "max_width": "100%"}
         self._screen = ipywidgets.Image(format="png", layout={**wide, "height": "auto"})
         self._words = ipywidgets.HTML(layout={**wide, "min_height": "3.6em"})
-        columns = {"grid_template_columns": "repeat(auto-fill, 366px)"}  # two, or one where the page is narrow
+        columns = {"grid_template_columns": "repeat(auto-fill, minmax(min(360px, 100%), 1fr))"}  # one on a narrow page
         panel = ipywidgets.GridBox(list(self.controls.values()), layout={**wide, **columns})
-        self.box = ipywidgets.VBox([panel, self._screen, self._words])
+        self.box = ipywidgets.VBox([panel, self._screen, self._words], layout={"max_width": "100%"})
         for widget in self.controls.values():
             widget.observe(self._refresh, names="value")
         self._refresh()
 
     @property
-    def values(self):
+    def values(self) -> dict:
         """{name: value} of all that the picture depends on, controls first."""
         return {name: widget.value for name, widget in self.controls.items()} | self._fixed
 
-    def set(self, **values):
+    def set(self, **values: Any) -> None:
         """Move several controls, draw once. ValueError, and nothing moves, if a name or a value is not allowed."""
         for name in values:
             if name not in self.controls:
@@ -129,16 +131,31 @@ class Explorer:
             self.error, self._shown, self.png = None, values, png
             _send(self._screen, png)
             self._say("status", sentence or "")
+            self.alt = sentence or figure_text(self.figure)
+            if self._screen.has_trait("tooltip"):  # the only name that a page can give the picture; older ones lack it
+                self._screen.tooltip = self.alt
 
     def _say(self, role, text):
         self._words.value = f'<p role="{role}" style="line-height: 1.5">{html.escape(text)}</p>'
 
-    def _ipython_display_(self, **kwargs):
-        """Controls and picture; a page without a kernel gets the sentence in their place."""
-        view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
-        page = f"{self._words.value}<p><em>The sliders of this picture need a running kernel.</em></p>"
-        bundle = {"text/plain": repr(self), "text/html": page, "application/vnd.jupyter.widget-view+json": view}
-        display(bundle, raw=True)
+    def _repr_mimebundle_(self, **kwargs):
+        """The live controls; and the picture of this moment, for a page without a kernel, such as exported HTML."""
+        return {
+            "text/plain": repr(self),
+            "text/html": self._static(),
+            "application/vnd.jupyter.widget-view+json": {
+                "version_major": 2,
+                "version_minor": 0,
+                "model_id": self.box.model_id,
+            },
+        }
+
+    def _static(self):
+        """The picture as HTML, as small as it gets without loss."""
+        file, words = io.BytesIO(), html.escape(self.alt)
+        Image.open(io.BytesIO(self.png)).save(file, "png", optimize=True)
+        source = base64.b64encode(file.getvalue()).decode()
+        return f'<img style="max-width: 100%" alt="{words}" src="data:image/png;base64,{source}"><p>{words}</p>'
 
     def __repr__(self):
         return f"Explorer({', '.join(f'{name}={value!r}' for name, value in self.values.items())})"
@@ -152,12 +169,12 @@ def _send(screen, png):
 # --- Controls ---------------------------------------------------------------------------------------------------------
 
 
-def _control(name, spec):
+def _control(name, spec, menus=False):
     """The widget for `spec` and the values that it allows; no widget if the value is fixed."""
     look = {
         "description": LABELS.get(name, name.replace("_", " ")),
         "style": {"description_width": "130px"},
-        "layout": {"width": "360px"},
+        "layout": {"width": "356px", "max_width": "100%"},
     }
     if isinstance(spec, ipywidgets.ValueWidget):
         return spec, None
@@ -168,10 +185,9 @@ def _control(name, spec):
     if isinstance(spec, range) and len(spec) > 1 and spec.step > 0:
         return ipywidgets.IntSlider(value=spec[0], min=spec[0], max=spec[-1], step=spec.step, **look), spec
     if isinstance(spec, tuple) and _powers(spec):
-        return _choice(_powers(spec), spec[-1] if len(spec) == 3 else spec[0], look)
+        return _choice(_powers(spec), spec[-1] if len(spec) == 3 else spec[0], look, menus)
     if isinstance(spec, list) and spec:
-        numbers = all(isinstance(value, Number) for value in spec)
-        return _choice(sorted(spec) if numbers else spec, spec[0], look)
+        return _choice(spec, spec[0], look, menus)
     raise ValueError(
         f"{name}={spec!r} makes no control; allowed: (low, high) or (low, high, start) in powers of two, "
         "a list, a range, True or False, a widget, or one number or text"
@@ -186,66 +202,10 @@ def _powers(spec):
     return powers if spec[-1] in powers else []
 
 
-def _choice(values, start, look):
-    """A slider over numbers, a menu over anything else."""
+def _choice(values, start, look, menus):
+    """A slider over numbers in order, a menu over anything else."""
     numbers = len(values) > 1 and all(isinstance(value, Number) for value in values)
-    kind = ipywidgets.SelectionSlider if numbers else ipywidgets.Dropdown
+    kind = ipywidgets.SelectionSlider if numbers and not menus else ipywidgets.Dropdown
+    values = sorted(values) if numbers else values
     options = [(f"{value:,}" if isinstance(value, Number) else str(value), value) for value in values]
     return kind(options=options, value=start, **look), values
-
-
-# --- The kept figure --------------------------------------------------------------------------------------------------
-
-
-class _KeptFigure:
-    """One figure, drawn in two layers: the ticks, the grid and what lies under them; everything above, every time.
-
-    The lower layer is kept as pixels until Matplotlib says that the figure is `stale`. What lies above is `animated`,
-    which tells Matplotlib that somebody else (this class) draws it.
-    """
-
-    def __init__(self, draw, values, figsize):
-        self.figure = Figure(figsize=figsize, dpi=DPI, layout="constrained")
-        self.canvas = FigureCanvasAgg(self.figure)
-        with style.context(STYLE):
-            self.ax = self.figure.subplots()
-            # Ticks made later, outside this style, take these along.
-            grid = {"grid_color": rcParams["grid.color"], "grid_linewidth": rcParams["grid.linewidth"]}
-            self.ax.tick_params(labelsize=rcParams["xtick.labelsize"], **grid)
-            self.update = draw(self.ax, **values)
-            if not callable(self.update):
-                raise ValueError(f"draw must return the function that moves its artists, got {self.update!r}")
-            self.canvas.draw()
-        self.figure.set_layout_engine("none")  # laid out once: nothing jumps
-        self.lower, self.upper = None, []
-        self.canvas.mpl_connect("draw_event", self._forget)
-
-    def show(self, values):
-        """Move the artists to `values`; returns the sentence of `update` and the picture as PNG."""
-        sentence = self.update(**values)
-        if self.figure.stale or self.lower is None:
-            self._draw_lower()
-        else:
-            self.canvas.restore_region(self.lower)
-        for artist in self.upper:
-            self.ax.draw_artist(artist)
-        picture = Image.fromarray(np.asarray(self.canvas.buffer_rgba())).convert("RGB")
-        file = io.BytesIO()
-        picture.save(file, "png", compress_level=1)  # most of the saving in a third of the time
-        return sentence, file.getvalue()
-
-    def _draw_lower(self):
-        artists = [artist for artist in self.ax.get_children() if artist is not self.ax.patch]
-        artists.sort(key=lambda artist: artist.zorder)  # the order in which an Axes draws
-        ticks = max(index for index, artist in enumerate(artists) if isinstance(artist, Axis))
-        # With something beside the Axes in the figure, which may lie over it, everything is one layer.
-        alone = self.figure.get_children() == [self.figure.patch, self.ax]
-        self.upper = artists[ticks + 1 :] if alone else []
-        for artist in artists:
-            artist.set_animated(artist in self.upper)
-        self.canvas.draw()
-        self.lower = self.canvas.copy_from_bbox(self.figure.bbox) if alone else None
-
-    def _forget(self, event):
-        """Somebody drew the figure: the copy may be out of date."""
-        self.lower = None

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from dsmem.model.checkpoint import load_model
 from dsmem.model.quantize.errors import layer_errors
 from dsmem.model.small import small_path, small_text
-from dsmem.plots import curves as quality
+from dsmem.plots import errors as quality
 
 
 @pytest.fixture(scope="module")

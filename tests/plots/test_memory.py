@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from nbclient import NotebookClient
 
 from dsmem import plots
-from dsmem.plots import axes, report
+from dsmem.plots import axes, report, shapes
 from dsmem.plots import style as looks
 
 MIB, GIB = 2**20, 2**30
@@ -142,7 +142,7 @@ def test_stack_draws_every_byte(ax):
 def test_small_parts_become_other_and_the_total_stays(ax):
     DRAW["stack"](ax=ax)
     small = sum(PARTS[name] for name in ("buffers", "token_ids", "rope_tables", "normed", "kv_cache"))
-    assert PARTS["kv_cache"] < axes.SMALL * sum(PARTS.values())
+    assert PARTS["kv_cache"] < shapes.SMALL * sum(PARTS.values())
     assert legend(ax) == ["weights", "logits", "other"]
     assert drawn(ax)["other"] == small
     assert ("buffers", "7B", 256) in ax.dsmem_data
@@ -206,7 +206,7 @@ def test_curves_have_ticks_at_powers_of_two(ax):
 
 def test_timeline_marks_the_peak_and_counts_the_hidden_weights(ax):
     DRAW["timeline"](ax=ax)
-    assert "peak 15.00 MiB in all\nstep 1: mm" in texts(ax)
+    assert "peak: 7.00 MiB shown, 15.00 MiB in all\nstep 1: mm" in texts(ax)
     assert "layer 0" in texts(ax)
     assert "without weight" in ax.get_ylabel()
     marker = next(line for line in ax.lines if line.get_marker() == "o")
@@ -279,7 +279,9 @@ def test_report_files_and_the_numbers_beside_them(name, ax, tmp_path):
     assert all(path.stat().st_size > 100 for path in paths)
     with paths[-1].open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert sum(int(row["bytes"]) for row in rows) == sum(row[2] for row in ax.dsmem_data)
+    booked, limits = ([row for row in rows if (row["series"] == "capacity") == limit] for limit in (False, True))
+    assert sum(int(row["bytes"]) for row in booked) == sum(row[2] for row in ax.dsmem_data)
+    assert [(row["x"], int(row["bytes"])) for row in limits] == [("T4", T4)] * (name in ("stack", "areas", "curves"))
     assert {row["panel"] for row in rows} == {" ".join(ax.get_title(loc="left").split())}
 
 

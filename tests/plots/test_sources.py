@@ -1,81 +1,102 @@
-"""What a plot can be drawn from: a run, its parts, or a dict of them; all give the same picture."""
+"""A plot draws from a run, a ledger, a footprint or a replay as from the numbers inside."""
 
 import pytest
 from matplotlib.figure import Figure
 
 import dsmem
 from dsmem import plots
+from dsmem.plots import sources
 
-RUN = dsmem.measure(dsmem.Architecture.of("qwen2.5-0.5b").scaled(num_hidden_layers=2), batch=2, seq_len=64)
+ARCH = dsmem.Architecture.of("qwen2.5-0.5b").scaled(num_hidden_layers=2)
 
 
-def drawn(plot, *sources, **options):
-    return plot(*sources, ax=Figure(layout="constrained").subplots(), **options).dsmem_data
+@pytest.fixture(scope="module")
+def run():
+    return dsmem.measure(ARCH, batch=2, seq_len=64)
+
+
+@pytest.fixture
+def ax():
+    return Figure(layout="constrained").subplots()
+
+
+def booked(draw, *arguments, **options):
+    return draw(*arguments, ax=Figure(layout="constrained").subplots(), **options).dsmem_data
+
+
+def test_a_stack_of_anything(run):
+    parts = run.footprint.parts
+    plain = booked(plots.plot_stack, {"a": parts})
+    assert booked(plots.plot_stack, {"a": run}) == booked(plots.plot_stack, {"a": run.footprint}) == plain
+    assert [row[2] for row in booked(plots.plot_stack, run)] == list(parts.values())
+    assert [row[2] for row in booked(plots.plot_stack, parts)] == list(parts.values())
+    ledger = booked(plots.plot_stack, {"a": run.ledger})
+    assert sum(row[2] for row in ledger) == run.ledger.peak_bytes and "weights" in dict.fromkeys(
+        row[0] for row in ledger
+    )
+    assert sum(row[2] for row in booked(plots.plot_stack, run.replay)) == run.replay.peak_reserved_bytes
+
+
+def test_a_run_without_a_formula_is_drawn_from_its_ledger(run):
+    class Measured:
+        footprint, ledger, arch = None, run.ledger, ARCH
+
+    assert booked(plots.plot_stack, {"a": Measured()}) == booked(plots.plot_stack, {"a": run.ledger})
+
+
+def test_each_plot_takes_a_run(run):
+    for draw, inside in {
+        plots.plot_instants: run.footprint,
+        plots.plot_timeline: run.ledger,
+        plots.plot_tensors: run.ledger,
+        plots.plot_waterfall: run.gaps(),
+        plots.plot_segments: run.replay,
+        plots.plot_reserved: run.replay,
+    }.items():
+        assert booked(draw, run) == booked(draw, inside) != []
+    assert booked(plots.plot_timeline, run) == booked(plots.plot_timeline, run.ledger.timeline())
+    assert booked(plots.plot_tensors, run) == booked(plots.plot_tensors, run.ledger.at_peak())
+    assert booked(plots.plot_reserved, run.ledger) == booked(plots.plot_reserved, run.replay)
+
+
+def test_categories_are_hidden_by_the_names_of_parts(run):
+    rows = booked(plots.plot_tensors, run, hide=("weights", "kv_cache"))
+    assert {row[0] for row in rows}.isdisjoint({"weight", "kv_cache"})
+
+
+def test_a_picture_of_a_run_names_the_model(run, ax):
+    plots.plot_instants(run, ax=ax)
+    assert ax.get_title(loc="left").startswith(f"{ARCH.name}, fp16: peak")
 
 
 @pytest.mark.parametrize(
-    ("plot", "sources"),
+    "draw", ["stack", "instants", "timeline", "tensors", "waterfall", "segments", "reserved"], ids=str
+)
+@pytest.mark.parametrize("wrong", [7, "deepseek-r1", object()], ids=["number", "name", "object"])
+def test_anything_else_is_refused_in_a_sentence(draw, wrong, refuses):
+    refuses(lambda: getattr(plots, f"plot_{draw}")(wrong), type(wrong).__name__, "must be a run")
+
+
+@pytest.mark.parametrize(
+    "hide, left",
     [
-        (plots.plot_instants, (RUN, RUN.footprint)),
-        (plots.plot_timeline, (RUN, RUN.ledger, RUN.ledger.timeline())),
-        (plots.plot_tensors, (RUN, RUN.ledger, RUN.ledger.at_peak())),
-        (plots.plot_waterfall, (RUN, dsmem.explain(RUN))),
-        (plots.plot_segments, (RUN, RUN.replay, RUN.replay.segments())),
-        (plots.plot_reserved, (RUN, RUN.replay)),
-        (lambda s, **kw: plots.plot_stack({"a": s}, **kw), (RUN, RUN.footprint, RUN.footprint.parts)),
+        (None, ["weight", "weights_fp8", "weight_scales", "weight_copy", "buffer", "logits"]),
+        ("weights", ["weight_copy", "logits"]),
+        ("buffer", ["weight", "weights_fp8", "weight_scales", "weight_copy", "logits"]),
+        (["logits", "nothing"], ["weight", "weights_fp8", "weight_scales", "weight_copy", "buffer"]),
     ],
 )
-def test_a_run_and_what_it_holds_give_one_picture(plot, sources):
-    first, *others = (drawn(plot, source) for source in sources)
-    assert first and all(other == first for other in others)
+def test_what_is_hidden(hide, left):
+    parts = ["weight", "weights_fp8", "weight_scales", "weight_copy", "buffer", "logits"]
+    assert [part for part in parts if part not in sources.hidden(hide, parts)] == left
 
 
 @pytest.mark.parametrize("method", ["plot_instants", "plot_timeline", "plot_tensors", "plot_gaps"])
-def test_a_run_draws_itself(method):
-    assert (
-        getattr(RUN, method)(ax=Figure(layout="constrained").subplots(), title="Mine").get_title(loc="left") == "Mine"
-    )
+def test_a_run_draws_itself(method, run, ax):
+    assert getattr(run, method)(ax=ax, title="Mine").get_title(loc="left") == "Mine"
 
 
-@pytest.mark.parametrize(
-    "plot",
-    [plots.plot_stack, plots.plot_instants, plots.plot_timeline, plots.plot_tensors, plots.plot_waterfall]
-    + [plots.plot_reserved, plots.plot_segments],
-)
-def test_what_nothing_can_be_drawn_from_is_refused_by_its_kind(plot, refuses):
-    refuses(lambda: plot(7, ax=Figure().subplots()), "int", "must be a run")
-
-
-def test_hidden_weights_take_what_is_stored_of_them_along():
-    ax = plots.plot_stack({"run": RUN}, hide="weights", ax=Figure(layout="constrained").subplots())
+def test_hidden_weights_take_what_is_stored_of_them_along(run, ax):
+    plots.plot_stack({"run": run}, hide="weights", ax=ax)
     assert {part for part, *_ in ax.dsmem_data}.isdisjoint({"weights", "buffers"})
     assert "without weights" in ax.get_xlabel()
-
-
-def test_a_gpu_by_name_is_a_limit():
-    ax = plots.plot_stack(RUN, capacity="T4", ax=Figure(layout="constrained").subplots())
-    assert any("T4 14.57 GiB" in text.get_text() for text in ax.texts)
-    assert ax.get_xlim()[1] > dsmem.GPUS["T4"].usable_bytes
-
-
-def test_small_gaps_are_seen_on_an_axis_that_begins_near_the_totals():
-    ax = RUN.plot_gaps(ax=Figure(layout="constrained").subplots())
-    low, high = ax.get_xlim()
-    gaps = [abs(nbytes) for _, nbytes, kind in RUN.gaps().steps if kind == "gap" and nbytes]
-    assert low > 0 and max(gaps) > 0.1 * (high - low) and "axis from" in ax.get_xlabel()
-
-
-def test_a_curve_given_as_a_function_is_the_formula_everywhere():
-    ax = Figure(layout="constrained").subplots()
-    plots.plot_curves([1, 1000], {"square": lambda x: x**2}, xlabel="x", ax=ax)
-    line = ax.lines[0]
-    assert len(line.get_xdata()) > 50 and (line.get_ydata() == line.get_xdata() ** 2).all()
-
-
-def test_a_format_keeps_its_look_in_whatever_order_it_comes():
-    looks = []
-    for names in (("fp16", "int8"), ("int8", "bf16", "fp16")):
-        ax = Figure(layout="constrained").subplots()
-        plots.plot_curves([1, 2], {name: [1, 2] for name in names}, xlabel="x", ax=ax)
-        looks.append({line.get_label(): (line.get_color(), line.get_linestyle()) for line in ax.lines})
-    assert looks[0].items() <= looks[1].items()

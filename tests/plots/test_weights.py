@@ -37,7 +37,7 @@ def test_the_bars_are_the_parts_and_follow_each_other():
         drawn = {part: span for (part, at), span in bars(ax).items() if at == row}
         assert {part: width for part, (_, width) in drawn.items()} == parts
         assert [left for left, _ in drawn.values()] == [0, *np.cumsum(list(parts.values()))[:-1]]
-    assert ax.get_title(loc="left") == "8.11 GiB, 57.2% of BF16"
+    assert " ".join(ax.get_title(loc="left").split()) == f"{SEVEN.name} in int8: 8.11 GiB, 57.2% of BF16"
     assert ("mlp", "int8", 5_703_204_864) in ax.dsmem_data
 
 

@@ -1,11 +1,15 @@
 """Explorers without a browser: every control is driven, the picture follows, and nothing that goes wrong is lost."""
 
+import base64
 import io
+import re
 import subprocess
 import sys
 import threading
 
 import ipywidgets
+import nbconvert
+import nbformat
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -14,7 +18,7 @@ from PIL import Image
 import dsmem
 from dsmem.config.workload import Workload
 from dsmem.footprint.inference import inference_footprint
-from dsmem.plots import explorers, report, widgets
+from dsmem.plots import axes, explorers, families, report, widgets
 from dsmem.plots import footprint as pictures
 from dsmem.units import FLOATS, QUANTIZED
 
@@ -123,25 +127,25 @@ def test_the_kept_layer_changes_no_pixel(name):
 def test_bars_are_as_long_as_the_footprint_says(weights, attention):
     work = {"batch": 8, "seq_len": 4096, "weights": weights, "attention": attention}
     picture = pictures.FootprintPicture(Figure(layout="constrained").subplots())
-    picture(ARCHS[0], None, work)
+    picture(ARCHS[0], Workload(**work))
     fp = inference_footprint(ARCHS[0], Workload(**work))
     drawn = [corner for bar in picture.bars for corner in bar.get_path().vertices]
     assert 0 <= fp.total_bytes - max(x for x, _ in drawn) < picture.reach / 1000
-    families = pictures.by_family(fp.parts)
+    sums = families.by_family(fp.parts)
     row = picture.rows.index(fp.peak_instant.split()[0])
-    for bar, nbytes in zip(picture.bars, families.values(), strict=True):
+    for bar, nbytes in zip(picture.bars, sums.values(), strict=True):
         x = [x for x, y in bar.get_path().vertices if round(y) == row]
         assert (max(x) - min(x) if x else 0) == (nbytes if nbytes > picture.reach / 1000 else 0)
     in_row = [n for family, place, n in picture.ax.dsmem_data if place == picture.rows[row]]
-    assert sum(in_row) == fp.total_bytes == sum(families.values())
+    assert sum(in_row) == fp.total_bytes == sum(sums.values())
 
 
 def test_curves_hold_the_footprint():
     work = {"batch": 2, "seq_len": 4096, "attention": "eager"}
     picture = pictures.LengthsPicture(Figure(layout="constrained").subplots())
-    picture(ARCHS[0], None, work)
+    picture(ARCHS[0], Workload(**work))
     fp = inference_footprint(ARCHS[0], Workload(**work))
-    for line, nbytes in zip(picture.lines, pictures.by_family(fp.parts).values(), strict=True):
+    for line, nbytes in zip(picture.lines, families.by_family(fp.parts).values(), strict=True):
         [height] = line.get_ydata()[(line.get_xdata() == 4096) & ~np.isnan(line.get_ydata())] if nbytes else [0]
         assert height == nbytes
     assert picture.total.get_ydata()[list(picture.total.get_xdata()).index(4096)] == fp.total_bytes
@@ -170,7 +174,7 @@ def test_the_static_twin_is_the_same_picture(name):
     state = {key: value for key, value in explorer.values.items() if key not in ("model", "gpu")}
     assert PICTURES[name](ARCHS[0], capacity=("T4", CARDS["T4"]), ax=ax, **state) is ax
     assert ax.dsmem_data == explorer.figure.axes[0].dsmem_data
-    assert ax.get_title(loc="left") == explorer.figure.axes[0].get_title(loc="left")
+    assert axes.title_of(ax) == axes.title_of(explorer.figure.axes[0])
 
 
 @every_explorer
@@ -192,7 +196,7 @@ def test_every_part_has_a_family():
             for attention in explorers.CONTROLS["attention"]:
                 fp = inference_footprint(arch, Workload(weights=weights, attention=attention))
                 parts = {part for parts in fp.instants.values() for part in parts}
-                others = {part for part in parts if pictures._family(part) == "other"}
+                others = {part for part in parts if families.family_of(part) == "other"}
                 assert others <= {"buffers", "token_ids", "rope_tables"}
 
 
@@ -387,19 +391,39 @@ def test_two_threads_leave_the_newest_picture(name):
     assert explorer.png == explorer_of(name, batch=32, seq_len=512, weights="int8").png
 
 
-def test_it_displays_itself(monkeypatch):
-    shown = []
-    monkeypatch.setattr(widgets, "display", lambda bundle, raw: shown.append(bundle))
+def test_it_shows_its_controls_and_without_a_kernel_its_picture():
     explorer = widgets.explore(toy(), x=(1, 8))
-    explorer._ipython_display_()
-    assert shown[0]["application/vnd.jupyter.widget-view+json"]["model_id"] == explorer.box.model_id
-    assert "need a running kernel" in shown[0]["text/html"] and shown[0]["text/plain"] == repr(explorer)
+    bundle = explorer._repr_mimebundle_()
+    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == explorer.box.model_id
+    found = re.search(r'<img [^>]*alt="x is 1" src="data:image/png;base64,([^"]*)"', bundle["text/html"])
+    assert np.array_equal(pixels(base64.b64decode(found[1])), pixels(explorer.png))
+
+
+def test_exported_html_has_the_picture():
+    cell = nbformat.v4.new_code_cell("x")
+    data = widgets.explore(toy(), x=(1, 8))._repr_mimebundle_()
+    cell.outputs = [nbformat.v4.new_output("display_data", data=data)]
+    page, _ = nbconvert.HTMLExporter().from_notebook_node(nbformat.v4.new_notebook(cells=[cell]))
+    assert 'alt="x is 1"' in page and "VBox" not in page
+
+
+def test_a_picture_has_a_name_for_those_who_cannot_see_it():
+    explorer = widgets.explore(toy(), x=(1, 8))
+    assert explorer.alt == "x is 1" and explorer.box.children[1].tooltip == "x is 1"
+    explorer.set(x=8)
+    assert explorer.alt == explorer.box.children[1].tooltip == "x is 8"
 
 
 def test_models_and_gpus_are_named_in_any_form():
     explorer = explorers.explore_footprint(["llama-2-7b", "deepseek-r1"], capacity=["T4", "8 x H200"])
     assert [label for label, _ in explorer.controls["gpu"].options] == ["T4", "8 × H200", "none"]
     assert [label for label, _ in explorer.controls["model"].options] == ["llama-2-7b", "deepseek-r1"]
+
+
+def test_menus_in_place_of_sliders():
+    explorer = widgets.explore(toy(), menus=True, x=(1, 8), y=[3, 2], on=True)
+    assert [type(widget).__name__ for widget in explorer.controls.values()] == ["Dropdown", "Dropdown", "Checkbox"]
+    assert options(explorer.controls["y"]) == [2, 3] and explorer.values["y"] == 3
 
 
 # --- What an import costs ---------------------------------------------------------------------------------------------
@@ -411,8 +435,7 @@ def test_models_and_gpus_are_named_in_any_form():
         ("import dsmem", ["ipywidgets", "matplotlib", "IPython"]),
         ("import dsmem; dsmem.plots.footprint", ["ipywidgets", "IPython", "torch", "matplotlib.pyplot"]),
         (
-            "import dsmem; a = dsmem.Architecture.from_config('llama-2-7b'); "
-            "dsmem.plots.explorers.explore_curves(a).set(batch=2)",
+            "import dsmem; a = dsmem.Architecture.from_config('llama-2-7b'); dsmem.explore_curves(a).set(batch=2)",
             ["torch", "matplotlib.pyplot"],
         ),
     ],

@@ -1,5 +1,6 @@
-"""What all tests share: one fixed Hypothesis profile, and the shape of a refusal."""
+"""What all tests share: Hypothesis draws the same examples everywhere, unless asked for others; a refusal's shape."""
 
+import os
 import re
 
 import pytest
@@ -7,7 +8,9 @@ from hypothesis import settings
 
 # derandomize: the same examples on every machine; no deadline: the first fake pass of a process imports for seconds
 settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
-settings.load_profile("fixed")
+# HYPOTHESIS_PROFILE=random draws anew at each run, and prints how to see a failure again
+settings.register_profile("random", deadline=None, database=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
 @pytest.fixture

@@ -34,6 +34,8 @@ class Ledger(TorchDispatchMode):
 
     def __init__(self, model=None):
         super().__init__()
+        if not isinstance(model, torch.nn.Module | None):
+            raise ValueError(f"model={model!r} is not a model; it must be a torch.nn.Module or None")
         self.model = model
         self.events = []  # (record, +1 at its birth or -1 at its death), in order
         self._live = {}  # storage key -> (record, finalizer)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from dsmem.config.architecture import Architecture
 from dsmem.config.workload import Workload
 from dsmem.model import cache as caches
 from dsmem.model import operators
@@ -18,6 +19,7 @@ from dsmem.model.experts import ExpertStack, MoE, Router
 from dsmem.model.layers import MLP, Embedding, Linear, RMSNorm, Step
 from dsmem.model.mtp import FurtherToken
 from dsmem.model.quantize import LAYERS, QuantizedLinear, QuantizedStack
+from dsmem.units import whole_number
 
 TORCH_DTYPES = caches.DTYPES
 CACHE_FORMATS = (*TORCH_DTYPES, "fp8", "int8")
@@ -145,6 +147,7 @@ def build_model(
 ):
     """The decoder of `arch` with random weights (normal, standard deviation 0.02), built on the device it runs on.
 
+    arch: an `Architecture`, or whatever `Architecture.of` takes: a name, a path, a dict.
     weights: "fp32", "bf16", "fp16", or a scheme of `quantize` for the linear layers: "int8", "int8_w8a8", "fp8",
     "int4"; the same seed gives the same weights before rounding. device: "cuda", "cpu", or "fake", which builds any
     size in no memory. activations: the format that the pass computes in; left out, that of the weights, or "fp16" for
@@ -154,6 +157,7 @@ def build_model(
     Raises ValueError for an unknown format, device or module name.
     """
     check_device(device)
+    arch, seed = Architecture.of(arch), whole_number("seed", seed, 0, "a seed")
     work = Workload(weights=weights, activations=activations, modules_to_not_convert=modules_to_not_convert)
     like = {"dtype": TORCH_DTYPES[work.activations], "device": "cpu" if device == "fake" else device}
     if device == "fake":

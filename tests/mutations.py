@@ -181,6 +181,7 @@ def main():
     found += list(default_mutants()) if options.target == "families" else []
     found = [mutant for mutant in found if options.only in mutant[0]][:: options.every]
     tests = [str((TESTS / test).resolve()) for test in tests]
+    os.environ["HYPOTHESIS_PROFILE"] = "quick"
     with contextlib.redirect_stderr(io.StringIO()):
         warm_up()
     same = found[0][1][0]
@@ -188,7 +189,8 @@ def main():
     if not survives(unchanged, tests):
         sys.exit("the tests fail as they are")
     survivors, start = [], time.time()
-    for label, change in found:
+    for done, (label, change) in enumerate(found):
+        print(f"{done} of {len(found)}", file=sys.stderr, end="\r", flush=True)
         if survives(change, tests):
             survivors.append(label)
             print(f"survives: {label}", flush=True)

@@ -1,8 +1,8 @@
 """Break the library one line at a time, and list what no test notices: `python tests/mutations.py formulas`.
 
-Not part of the suite, for it takes an hour. Each break is made in a child process, in memory: no file is touched. What
-may break: an operator, a number, a comparison, a condition, a part by one byte, a call left out. A survivor is a hole
-in the tests, or a change that means the same.
+Not part of the suite, for it takes an hour. The tests are collected once; each break is made in a child process, in
+memory: no file is touched. What may break: an operator, a number, a comparison, a condition, a part by one byte, a call
+left out. A survivor is a hole in the tests, or a change that means the same.
 """
 
 import argparse
@@ -11,12 +11,14 @@ import contextlib
 import copy
 import importlib
 import inspect
-import io
 import os
 import signal
 import sys
 import time
 from pathlib import Path
+
+import pytest
+from _pytest import main as main_plugin
 
 TESTS = Path(__file__).parent
 TARGETS = {  # what is broken, and the tests that must notice, quick ones first
@@ -139,20 +141,39 @@ def apply(change):
     target.__code__ = namespace[target.__name__].__code__
 
 
-def survives(change, tests):
-    """Whether all tests pass with the change, in a child of this process."""
+class Breaker:
+    """A plugin of pytest: instead of running what it collected once, it runs it for every break, each in a child."""
+
+    def __init__(self, found):
+        self.found, self.survivors = found, []
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session):
+        same = self.found[0][1][0]
+        unchanged = ({}, {}) if isinstance(same, dict) else (same, parsed(same))
+        if not survives(session, unchanged):
+            sys.exit("the tests fail as they are")
+        for done, (label, change) in enumerate(self.found, start=1):
+            if survives(session, change):
+                self.survivors.append(label)
+                print(f"survives: {label}", file=sys.__stdout__, flush=True)
+            print(f"{done} of {len(self.found)}", file=sys.__stderr__, end="\r", flush=True)
+        return True
+
+
+def survives(session, change):
+    """Whether all collected tests pass with the change, in a child of this process."""
     child = os.fork()
     if not child:
-        import pytest
-
         signal.alarm(SECONDS)
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            try:
-                apply(change)
-                code = pytest.main(["-x", "-q", "-n0", "-p", "no:cacheprovider", "--assert=plain", *tests])
-            except BaseException:
-                code = 1
-        os._exit(int(code))
+        nowhere, code = os.open(os.devnull, os.O_WRONLY), 1
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        with contextlib.suppress(BaseException):  # the first failure stops the loop
+            apply(change)
+            main_plugin.pytest_runtestloop(session)
+            code = int(session.testsfailed > 0)
+        os._exit(code)
     _, status = os.waitpid(child, 0)
     return status == 0
 
@@ -182,19 +203,11 @@ def main():
     found = [mutant for mutant in found if options.only in mutant[0]][:: options.every]
     tests = [str((TESTS / test).resolve()) for test in tests]
     os.environ["HYPOTHESIS_PROFILE"] = "quick"
-    with contextlib.redirect_stderr(io.StringIO()):
-        warm_up()
-    same = found[0][1][0]
-    unchanged = ({}, {}) if isinstance(same, dict) else (same, parsed(same))
-    if not survives(unchanged, tests):
-        sys.exit("the tests fail as they are")
-    survivors, start = [], time.time()
-    for done, (label, change) in enumerate(found):
-        print(f"{done} of {len(found)}", file=sys.stderr, end="\r", flush=True)
-        if survives(change, tests):
-            survivors.append(label)
-            print(f"survives: {label}", flush=True)
-    print(f"{len(found)} breaks, {len(survivors)} survive, {time.time() - start:,.0f} s")
+    warm_up()
+    breaker, start = Breaker(found), time.time()
+    flags = ["-x", "-q", "-n0", "-s", "-p", "no:cacheprovider", "--assert=plain"]
+    pytest.main([*flags, *tests], plugins=[breaker])
+    print(f"{len(found)} breaks, {len(breaker.survivors)} survive, {time.time() - start:,.0f} s")
 
 
 if __name__ == "__main__":

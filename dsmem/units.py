@@ -38,14 +38,16 @@ BYTE_UNITS = _BINARY | _DECIMAL
 _UNIT_NAMES = {name.lower(): name for name in BYTE_UNITS} | {"b": "bytes", "byte": "bytes"}
 
 
-def format_name(value: Any) -> str:
+def format_name(value: Any) -> Any:
     """The kit's name of a number format: "fp16" for "fp16", "float16", "torch.float16" and `torch.float16` alike.
 
-    A value that names no known format comes back as text, for the caller's own check to refuse.
+    A value that names no known format comes back as it is, for the caller's own check to refuse.
 
     >>> format_name("float16"), format_name("torch.bfloat16"), format_name("INT8")
     ('fp16', 'bf16', 'int8')
     """
+    if not (isinstance(value, str) or str(value).startswith("torch.")):
+        return value
     name = str(value).removeprefix("torch.").lower()
     return _ALIASES.get(name, name)
 
@@ -82,7 +84,10 @@ def whole_number(argument: str, value: Any, least: int = 1, what: str = "a count
 
 def whole_numbers(argument: str, value: Any, least: int = 1) -> "int | np.ndarray":
     """`whole_number`, or an int64 array of them: every element at least `least`."""
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of unequal length
+        array = np.empty(0)
     if array.dtype.kind not in "iu" or array.size == 0 or np.any(array < least):
         raise ValueError(f"{argument}={value!r} is not a count; it must be a whole number of at least {least}")
     return int(array) if array.ndim == 0 else array.astype(np.int64)

@@ -1,13 +1,18 @@
-"""What all tests share: one fixed Hypothesis profile, and the shape of a refusal."""
+"""What all tests share: Hypothesis draws the same examples everywhere, unless asked for others; a refusal's shape."""
 
+import os
 import re
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 # derandomize: the same examples on every machine; no deadline: the first fake pass of a process imports for seconds
 settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
-settings.load_profile("fixed")
+# HYPOTHESIS_PROFILE=random draws anew at each run, and prints how to see a failure again
+settings.register_profile("random", deadline=None, database=None, print_blob=True)
+# for `mutations`: that a test fails is enough, its smallest example is not looked for
+settings.register_profile("quick", derandomize=True, deadline=None, database=None, phases=[Phase.generate])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
 @pytest.fixture

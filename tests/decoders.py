@@ -1,4 +1,4 @@
-"""Small models of the DeepSeek and Qwen3 families, ours beside transformers' with the same weights."""
+"""Small models of every family that is read, ours beside transformers' with the same weights."""
 
 import pytest
 import torch
@@ -39,22 +39,68 @@ CONFIGS = {
         "routed_scaling_factor": 1.5,
         **LATENT,
     },
+    "v2 with biases": {
+        "model_type": "deepseek_v2",
+        "attention_bias": True,
+        "mlp_bias": True,
+        "q_lora_rank": 24,
+        **LATENT,
+    },
+    "v3 with biases": {
+        "model_type": "deepseek_v3",
+        "attention_bias": True,
+        "q_lora_rank": 24,
+        "n_group": 4,
+        "topk_group": 2,
+        **LATENT,
+    },
     "qwen3_moe": {"model_type": "qwen3_moe", "head_dim": 16, "num_experts": 8, "norm_topk_prob": True},
     "qwen3_moe, some dense": {"model_type": "qwen3_moe", "head_dim": 16, "num_experts": 8, "mlp_only_layers": [1]},
+    "qwen3_moe, every second": {"model_type": "qwen3_moe", "head_dim": 16, "num_experts": 8, "decoder_sparse_step": 2},
 }
+DENSE_SIZES = {
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "intermediate_size": 80,
+    "vocab_size": 61,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+}
+DENSE_CONFIGS = {
+    "llama": {"model_type": "llama"},
+    "llama with biases": {"model_type": "llama", "attention_bias": True, "mlp_bias": True},
+    "llama, all heads apart": {"model_type": "llama", "num_key_value_heads": 6},
+    "llama, one key head": {"model_type": "llama", "num_key_value_heads": 1},
+    "llama, tied, another base": {"model_type": "llama", "tie_word_embeddings": True, "rope_theta": 500_000.0},
+    "mistral": {"model_type": "mistral", "head_dim": 12, "sliding_window": None},
+    "qwen2": {"model_type": "qwen2"},
+    "qwen2, tied": {"model_type": "qwen2", "tie_word_embeddings": True},
+    "qwen3": {"model_type": "qwen3", "head_dim": 16},
+    "qwen3 with biases": {"model_type": "qwen3", "head_dim": 10, "attention_bias": True},
+}
+CONFIGS = {name: SIZES | config for name, config in CONFIGS.items()}
+CONFIGS |= {name: DENSE_SIZES | config for name, config in DENSE_CONFIGS.items()}
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 TOKENS = torch.randint(61, (2, 11), generator=torch.Generator().manual_seed(5))
 
 
-def theirs_and_ours(config):
-    """transformers' model with random weights, norms and router biases included, and ours with the same, in float32."""
-    config = SIZES | config | {"num_nextn_predict_layers": 0}
+def transformers_model(config, dtype=torch.float32):
+    """transformers' model with random weights, norms and router biases included."""
     torch.manual_seed(7)
-    theirs = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=dtype).eval()
     with torch.no_grad():
-        for name, tensor in theirs.state_dict().items():
+        for name, tensor in model.state_dict().items():
             tensor.add_((0.05 if "experts" in name else 0.2) * torch.randn_like(tensor))
-    ours = build_model(Architecture.from_config(config), weights="fp32", device="cpu")
+    return model
+
+
+def theirs_and_ours(config, weights="fp32", **options):
+    """transformers' model in float32, and ours of the same weights, rounded as `build_model` is told."""
+    config = config | {"num_nextn_predict_layers": 0} if "kv_lora_rank" in config else config
+    theirs = transformers_model(config)
+    ours = build_model(Architecture.from_config(config), weights=weights, device="cpu", **options)
     checkpoint.fill_from(ours, theirs.state_dict())
     return theirs, ours
 

@@ -5,11 +5,13 @@ import dataclasses
 from hypothesis import strategies as st
 
 import dsmem
+from dsmem.config.workload import LINEARS
+from dsmem.units import FLOATS
 
 DENSE_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
-WEIGHTS = ("fp32", "bf16", "fp16")
 KV_CACHES = (None, "fp32", "bf16", "fp16")
 BOOLEANS = st.booleans()
+SMALL = {"hidden": 48, "intermediate": 96, "vocab": 200, "head_dim": 16}  # small enough for real passes on a CPU
 
 
 @st.composite
@@ -35,7 +37,7 @@ def architectures(draw, hidden=2048, intermediate=8192, vocab=50_000, head_dim=1
 
 
 @st.composite
-def latent_architectures(draw, hidden=512, rank=128, head_dim=64, **widths):
+def latent_architectures(draw, hidden=512, rank=64, head_dim=64, **widths):
     """A decoder with latent attention (MLA), dense or with experts."""
     arch, nope, rope = (
         draw(architectures(hidden=hidden, **widths)),
@@ -61,7 +63,7 @@ def latent_architectures(draw, hidden=512, rank=128, head_dim=64, **widths):
 def with_experts(draw, dense, width=256):
     """A decoder of `dense` with mixtures of experts in some of its layers."""
     arch, group_size, n_group = draw(dense), draw(st.integers(2, 5)), draw(st.integers(1, 3))
-    topk_group = draw(st.integers(1, n_group))
+    topk_group, layers = draw(st.integers(1, n_group)), st.integers(0, arch.num_hidden_layers - 1)
     return arch.scaled(
         n_routed_experts=group_size * n_group,
         n_group=n_group,
@@ -70,25 +72,20 @@ def with_experts(draw, dense, width=256):
         n_shared_experts=draw(st.integers(0, 2)),
         moe_intermediate_size=draw(st.integers(1, width)),
         first_k_dense_replace=draw(st.integers(0, 2)),
-        mlp_only_layers=draw(st.sampled_from(((), (1,), (2,)))),
+        mlp_only_layers=tuple(sorted(draw(st.sets(layers)))),
         scoring_func=draw(st.sampled_from(("softmax", "sigmoid"))),
         norm_topk_prob=draw(BOOLEANS),
     )
 
 
-def any_architectures(**widths):
-    """Grouped or latent attention, dense or with experts."""
+def any_architectures(width=256, **widths):
+    """Grouped or latent attention, dense or with experts; the arguments are the largest widths."""
     kinds = architectures(**widths), latent_architectures(**{"hidden": 512} | widths)
-    return st.one_of(*kinds, *(with_experts(kind) for kind in kinds))
-
-
-def small_architectures():
-    """Small enough for real passes on a CPU."""
-    return architectures(hidden=48, intermediate=96, vocab=200, head_dim=16)
+    return st.one_of(*kinds, *(with_experts(kind, width) for kind in kinds))
 
 
 @st.composite
-def workloads(draw, phase=None, attention=None, batch=4, seq_len=512, weights=WEIGHTS):
+def workloads(draw, phase=None, attention=None, batch=4, seq_len=512, weights=FLOATS):
     """A forward pass; `phase` and `attention` may be fixed, `batch` and `seq_len` are the largest."""
     phase = phase or draw(st.sampled_from(("prefill", "decode")))
     decode = phase == "decode"
@@ -107,10 +104,12 @@ def workloads(draw, phase=None, attention=None, batch=4, seq_len=512, weights=WE
 
 @st.composite
 def cached_workloads(draw, **fixed):
-    """A forward pass on any kind of cache, in any format."""
+    """A forward pass on any kind of cache, in any format; a prefill may do without."""
+    work = draw(workloads(**fixed))
+    layouts = ("static", "growing", "paged") + (("none",) if work.phase == "prefill" else ())
     return dataclasses.replace(
-        draw(workloads(**fixed)),
-        cache=draw(st.sampled_from(("static", "growing", "paged"))),
+        work,
+        cache=draw(st.sampled_from(layouts)),
         kv_cache=draw(st.sampled_from(("fp32", "bf16", "fp16", "fp8", "int8"))),
         mla_cache=draw(st.sampled_from(("latent", "expanded"))),
         block_size=draw(st.integers(1, 20)),
@@ -119,30 +118,40 @@ def cached_workloads(draw, **fixed):
 
 def in_eights(arch):
     """The same decoder, its widths rounded up to multiples of 8, as INT8 products need them."""
-    widths = ("hidden_size", "head_dim", "intermediate_size", "vocab_size")
-    return arch.scaled(**{name: -(-getattr(arch, name) // 8) * 8 for name in widths})
+    widths = [field.name for field in dataclasses.fields(arch) if field.name.endswith(("_size", "_dim", "_rank"))]
+    sizes = {name: getattr(arch, name) for name in widths}
+    return arch.scaled(**{name: -(-size // 8) * 8 for name, size in sizes.items() if size})
 
 
 @st.composite
-def quantized_passes(draw, weights, small=False, **fixed):
-    """A decoder and a workload with quantized weights, some layers kept in 16 or 32 bit; fixed: as in `workloads`."""
-    arch = draw(small_architectures() if small else architectures())
+def passes(draw, weights=None, small=False, dense=False, cache=None, **fixed):
+    """A decoder of any kind and a workload with its weights in a scheme, some layers kept in 16 or 32 bit.
+
+    weights: a scheme, or None for any float format. small: for real passes on a CPU. dense: grouped heads, no experts.
+    cache: fixed; fixed: more of it, as in `workloads`.
+    """
+    widths = {"width": 32, **SMALL} if small else {}
+    arch = draw(architectures() if dense else any_architectures(**widths))
+    fixed = {"batch": 2, "seq_len": 16} | fixed if small else fixed
+    work = draw(workloads(**fixed) if cache == "static" else cached_workloads(**fixed))
+    if weights is None:
+        return arch, work
     arch = arch.scaled(num_hidden_layers=min(arch.num_hidden_layers, 2))  # a third only repeats the second
-    work = draw(workloads(**{"batch": 2, "seq_len": 16} | fixed if small else fixed))
-    kept = draw(st.sampled_from(((), ("lm_head",))) | st.sets(st.sampled_from(DENSE_LINEARS)).map(sorted).map(tuple))
+    kept = draw(st.sampled_from(((), ("lm_head",))) | st.sets(st.sampled_from(LINEARS)).map(sorted).map(tuple))
     if arch.tie_word_embeddings and "lm_head" not in kept:
         kept = (*kept, "lm_head")
-    formats = {"weights": weights, "activations": draw(st.sampled_from(WEIGHTS)), "modules_to_not_convert": kept}
-    formats["kv_cache"] = draw(st.sampled_from(KV_CACHES))
+    formats = {"weights": weights, "activations": draw(st.sampled_from(FLOATS)), "modules_to_not_convert": kept}
+    # as drawn, or what follows from the activations
+    formats["kv_cache"] = None if draw(BOOLEANS) else work.kv_cache
     return in_eights(arch) if weights == "int8_w8a8" else arch, dataclasses.replace(work, **formats)
 
 
 def live_after(ledger, module, op, index):
-    """Live bytes right after the birth number `index` of those by `op` in `module`; None if there were not so many."""
+    """Live bytes right after the birth number `index` (-1: the last) by `op` in `module`; None if there is none."""
     live = ledger.timeline().live_bytes
     births = [
         int(live[step])
         for step, (record, sign) in enumerate(ledger.events)
         if sign > 0 and record.module == module and op in (None, record.op)
     ]
-    return births[index] if index < len(births) else None
+    return births[index] if len(births) > max(index, 0) else None

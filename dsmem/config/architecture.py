@@ -60,6 +60,8 @@ class Architecture(Shapes):
     def __post_init__(self):
         for field in _POSITIVE:
             whole_number(field, getattr(self, field), what="a size")
+        for field in _COUNTS:
+            whole_number(field, getattr(self, field), least=0)
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"num_attention_heads={self.num_attention_heads} does not divide into "
@@ -167,3 +169,4 @@ _POSITIVE = (
     "intermediate_size",
     "vocab_size",
 )
+_COUNTS = ("n_routed_experts", "n_shared_experts", "first_k_dense_replace", "num_nextn_predict_layers")

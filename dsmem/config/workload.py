@@ -75,6 +75,8 @@ class Workload:
         one_of("activations", self.activations, FLOATS if self.weights in QUANTIZED else (self.weights,))
         one_of("kv_cache", self.kv_cache, CACHE_FORMATS + STORED_CACHES)
         kept = self.modules_to_not_convert
+        if not isinstance(kept, str | tuple | list | set | frozenset):
+            raise ValueError(f"modules_to_not_convert={kept!r} is not a list; it must hold names of linear layers")
         self._settle("modules_to_not_convert", (kept,) if isinstance(kept, str) else tuple(kept))
         for name in self.modules_to_not_convert:
             one_of("modules_to_not_convert", name, LINEARS)

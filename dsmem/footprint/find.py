@@ -10,7 +10,7 @@ from dsmem import formulas
 from dsmem.config.architecture import Architecture
 from dsmem.footprint.stored import weight_bytes
 from dsmem.table import Table
-from dsmem.units import BYTE_UNITS, format_bytes
+from dsmem.units import BYTE_UNITS, format_bytes, whole_number
 
 FORMATS = {"fp32": 32, "bf16 or fp16": 16, "fp8 or int8": 8}
 RANKS = (1, 2, 4, 8)  # of tensor parallelism, which cuts a matrix or the vocabulary
@@ -57,7 +57,7 @@ def find_tensor(size: Any, model: Any, most: int = 12) -> Found:
     >>> [(c.what.rpartition(", ")[2], c.element) for c in found[:2]]
     [('experts.gate_up_proj of one expert', 'bf16 or fp16'), ('experts.down_proj of one expert', 'fp32')]
     """
-    arch, (low, high) = Architecture.of(model), size_range(size)
+    arch, (low, high), most = Architecture.of(model), size_range(size), whole_number("most", most)
     found = [c for c in (*_weights(arch, low, high), *_by_token(arch, low, high), *_scores(arch, low, high))]
     found.sort(key=lambda candidate: candidate.rank)
     said = format_bytes(low) if low == high else f"{format_bytes((low + high) // 2)}, as rounded"

@@ -32,6 +32,9 @@ class Footprint:
     """
 
     def __init__(self, instants: dict[str, dict[str, Any]], arch: Any = None, work: Any = None):
+        listed = list(instants.values()) if isinstance(instants, dict) else []
+        if not (listed and all(isinstance(parts, dict) for parts in listed)):
+            raise ValueError(f"instants={instants!r} lists no instant; it must be {{instant: {{part: bytes}}}}")
         self.instants, self.arch, self.work = instants, arch, work
         self.totals = {instant: sum(parts.values()) for instant, parts in instants.items()}
 

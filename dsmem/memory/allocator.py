@@ -9,6 +9,7 @@ equal blocks: `memory.traces` replays with the real one's addresses.
 """
 
 from dsmem.memory.blocks import GPU, Pool, Segment
+from dsmem.units import whole_number
 
 MIB = 2**20
 BLOCK_BYTES = 512  # kMinBlockSize
@@ -62,6 +63,8 @@ class CachingAllocator:
     def __init__(
         self, capacity=None, max_split_size_mb=None, expandable_segments=False, large_segment_size_mb=20, gpu=None
     ):
+        if capacity is not None:
+            whole_number("capacity", capacity, what="bytes")
         if large_segment_size_mb <= 10:
             raise ValueError(f"large_segment_size_mb={large_segment_size_mb} is too small; it must be more than 10")
         if max_split_size_mb is not None and max_split_size_mb < large_segment_size_mb:

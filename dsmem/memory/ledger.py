@@ -38,6 +38,8 @@ class Ledger(TorchDispatchMode):
 
     def __init__(self, model: torch.nn.Module | None = None):
         super().__init__()
+        if not isinstance(model, torch.nn.Module | None):
+            raise ValueError(f"model={model!r} is not a model; it must be a torch.nn.Module or None")
         self.model = model
         self.events: list[tuple[Record, int]] = []
         self._open = False

@@ -1,13 +1,15 @@
 """From tensor bytes to allocator bytes: a ledger's events replayed on the caching allocator, without a GPU."""
 
 import dataclasses
+from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
 from dsmem.memory.allocator import CachingAllocator, ReplayedOutOfMemory, rounded_bytes, segment_bytes
 from dsmem.table import Table
-from dsmem.units import format_bytes
+from dsmem.units import format_bytes, whole_number
 
 __all__ = [
     "CachingAllocator",
@@ -96,8 +98,8 @@ def replay(source, workspace_bytes=0, **settings):
     settings: capacity, max_split_size_mb, expandable_segments, large_segment_size_mb of `CachingAllocator`.
     Raises ReplayedOutOfMemory where `capacity` does not suffice, ValueError for a birth or death out of turn.
     """
-    events = _ledger_events(source) if hasattr(source, "events") else list(source)
-    if workspace_bytes:
+    events = _ledger_events(source) if hasattr(source, "events") else _checked(source)
+    if whole_number("workspace_bytes", workspace_bytes, 0, "bytes"):
         events = [("workspace", workspace_bytes, "workspace"), *events]
     allocator = CachingAllocator(**settings)
     columns = np.array(list(_run(allocator, events)), dtype=np.int64).reshape(-1, 4).T
@@ -144,6 +146,17 @@ def _fits(events, capacity, settings):
 def _ledger_events(ledger):
     device = ledger.device
     return [(id(r), sign * r.nbytes, f"{r.module} {r.op}") for r, sign in ledger.events if r.device == device]
+
+
+def _checked(source):
+    """The events of a list, each of them looked at."""
+    events = list(source) if isinstance(source, Iterable) else None
+    if events is None or not all(isinstance(event, tuple | list) and len(event) == 3 for event in events):
+        raise ValueError(f"source={source!r} is not a ledger or a list of events; an event is (key, bytes, label)")
+    for step, (_, change, _) in enumerate(events):
+        if not isinstance(change, Integral):
+            raise ValueError(f"events[{step}]: {change!r} is not a number of bytes; it must be a whole number")
+    return events
 
 
 def _run(allocator, events):

@@ -25,7 +25,7 @@ from dsmem.model.experts import ExpertStack, MoE, Router
 from dsmem.model.layers import MLP, Embedding, Linear, RMSNorm, Step, future_mask, rope_frequencies
 from dsmem.model.mtp import FurtherToken
 from dsmem.model.quantize import LAYERS, QuantizedLinear, QuantizedStack
-from dsmem.units import format_name, one_of
+from dsmem.units import format_name, one_of, whole_number
 
 LOGITS = ("all", "last")
 
@@ -183,7 +183,7 @@ def build_model(
     >>> tuple(model(torch.zeros(1, 5, dtype=torch.long)).shape)
     (1, 5, 129280)
     """
-    arch, device = Architecture.of(arch), check_device(device)
+    arch, device, seed = Architecture.of(arch), check_device(device), whole_number("seed", seed, 0, "a seed")
     work = Workload(weights=weights, activations=activations, modules_to_not_convert=modules_to_not_convert)
     like = {"dtype": TORCH_DTYPES[work.activations], "device": "cpu" if device == "fake" else device}
     if device == "fake":

@@ -73,6 +73,8 @@ def explain(run: Any) -> Waterfall:
 
     run: a `Run`. Without a GPU the way ends at what the allocator is predicted to reserve.
     """
+    if not hasattr(run, "footprint"):
+        raise ValueError(f"run={run!r} is not a Run; it must be what measure(...) returns")
     formula, ledger, replayed = run.footprint.total_bytes, run.ledger.peak_bytes, run.replay
     allocated, reserved = replayed.peak_allocated_bytes, replayed.peak_reserved_bytes
     steps = [

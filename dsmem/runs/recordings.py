@@ -79,6 +79,7 @@ def _is_run(run):
         and isinstance(run.get("provenance"), dict)
         and {"device", "date", "capability"} <= set(run["provenance"])
         and isinstance(run.get("cells"), list)
+        and all(isinstance(cell, dict) and isinstance(cell.get("outcome"), str) for cell in run["cells"])
     )
 
 

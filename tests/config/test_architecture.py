@@ -128,11 +128,13 @@ def expert_configs(draw):
         "n_group": groups,
         "topk_group": groups,
     }
-    sparse = {"num_experts": 4 * groups, "decoder_sparse_step": draw(st.integers(1, 2)), "mlp_only_layers": [1]}
+    layers = draw(st.integers(1, 6))
+    dense, step = sorted(draw(st.sets(st.integers(0, layers - 1)))), draw(st.integers(1, 4))
+    sparse = {"num_experts": 4 * groups, "decoder_sparse_step": step, "mlp_only_layers": dense}
     return {
         "model_type": family,
         "hidden_size": heads * draw(st.integers(1, 12)) * 2,
-        "num_hidden_layers": draw(st.integers(1, 3)),
+        "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "num_key_value_heads": heads,
         "intermediate_size": draw(st.integers(1, 64)),
@@ -173,24 +175,6 @@ def test_a_config_object_reads_like_its_dict(config):
     assert from_object == Architecture.from_config(config).scaled(
         name=from_object.name, sliding_window=from_object.sliding_window
     )
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("optional", ["num_key_value_heads", "head_dim", "rms_norm_eps", "tie_word_embeddings"])
-def test_an_absent_key_takes_the_default_of_transformers(family, optional):
-    config = {"model_type": family, **SMALL, "num_attention_heads": 64, "hidden_size": 1024}
-    del config["num_key_value_heads"]
-    theirs = config_object(config)
-    expected = getattr(theirs, optional, None)
-    if expected is None:
-        expected = 1024 // 64  # the only one that transformers leaves to the model: head_dim
-    assert getattr(Architecture.from_config(config), optional) == expected
-
-
-def test_mistrals_window_is_that_of_transformers_when_absent_and_none_when_null():
-    config = {"model_type": "mistral", **SMALL}
-    assert Architecture.from_config(config).sliding_window == config_object(config).sliding_window
-    assert Architecture.from_config(config | {"sliding_window": None}).sliding_window is None
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3"])
@@ -263,6 +247,10 @@ def test_every_active_parameter_of_a_dense_model_is_a_parameter():
         ({"hidden_size": 63}, ("hidden_size", "63", "num_attention_heads", "4", "head_dim")),
         ({"head_dim": 15}, ("head_dim", "15", "even")),
         ({"hidden_act": "gelu"}, ("hidden_act", "'gelu'", "silu")),
+        ({"head_dim": -16}, ("head_dim", "-16", "at least 1")),
+        ({"head_dim": 0}, ("head_dim", "0", "at least 1")),
+        ({"num_key_value_heads": -2}, ("num_key_value_heads", "-2", "at least 1")),
+        ({"num_key_value_heads": 0}, ("num_key_value_heads", "0", "at least 1")),
     ],
 )
 def test_an_impossible_config_is_refused(change, words, refuses):

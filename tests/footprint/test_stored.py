@@ -1,21 +1,14 @@
-"""Weights part by part: the sums are the footprint's and bitsandbytes'; the pictures follow every menu."""
+"""Weights part by part: the sums are the footprint's and bitsandbytes'; every choice of what is kept is pinned."""
 
 import pytest
-from matplotlib.figure import Figure
 
 import dsmem
-from dsmem.config.workload import EXPERTS
-from dsmem.footprint.stored import KEPT, PARTS, weight_formats, weight_parts
+from dsmem.config.workload import EXPERTS, LINEARS
+from dsmem.footprint.stored import KEPT, PARTS, weight_bytes, weight_formats, weight_parts
 from dsmem.units import GIB, QUANTIZED
 
 ARCHS = {name: dsmem.Architecture.from_config(name) for name in dsmem.model_names()}
 SEVEN, R1 = ARCHS["deepseek-r1-distill-qwen-7b"], ARCHS["deepseek-r1"]
-CARDS = {"T4": 15_642_329_088, "8 × H200": 8 * 150_109_945_856}
-
-
-@pytest.fixture
-def ax():
-    return Figure(layout="constrained").subplots()
 
 
 @pytest.mark.parametrize("weights", ["fp32", "bf16", *QUANTIZED])
@@ -34,6 +27,29 @@ def test_the_parts_sum_to_it_whatever_is_kept(kept):
 @pytest.mark.parametrize(("weights", "gib"), [("int8", 8.113), ("nf4", 5.449), ("nf4_double", 5.166)])
 def test_the_7b_takes_what_it_takes_in_bitsandbytes(weights, gib):
     assert sum(weight_parts(SEVEN, weights).values()) / GIB == pytest.approx(gib, abs=0.0005)
+
+
+@pytest.mark.parametrize(
+    ("menu", "r1", "seven"),
+    [
+        ("head", 673_150_611_808, 8_711_506_944),  # R1: as published, without its further-token module
+        ("nothing more", 672_224_159_008, 8_167_117_824),
+        ("head and attention", 684_561_240_576, 9_532_673_024),
+        ("all but routed experts", 688_303_742_976, 2 * 7_615_616_512),
+    ],
+)
+def test_each_choice_of_what_is_kept_takes_its_bytes(menu, r1, seven):
+    router_biases = 4 * 58 * 256  # buffers, which the published file counts
+    assert weight_bytes(R1, "fp8", modules_to_not_convert=KEPT[menu]) + router_biases == r1
+    assert weight_bytes(SEVEN, "int8", modules_to_not_convert=KEPT[menu]) == seven
+
+
+def test_each_choice_of_what_is_kept_names_what_it_says():
+    attention = R1.attention_linears() | SEVEN.attention_linears() | R1.scaled(q_lora_rank=None).attention_linears()
+    assert set(KEPT["head and attention"]) == {"lm_head", *attention}
+    assert set(KEPT["all but routed experts"]) == set(LINEARS) - set(EXPERTS)
+    assert (KEPT["head"], KEPT["nothing more"]) == (("lm_head",), ())
+    assert set(LINEARS) == {"q_proj"} | R1.linears().keys() | SEVEN.linears().keys() | R1.expert_stacks().keys()
 
 
 def test_fused_experts_left_out_leave_qwen3_at_56_gib():

@@ -332,6 +332,49 @@ def test_activations_outlive_their_module_and_temporaries_do_not():
     assert out.sum() == 10
 
 
+class Widening(nn.Module):
+    """One tensor that dies with the module's last step, and one that the module gives away."""
+
+    def forward(self, x):
+        wide = x.double()
+        out = wide.float()
+        del wide
+        return out
+
+
+def test_what_the_module_gives_away_is_an_activation_even_if_nobody_takes_it():
+    """The first death after the module's end is an activation's, the last one before it a temporary's."""
+    model, x = nn.Sequential(Widening()), torch.ones(10)
+    with Ledger(model) as ledger:
+        model(x)  # the result dies at once
+    made = {record.nbytes: record for record in ledger.records if record.module == "0"}
+    assert (made[80].category, made[40].category) == ("temporary", "activation")
+    assert made[40].death == made[80].death + 1 == len(ledger.events) - 1
+
+
+def test_what_is_made_outside_any_module_is_a_temporary():
+    model = nn.Sequential(nn.ReLU())
+    with Ledger(model) as ledger:
+        kept = torch.ones(20) * 2
+    assert {record.category for record in ledger.records} == {"temporary"} and kept.numel() == 20
+
+
+@pytest.mark.parametrize("layout", ["static", "paged", "growing"])
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_a_cache_with_room_is_born_before_the_pass_and_a_growing_one_in_it(phase, layout):
+    ledger = dsmem.measure(ARCH, Workload(2, 16, phase, cache=layout)).ledger
+    first = next(record.birth for record in ledger.records if record.op != "(before)")
+    cache = [record for record in ledger.records if record.category == "kv_cache" and record.nbytes]
+    lasting = [record for record in cache if record.death is None and record.dtype == "float16"]
+    assert sum(record.nbytes for record in lasting) == CACHE_BYTES
+    if layout != "growing":
+        assert {(record.op, record.module, record.death) for record in cache} == {("(before)", "", None)}
+        assert max(record.birth for record in cache) < first
+    else:  # it has no room of its own: each tensor is made anew by the layer that adds to it
+        assert {record.module.split(".")[-1] for record in lasting} == {"self_attn"}
+        assert min(record.birth for record in lasting) > first
+
+
 @pytest.mark.parametrize("by_name", [True, False])
 @torch.no_grad()
 def test_our_static_cache_is_booked_as_kv_cache(by_name):

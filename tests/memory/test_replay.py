@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from strategies import architectures, workloads
 
 import dsmem
-from dsmem.memory.replay import replay, rounded_bytes
+from dsmem.memory.replay import ReplayedOutOfMemory, replay, rounded_bytes, smallest_capacity_bytes
 
 MIB = 2**20
 ARCH = dsmem.Architecture.from_config("deepseek-r1-distill-qwen-1.5b").scaled(num_hidden_layers=2)
@@ -64,6 +64,19 @@ def test_what_the_libraries_keep_is_taken_first():
     events = [("a", 512, "a"), ("a", -512, "a")]
     assert replay(events, workspace_bytes=8_519_680).allocated_bytes.min() == 8_519_680
     assert replay(events, workspace_bytes=8_519_680).peak_allocated_bytes == 8_519_680 + 512
+
+
+@pytest.mark.parametrize("unit", [1, 512, 1000, 3 * MIB, 7 * MIB + 1, 30 * MIB, 100 * MIB])
+@pytest.mark.parametrize("sizes", [(10 * MIB,), (10 * MIB, 12 * MIB, 1), (MIB, 30 * MIB)])
+def test_the_smallest_capacity_suffices_and_one_unit_less_does_not(sizes, unit):
+    """Whatever the unit, and also where it does not divide the peak."""
+    events = [(size, size, "") for size in sizes] + [(size, -size, "") for size in sizes]
+    least = smallest_capacity_bytes(events, unit)
+    assert least % unit == 0
+    assert replay(events, capacity=least).peak_reserved_bytes <= least < replay(events).peak_reserved_bytes + unit
+    if least > unit:
+        with pytest.raises(ReplayedOutOfMemory):
+            replay(events, capacity=least - unit)
 
 
 def test_the_replay_of_nothing_is_nothing():

@@ -5,41 +5,19 @@ import math
 
 import pytest
 import torch
+from decoders import CONFIGS, TOKENS, theirs_and_ours, transformers_model
+from quantized import layer
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from dsmem import Architecture, build_model
 from dsmem.footprint import published
 from dsmem.model import checkpoint
+from dsmem.model.quantize import LAYERS, QuantizedLinear, QuantizedStack
+from dsmem.units import QUANTIZED
 
 R1 = Architecture.from_config("deepseek-r1")
-CONFIG = {
-    "model_type": "deepseek_v3",
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "q_lora_rank": 16,
-    "kv_lora_rank": 8,
-    "qk_nope_head_dim": 8,
-    "qk_rope_head_dim": 8,
-    "v_head_dim": 8,
-    "intermediate_size": 48,
-    "moe_intermediate_size": 24,
-    "n_routed_experts": 4,
-    "num_experts_per_tok": 2,
-    "first_k_dense_replace": 1,
-    "n_group": 2,
-    "topk_group": 1,
-    "vocab_size": 61,
-    "num_nextn_predict_layers": 0,
-}
-TOKENS = torch.arange(14).view(2, 7)
-
-
-def transformers_model():
-    torch.manual_seed(3)
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(**CONFIG), dtype=torch.float32).eval()
+CONFIG = CONFIGS["v3"] | {"num_nextn_predict_layers": 0}
+BIASED = ("llama with biases", "qwen2", "qwen2, tied", "v2 with biases", "v3 with biases", "qwen3_moe")
 
 
 def test_r1s_checkpoint_has_the_published_elements():
@@ -95,25 +73,42 @@ def one_by_one(state):
 @pytest.mark.parametrize("layout", [dict, one_by_one])
 @torch.no_grad()
 def test_a_folder_of_weights_gives_the_logits_of_transformers(layout, tmp_path):
-    theirs = transformers_model()
+    theirs = transformers_model(CONFIG)
     (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"dtype": "float32"}))
     save_file(layout(theirs.state_dict()), tmp_path / "model.safetensors")
     ours = checkpoint.load_model(tmp_path)
     torch.testing.assert_close(ours(TOKENS), theirs(TOKENS).logits, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("weights", ["int8", "int8_w8a8", "fp8", "int4"])
+def stored(module, weight):
+    """What the scheme of this layer, or stack, should store of a weight: {name: tensor}, biases apart."""
+    if isinstance(module, QuantizedStack):
+        each = [dict(layer(module.scheme, matrix).named_parameters()) for matrix in weight]
+        return {name: torch.stack([one[name] for one in each]) for name in each[0]}
+    scheme = next(name for name, kind in LAYERS.items() if type(module) is kind)
+    return dict(layer(scheme, weight).named_parameters())
+
+
+@pytest.mark.parametrize("weights", ["fp32", *QUANTIZED])
+@pytest.mark.parametrize("name", BIASED)
 @torch.no_grad()
-def test_weights_are_rounded_to_the_scheme_that_is_asked_for(weights):
-    theirs = transformers_model()
-    ours = build_model(Architecture.from_config(CONFIG), weights, "cpu", activations="fp32")
-    checkpoint.fill_from(ours, theirs.state_dict())
-    error = (ours(TOKENS) - theirs(TOKENS).logits).norm() / theirs(TOKENS).logits.norm()
-    assert 1e-4 < error < 0.25
+def test_every_tensor_of_the_checkpoint_lands_in_its_place_rounded_as_its_scheme_says(name, weights):
+    theirs, ours = theirs_and_ours(CONFIGS[name], weights, activations="fp32")
+    state = {key.removeprefix("model."): tensor for key, tensor in theirs.state_dict().items()}
+    found, schemes = dict(ours.named_parameters()) | dict(ours.named_buffers()), (QuantizedLinear, QuantizedStack)
+    for place, module in ours.named_modules():
+        if isinstance(module, schemes):
+            weight = state.pop(place if isinstance(module, QuantizedStack) else f"{place}.weight")
+            for part, expected in stored(module, weight).items():
+                assert torch.equal(found.pop(f"{place}.{part}"), expected), (place, part)
+    for key, tensor in state.items():  # biases among them
+        own = next(name for name in (key, f"{key}.weight") if name in found or name == "lm_head.weight")
+        assert torch.equal(found.pop(own) if own in found else ours.embed_tokens.weight, tensor), key
+    assert set(found) <= {"inv_freq"}
 
 
 def test_tensors_that_do_not_fit_are_refused_by_name(refuses):
-    model, state = build_model(Architecture.from_config(CONFIG), "fp32", "cpu"), transformers_model().state_dict()
+    model, state = build_model(Architecture.from_config(CONFIG), "fp32", "cpu"), transformers_model(CONFIG).state_dict()
     refuses(
         lambda: checkpoint.fill_from(model, {k: v for k, v in state.items() if "lm_head" not in k}), "lm_head.weight"
     )

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from dsmem import Architecture
 from dsmem.model import hub
 from dsmem.model.small import small_path
 
@@ -42,3 +43,12 @@ def test_without_a_network_one_sentence_says_so(monkeypatch, refuses):
 def test_without_transformers_it_says_how_to_install_it(monkeypatch, refuses):
     monkeypatch.setattr(hub, "has_transformers", lambda: False)
     refuses(lambda: hub.fetch(NAME, "x"), "name", "pip install transformers")
+
+
+def test_the_small_model_is_cached_by_transformers_as_its_release_does():
+    transformers = pytest.importorskip("transformers")
+    found = hub.cached_numbers(small_path("config.json"))
+    arch = Architecture.from_config(small_path("config.json"))
+    both = [sum(heads * width for heads, width in arch.cache_rows(kind).values()) for kind in ("latent", "expanded")]
+    release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    assert found == both[release < (5, 15)], transformers.__version__

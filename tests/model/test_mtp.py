@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from decoders import CONFIGS, SIZES, TOKENS, close
+from decoders import CONFIGS, TOKENS, close
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_layers import MtpModel
 
@@ -21,7 +21,7 @@ def test_r1s_module_has_the_published_parameters():
 @pytest.mark.parametrize("modules", [1, 2])
 @torch.no_grad()
 def test_logits_are_those_of_transformers(modules):
-    config = SIZES | CONFIGS["v3"] | {"num_nextn_predict_layers": modules}
+    config = CONFIGS["v3"] | {"num_nextn_predict_layers": modules}
     torch.manual_seed(7)
     theirs = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.float32).eval()
     further = MtpModel(theirs, modules).eval()
@@ -39,14 +39,14 @@ def test_logits_are_those_of_transformers(modules):
 
 
 def test_a_model_without_modules_and_too_short_a_text_are_refused(refuses):
-    arch = Architecture.from_config(SIZES | CONFIGS["v3"])
+    arch = Architecture.from_config(CONFIGS["v3"])
     refuses(lambda: further_logits(build_model(arch, "fp32", "cpu"), TOKENS), "mtp=True")
     refuses(lambda: further_logits(build_model(arch, "fp32", "cpu", mtp=True), TOKENS[:, :1]), "1 per", "at least 2")
 
 
 @torch.no_grad()
 def test_the_modules_count_as_weights_in_the_ledger():
-    arch = Architecture.from_config(SIZES | CONFIGS["v3"])
+    arch = Architecture.from_config(CONFIGS["v3"])
     model = build_model(arch, "fp16", "fake", mtp=True)
     with dsmem.Ledger(model) as ledger:
         model(TOKENS)

@@ -1,5 +1,7 @@
 """Measuring, explaining, recording and reading back, without a GPU."""
 
+import collections
+import dataclasses
 import json
 
 import numpy as np
@@ -12,6 +14,7 @@ from dsmem.model import hub
 from dsmem.runs import recordings as runs
 
 TINY = Architecture.from_config("qwen2.5-0.5b").scaled(num_hidden_layers=2, vocab_size=1000)
+FORMATS = ("fp16", "bf16", "int8", "int8_w8a8")
 CELLS = [(TINY, Workload(2, 8)), (TINY, Workload(2, 8, "decode"))]
 
 
@@ -223,22 +226,48 @@ def test_shipped_recordings_can_be_read():
         assert run["provenance"]["device"] and run["cells"]
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"{",
-        b"\xff\x00",
-        b"3",
-        b"null",
-        b"[]",
-        b'{"format": 1}',
-        b'{"format": 99, "provenance": {}, "cells": []}',
-        b'{"format": 1, "provenance": {}, "cells": []}',
-        b'{"format": 1, "provenance": null, "cells": []}',
-        b'{"format": 1, "provenance": {"date": "2026"}, "cells": 3}',
-    ],
-)
+WHOLE = {"format": 1, "provenance": {"device": "a GPU", "date": "2026", "capability": [9, 0]}, "cells": []}
+
+
+def damaged(**changes):
+    """A recording with one fault: some of its fields changed, those of None taken out."""
+    return json.dumps({name: value for name, value in (WHOLE | changes).items() if value is not None}).encode()
+
+
+def without(name):
+    return {key: value for key, value in WHOLE["provenance"].items() if key != name}
+
+
+FAULTS = {
+    "empty": b"",
+    "cut off": json.dumps(WHOLE).encode()[:-1],
+    "not text": b"\xff\x00",
+    "a number": b"3",
+    "null": b"null",
+    "a list": b"[]",
+    "no format": damaged(format=None),
+    "another format": damaged(format=99),
+    "no provenance": damaged(provenance=None),
+    "provenance a list": damaged(provenance=["device", "date", "capability"]),
+    "no device": damaged(provenance=without("device")),
+    "no date": damaged(provenance=without("date")),
+    "no capability": damaged(provenance=without("capability")),
+    "no cells": damaged(cells=None),
+    "cells a number": damaged(cells=3),
+    "cells a dict": damaged(cells={"outcome": "ok"}),
+    "cells a text": damaged(cells="ok"),
+    "a cell a number": damaged(cells=[3]),
+    "a cell a text": damaged(cells=["outcome"]),
+    "a cell without outcome": damaged(cells=[{"model": "qwen2.5-0.5b"}]),
+}
+
+
+def test_the_recording_that_the_faults_are_put_into_is_whole(tmp_path):
+    (tmp_path / "whole.json").write_bytes(damaged())
+    assert runs.recorded(tmp_path) == [WHOLE]
+
+
+@pytest.mark.parametrize("content", FAULTS.values(), ids=FAULTS)
 def test_a_damaged_recording_is_refused_by_path(content, tmp_path, refuses):
     path = tmp_path / "broken.json"
     path.write_bytes(content)
@@ -249,6 +278,52 @@ def test_a_damaged_recording_is_refused_by_path(content, tmp_path, refuses):
 def test_a_recording_that_is_not_there_is_refused_by_path(tmp_path, refuses):
     path = tmp_path / "missing.json"
     refuses(lambda: runs.load(path), "path", str(path), "must be")
+
+
+def cell(predicted, said, **fields):
+    """A recorded cell of which only allocated and reserved bytes matter."""
+    asked = {"model": "m", **dataclasses.asdict(Workload(**fields))}
+    bytes_of = {"formula_bytes": 1, "ledger_bytes": 1, "replay_bytes": predicted, "replay_reserved_bytes": predicted}
+    return asked | bytes_of | {"outcome": "ok", "device": {"allocated": said, "reserved": said}}
+
+
+def test_the_comparison_names_the_worst_cell_whichever_way_it_is_off():
+    cells = [cell(101, 100, batch=1), cell(88, 100, batch=2), cell(110, 100, batch=3), cell(100, 100, batch=4)]
+    lines = runs.compare(WHOLE | {"cells": cells}).splitlines()
+    for level in ("allocated", "reserved"):
+        at = next(index for index, line in enumerate(lines) if line.startswith(level))
+        assert "median +0.50%, from -12.00% to +10.00%" in lines[at]
+        assert lines[at + 1].startswith("  worst, -12.00%: model=m") and "batch=2," in lines[at + 1]
+    assert "75% of the cells are off by more than 0.5%" in lines[1]
+    assert "50% of the cells are off by more than 2.0%" in lines[3]
+    assert lines[0] == "4 cells on a GPU, 2026" and lines[-1].startswith("formula and ledger differ in 0 cells")
+
+
+def test_the_comparison_counts_where_formula_and_ledger_differ_and_what_did_not_fit():
+    wrong, theirs, unfit = (
+        cell(1, 1) | {"ledger_bytes": 2},
+        cell(1, 1) | {"code": "transformers", "ledger_bytes": 2},
+        cell(1, 1),
+    )
+    unfit |= {"outcome": "did not fit", "device": None}
+    said = runs.compare(WHOLE | {"cells": [wrong, theirs, unfit, cell(1, 1)]})
+    assert "formula and ledger differ in 1 cells; 1 cells did not fit" in said
+
+
+@pytest.mark.skipif(not hub.available(), reason="transformers is not installed")
+def test_the_sweep_asks_what_it_always_asked():
+    cells = list(runs.sweep())
+    assert len(cells) == 306
+    kinds = collections.Counter((w.weights, w.phase, w.attention, w.logits, *code) for _, w, *code in cells)
+    ours = [(weights, phase, "fused", "all") for weights in FORMATS for phase in ("prefill", "decode")]
+    ours += [("fp16", "prefill", "fused", "last"), ("fp16", "prefill", "eager", "last")]
+    theirs = [("fp16", "prefill", *how) for how in (("fused", "all"), ("fused", "last"), ("eager", "last"))]
+    assert kinds == dict.fromkeys(ours, 27) | {(*kind, "transformers"): 12 for kind in theirs}
+    names = ["qwen2.5-0.5b", "deepseek-r1-distill-qwen-1.5b", "deepseek-r1-distill-qwen-7b"]
+    assert list(dict.fromkeys(arch.name for arch, *_ in cells)) == names
+    asked = {(work.batch, work.seq_len) for _, work, *code in cells if not code}
+    assert asked == {(batch, seq_len) for batch in (1, 4, 16) for seq_len in (128, 1024, 4096)}
+    assert {(work.cache, work.kv_cache == work.activations) for _, work, *_ in cells} == {("static", True)}
 
 
 def test_the_sweep_is_made_of_passes_that_the_footprint_knows():

@@ -1,15 +1,12 @@
-"""INT8 layers: bytes against the ledger, published sizes, outputs against float64, and error bounds of rounding."""
-
-import dataclasses
+"""INT8 layers: published sizes, copies and products in the ledger, outliers, and error bounds of rounding."""
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from quantized import QWEN_7B, SMALL, layer, linear_layers, normal, relative_error
 from strategies import DENSE_LINEARS as LINEARS
-from strategies import quantized_passes
 
 import dsmem
 from dsmem import Workload, build_model, inference_footprint
@@ -20,38 +17,12 @@ from dsmem.units import FLOATS, GIB, INT8_SCHEMES, QUANTIZED
 # Norm of the difference from float64, divided by the norm, for normal data. Rounding to steps of s leaves s / sqrt(12)
 # per element, with s = row maximum / 127: 0.9% at a row maximum of 4 sigma. W8A8 rounds both factors: times sqrt(2).
 LAYER_BOUND = {"int8": 0.010, "int8_w8a8": 0.015}
-# The same for the logits of a model of two layers, with seven rounded linear layers in each.
-LOGITS_BOUND = {"int8": 0.02, "int8_w8a8": 0.04}
 
 each_scheme = pytest.mark.parametrize("scheme", INT8_SCHEMES)
 each_float = pytest.mark.parametrize("activations", FLOATS)
 
 
-# Bytes: the footprint, the ledger and what is stored
-
-
-@each_scheme
-def test_stored_bytes_are_those_of_the_models_parameters(scheme):
-    @given(quantized_passes(scheme))
-    @settings(max_examples=30)
-    def check(case):
-        arch, work = case
-        model = build_model(arch, scheme, "fake", work.activations, work.modules_to_not_convert)
-        held = {}
-        for parameter in model.parameters():
-            held.setdefault(parameter.dtype, []).append(parameter.nbytes)
-        converted = [m for n, m in linear_layers(model).items() if n.split(".")[-1] not in work.modules_to_not_convert]
-        payload = sum(module.in_features * module.out_features for module in converted)
-        parts = inference_footprint(arch, work).instants["rotate"]
-        assert sum(held.get(torch.int8, [])) == parts.get("weights_int8", 0) == payload
-        scales = 4 * sum(module.out_features for module in converted)
-        assert parts.get("weight_scales", 0) == scales
-        stored = sum(parts.get(part, 0) for part in ("weights", "weights_int8", "weight_scales"))
-        assert stored == sum(sum(sizes) for sizes in held.values())
-        if not arch.tie_word_embeddings:
-            assert stored == sum(tensor.nbytes for tensor in model.state_dict().values())
-
-    check()
+# Bytes: the footprint and the ledger
 
 
 def test_the_7b_models_weights_have_the_published_size():
@@ -103,45 +74,7 @@ def test_the_ledger_shows_an_int32_product_of_whole_blocks_of_rows(seq_len, padd
     assert run.footprint.instants["gate_proj"]["int32_product"] == 4 * padded * SMALL.intermediate_size
 
 
-@each_scheme
-def test_embedding_norms_and_by_default_the_head_stay_in_16_bit(scheme):
-    model = build_model(SMALL, scheme, "fake")
-    matrices = {name: p.dtype for name, p in model.named_parameters() if name.endswith("weight")}
-    kept = {name for name, dtype in matrices.items() if dtype == torch.float16}
-    assert {name for name in kept if "norm" not in name} == {"embed_tokens.weight", "lm_head.weight"}
-    assert {dtype for name, dtype in matrices.items() if name not in kept} == {torch.int8}
-
-
-@each_scheme
-def test_arrays_give_the_same_as_loops(scheme):
-    @given(quantized_passes(scheme), *2 * [st.lists(st.integers(1, 600), min_size=1, max_size=4)])
-    @settings(max_examples=30)
-    def check(case, batch, seq_len):
-        arch, work = case
-        work = dataclasses.replace(work, cached_tokens=None)  # in a decode it follows from seq_len
-        grid = inference_footprint(
-            arch, dataclasses.replace(work, batch=np.array(batch)[:, None], seq_len=np.array(seq_len))
-        )
-        for (i, j), total in np.ndenumerate(grid.total_bytes):
-            one = inference_footprint(arch, dataclasses.replace(work, batch=batch[i], seq_len=seq_len[j]))
-            assert (total, grid.peak_instant[i, j]) == (one.total_bytes, one.peak_instant)
-            assert {name: part[i, j] for name, part in grid.parts.items() if part[i, j]} == one.parts
-
-    check()
-
-
 # Numbers: one layer, one model
-
-
-@each_float
-@each_scheme
-@pytest.mark.parametrize(("n_in", "n_out"), [(64, 64), (64, 4864), (896, 896), (896, 4864), (4864, 896)])
-def test_a_layer_is_near_float64(scheme, activations, n_in, n_out):
-    dtype = TORCH_DTYPES[activations]
-    weight, x = (0.02 * normal(n_out, n_in)).to(dtype), normal(40, n_in, seed=1).to(dtype)
-    got = layer(scheme, weight, activations)(x)
-    assert got.dtype == dtype
-    assert relative_error(got, x.double() @ weight.double().T) <= LAYER_BOUND[scheme]
 
 
 @each_float
@@ -153,27 +86,6 @@ def test_small_inputs_are_rounded_as_finely_as_large_ones(scheme, activations, s
     # fp16 can only hold results of 1e-5 to about 1%, whatever comes before
     bound = 0.03 if activations == "fp16" else LAYER_BOUND[scheme]
     assert relative_error(got, x.double() @ weight.double().T) <= bound
-
-
-@each_float
-@each_scheme
-def test_a_bias_is_added(scheme, activations):
-    dtype = TORCH_DTYPES[activations]
-    made, x = layer(scheme, 0.02 * normal(96, 64), activations, bias=True), normal(2, 5, 64, seed=1).to(dtype)
-    without = made(x)
-    made.bias.copy_(normal(96, seed=2))
-    torch.testing.assert_close(made(x).float(), without.float() + made.bias.float(), rtol=0.01, atol=0.01)
-    assert made(x).shape == (2, 5, 96)
-
-
-@each_float
-@each_scheme
-def test_a_row_of_zeros_gives_the_bias(scheme, activations):
-    dtype = TORCH_DTYPES[activations]
-    made, x = layer(scheme, 0.02 * normal(96, 64), activations, bias=True), normal(4, 64).to(dtype)
-    made.bias.copy_(normal(96, seed=2))
-    x[2] = 0
-    assert torch.equal(made(x)[2], made.bias)
 
 
 @each_scheme
@@ -213,18 +125,6 @@ def test_padding_rows_do_not_change_the_result(rows, activations):
     dtype = TORCH_DTYPES[activations]
     made, x = layer("int8_w8a8", 0.02 * normal(96, 64), activations), normal(70, 64, seed=1).to(dtype)
     assert torch.equal(made(x[:rows]), made(x)[:rows])
-
-
-@each_float
-@each_scheme
-@torch.no_grad()
-def test_the_logits_of_a_model_are_near_those_before_rounding(scheme, activations):
-    tokens = torch.randint(96, (2, 24), generator=torch.Generator().manual_seed(5))
-    exact = build_model(SMALL, activations, "cpu", seed=3)(tokens).double()
-    rounded = build_model(SMALL, scheme, "cpu", activations=activations, seed=3)(tokens)
-    assert rounded.dtype == TORCH_DTYPES[activations]
-    error = relative_error(rounded, exact)
-    assert 0 < error <= LOGITS_BOUND[scheme]
 
 
 @each_float
@@ -312,22 +212,6 @@ def test_an_unknown_module_to_keep_is_refused(name, refuses):
     for make in (Workload, lambda **options: build_model(SMALL, device="fake", **options)):
         call = {"weights": "int8", "modules_to_not_convert": (name,)}
         refuses(lambda make=make, call=call: make(**call), "modules_to_not_convert", repr(name), "lm_head", "q_proj")
-
-
-@each_scheme
-def test_a_head_that_is_the_embedding_cannot_be_converted(scheme, refuses):
-    arch = SMALL.scaled(tie_word_embeddings=True)
-    work = Workload(weights=scheme, modules_to_not_convert=("q_proj",))
-    words = ("modules_to_not_convert=('q_proj',)", "lm_head", "ties", arch.name)
-    refuses(lambda: inference_footprint(arch, work), *words)
-    refuses(lambda: build_model(arch, scheme, "fake", modules_to_not_convert=("q_proj",)), *words)
-
-
-def test_int8_is_no_format_to_compute_in(refuses):
-    for weights in ("fp16", *INT8_SCHEMES):
-        refuses(lambda weights=weights: Workload(weights=weights, activations="int8"), "activations='int8'", "fp16")
-    refuses(lambda: build_model(SMALL, "int8", "fake", activations="int8"), "activations='int8'", "fp16")
-    refuses(lambda: Workload(weights="int8", kv_cache="int4"), "kv_cache='int4'", "fp16")
 
 
 def test_an_unknown_scheme_is_refused(refuses):

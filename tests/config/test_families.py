@@ -1,0 +1,96 @@
+"""Every default of every family is that of transformers' config class: no key, the same shape."""
+
+import dataclasses
+
+import pytest
+from transformers import AutoConfig
+
+from dsmem import Architecture
+from dsmem.config.families import _ALIASES, _FAMILIES
+
+FAMILIES = [family for family in _FAMILIES if family != "kimi_k2"]  # of which transformers has no class
+NEEDED = {"hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size", "model_type"}
+# what the kit calls otherwise, or makes of several keys
+DERIVED = {"name", "model_type", "qkv_bias", "o_bias", "qk_norm", "rope_theta", "rope_scaling", "sliding_window"}
+each_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+def default_config(family):
+    """The config class's own values, as a `config.json` would hold them."""
+    asked = {"num_experts_per_tok": 6} if family == "deepseek_v2" else {}  # the class has no value there
+    return AutoConfig.for_model(family, **asked)
+
+
+@each_family
+def test_each_field_is_the_config_classs_own_where_only_the_sizes_are_given(family):
+    theirs = default_config(family)
+    sizes = {name: value for name, value in theirs.to_dict().items() if name in NEEDED}
+    arch = Architecture.from_config(sizes | ({"num_experts_per_tok": 6} if family == "deepseek_v2" else {}))
+    spelled = {name: alias for alias, name in _ALIASES.get(family, {}).items()}
+    checked = []
+    for field in dataclasses.fields(Architecture):
+        value = getattr(theirs, field.name, getattr(theirs, spelled.get(field.name, field.name), None))
+        # latent attention: the rotated part alone, and keys of every head; groups that are not used count as one
+        latent = arch.latent and field.name in ("head_dim", "num_key_value_heads")
+        if field.name in DERIVED or latent or value is None:
+            continue
+        own = getattr(arch, field.name)
+        assert own == (tuple(value) if isinstance(value, list) else value), field.name
+        checked.append(field.name)
+    assert {"rms_norm_eps", "tie_word_embeddings", "num_hidden_layers"} <= set(checked)
+    assert arch.rope_theta == theirs.rope_parameters["rope_theta"]
+    assert arch.qkv_bias == (family == "qwen2" or getattr(theirs, "attention_bias", False))
+    assert arch.sliding_window == getattr(theirs, "sliding_window", None)
+
+
+@each_family
+def test_any_key_may_be_absent_where_its_value_is_the_classs_own(family):
+    full = default_config(family).to_dict()
+    whole = Architecture.from_config(full)
+    refused = set()
+    for key in full:
+        rest = {name: value for name, value in full.items() if name != key}
+        try:
+            assert Architecture.from_config(rest) == whole, key
+        except ValueError as error:
+            assert "missing" in str(error) or key == "model_type"
+            refused.add(key)
+    assert refused <= NEEDED | {"num_experts_per_tok"} and NEEDED - {"intermediate_size"} <= refused
+
+
+@each_family
+def test_widths_that_follow_from_others_do_so_as_in_transformers(family):
+    changes = {"hidden_size": 1024, "num_attention_heads": 64, "model_type": family}
+    config = default_config(family).to_dict()
+    config = {name: value for name, value in config.items() if name in NEEDED | {"num_experts_per_tok"}} | changes
+    theirs, arch = AutoConfig.for_model(**config), Architecture.from_config(config)
+    if not arch.latent:
+        assert arch.num_key_value_heads == theirs.num_key_value_heads
+        assert arch.head_dim == (getattr(theirs, "head_dim", None) or 1024 // 64)
+
+
+def test_a_window_that_is_null_is_no_window():
+    config = default_config("mistral").to_dict()
+    assert Architecture.from_config(config).sliding_window == 4096
+    assert Architecture.from_config(config | {"sliding_window": None}).sliding_window is None
+
+
+def test_kimi_k2_takes_the_defaults_of_deepseek_v3():
+    sizes = {name: value for name, value in default_config("deepseek_v3").to_dict().items() if name in NEEDED}
+    ours, v3 = (Architecture.from_config(sizes | {"model_type": family}) for family in ("kimi_k2", "deepseek_v3"))
+    assert ours.scaled(name="", model_type="") == v3.scaled(name="", model_type="")
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+@pytest.mark.parametrize("dense", [(), (0,), (1, 4), (3, 5)])
+def test_every_so_many_layers_are_experts_as_in_transformers(step, dense):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 7, "num_attention_heads": 1, "head_dim": 8, "vocab_size": 5}
+    sizes |= {"intermediate_size": 3, "moe_intermediate_size": 2, "num_experts": 3, "num_experts_per_tok": 1}
+    sizes |= {"num_key_value_heads": 1, "decoder_sparse_step": step, "mlp_only_layers": list(dense)}
+    with torch.device("meta"):
+        theirs = AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen3_moe", **sizes))
+    sparse = [index for index, layer in enumerate(theirs.model.layers) if hasattr(layer.mlp, "experts")]
+    assert Architecture.from_config({"model_type": "qwen3_moe"} | sizes).expert_layers == sparse

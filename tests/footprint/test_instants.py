@@ -1,0 +1,125 @@
+"""Every instant by name: the footprint's total is what the ledger holds right after the birth that the name stands for.
+
+One table for all kinds of decoders: module, operator (None: any), and which of its births in the first such layer.
+"""
+
+import pytest
+from hypothesis import given, settings
+from strategies import any_architectures, live_after, passes, workloads
+
+import dsmem
+from dsmem.units import QUANTIZED
+
+SWIGLU = {
+    "gate_proj": ("gate_proj", None, 0),
+    "silu": ("", "silu", 0),
+    "up_proj": ("up_proj", None, 0),
+    "gate_times_up": ("", "mul", 0),
+    "down_proj": ("down_proj", None, 0),
+}
+ATTENTION = {
+    **{name: (name, None, 0) for name in ("q_proj", "k_proj", "v_proj", "o_proj")},
+    **{name: (name, None, 0) for name in ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj")},
+    **{name: (name, "rms_norm", 1) for name in ("q_norm", "q_a_layernorm", "kv_a_layernorm")},
+    "rotate": ("", "mul", 0),
+    "attention": ("", "attention", 1),
+    "scores": ("", "bmm", 0),
+    "softmax": ("", "_softmax", 0),
+}
+GROUPED = ATTENTION | {
+    "read keys": ("", "_to_copy", 0),
+    "read values": ("", "_to_copy", 1),
+    "widen_keys": ("", "clone", 0),
+    "widen_values": ("", "clone", 1),
+    "queries_by_head": ("", "clone", 2),
+    "merge_heads": ("", "clone", 3),
+}
+LATENT = ATTENTION | {
+    "rotate_key": ("", "mul", 1),
+    "keys": ("", "new_empty", 0),
+    "pad_values": ("", "constant_pad_nd", 0),
+    "trim_heads": ("", "clone", 1),
+}
+LATENT_EAGER = LATENT | {
+    "widen_keys": ("", "clone", 1),
+    "widen_values": ("", "clone", 2),
+    "queries_by_head": ("", "clone", 3),
+    "merge_heads": ("", "clone", 4),
+}
+ABSORBED = LATENT | {
+    "absorb_queries": ("", "cat", 0),
+    "scores": ("", "bmm", 1),
+    "mix_latents": ("", "bmm", 2),
+    "absorb_output": ("", "clone", 1),
+}
+EXPERTS = {
+    "router": ("gate", "mm", 0),
+    "route": ("gate", None, -1),
+    "experts.gate_up_proj": ("experts.gate_up_proj", "grouped_linear", 0),
+    "experts.silu": ("experts", "silu", 0),
+    "experts.gate_times_up": ("experts", "mul", 0),
+    "experts.down_proj": ("experts.down_proj", "grouped_linear", 0),
+    "experts.sum": ("experts", "index", 1),
+    **{
+        f"shared_experts.{name}": (f"shared_experts.{part}".rstrip("."), *rest)
+        for name, (part, *rest) in SWIGLU.items()
+    },
+    "add_shared_experts": ("", "add", 0),
+}
+
+
+def inside(module, table):
+    """The table with its modules named from the root; those of `module` itself are ""."""
+    return {name: (f"{module}.{part}".rstrip("."), op, index) for name, (part, op, index) in table.items()}
+
+
+def places(arch, work):
+    """{instant: (module, operator, which birth)} for all that this kind of decoder may go through."""
+    kind = LATENT_EAGER if work.attention == "eager" else LATENT
+    kind = (ABSORBED if work.absorbed(arch) else kind) if arch.latent else GROUPED
+    found = inside("layers.0.self_attn", kind) | {
+        "add_attention": ("layers.0", "add", 0),
+        "lm_head": ("lm_head", None, 0),
+    }
+    for sparse, table, added in ((False, SWIGLU, "add_mlp"), (True, EXPERTS, "add_experts")):
+        layers = [index for index in range(arch.num_hidden_layers) if arch.has_experts(index) == sparse]
+        if layers:
+            found |= inside(f"layers.{layers[0]}.mlp", table) | {added: (f"layers.{layers[0]}", "add", 1)}
+    return found
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+@pytest.mark.parametrize("attention", ["fused", "expanded", "eager"])
+def test_every_instant_is_what_the_ledger_holds_there(phase, attention):
+    @given(any_architectures(), workloads(phase, attention))
+    @settings(max_examples=25)
+    def check(arch, work):
+        arch = arch.scaled(num_hidden_layers=min(arch.num_hidden_layers, 2))  # a dense layer and one with experts
+        if arch.latent:
+            work = work.changed(kv_cache=None)  # or rows are encoded and read back, which has no fixed place
+        run = dsmem.measure(arch, work)
+        seen = {name: live_after(run.ledger, *place) for name, place in places(arch, work).items()}
+        assert run.footprint.totals == {name: seen[name] for name in run.footprint.totals}
+        if not arch.latent and not arch.n_routed_experts:  # and no birth of the table is left out of the footprint
+            assert run.footprint.totals.keys() == {name for name, nbytes in seen.items() if nbytes is not None}
+
+    check()
+
+
+@pytest.mark.parametrize("scheme", QUANTIZED)
+def test_every_linear_layer_peaks_where_the_footprint_says(scheme):
+    @given(passes(scheme, cache="static"))
+    @settings(max_examples=20)
+    def check(case):
+        run = dsmem.measure(*case)
+        most, totals = {}, run.footprint.totals
+        live = run.ledger.timeline().live_bytes
+        linears = [name for name in totals if name.split(".")[-1].endswith(("proj", "mqa", "lm_head"))]
+        modules = {place[0]: name for name, place in places(*case).items() if name in linears}
+        for record in run.ledger.records:
+            if name := modules.get(record.module):
+                most[name] = max(most.get(name, 0), int(live[record.birth]))
+        before = ("unpack", "quantize")  # an instant of the same layer before its product
+        assert {name: max([totals[name], *(totals.get(f"{name} {b}", 0) for b in before)]) for name in linears} == most
+
+    check()

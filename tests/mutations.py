@@ -1,0 +1,214 @@
+"""Break the library one line at a time, and list what no test notices: `python tests/mutations.py formulas`.
+
+Not part of the suite, for it takes an hour. The tests are collected once; each break is made in a child process, in
+memory: no file is touched. What may break: an operator, a number, a comparison, a condition, a part by one byte, a call
+left out. A survivor is a hole in the tests, or a change that means the same.
+"""
+
+import argparse
+import ast
+import contextlib
+import copy
+import importlib
+import inspect
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from _pytest import main as main_plugin
+
+TESTS = Path(__file__).parent
+TARGETS = {  # what is broken, and the tests that must notice, quick ones first
+    "formulas": (
+        [f"dsmem.formulas.{name}" for name in ("tensors", "cache", "weights", "speed")],
+        ["formulas", "../dsmem/formulas", "footprint/test_inference.py", "footprint/test_instants.py"],
+    ),
+    "instants": (
+        [f"dsmem.footprint.{name}" for name in ("inference", "walk", "attention", "mlp", "cache", "instants")],
+        ["footprint/test_inference.py", "footprint/test_instants.py", "footprint/test_ledger.py"],
+    ),
+    "stored": (
+        ["dsmem.footprint.stored"],
+        ["footprint/test_stored.py", "../dsmem/footprint/stored.py", "footprint/test_inference.py"],
+    ),
+    "families": (["dsmem.config.families"], ["config"]),
+    "shapes": (["dsmem.config.architecture", "dsmem.config.shapes", "dsmem.config.workload"], ["config", "footprint"]),
+    "ledger": (["dsmem.memory.ledger"], ["memory/test_ledger.py"]),
+    "replay": (
+        ["dsmem.memory.replay"],
+        ["memory/test_replay.py", "memory/test_allocator.py", "memory/test_streams.py"],
+    ),
+    "checkpoint": (["dsmem.model.checkpoint"], ["model/test_checkpoint.py"]),
+}
+OPERATORS = {ast.Mult: ast.Add, ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult}
+OPERATORS |= {ast.Pow: ast.Mult, ast.Mod: ast.Mult, ast.BitOr: None, ast.BitAnd: None}
+COMPARISONS = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
+COMPARISONS |= {ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is}
+SECONDS = 240
+
+
+def plus_one(node):
+    return ast.BinOp(node, ast.Add(), ast.Constant(1))
+
+
+def breaks(node):
+    """Functions that break `node` in place, each in its own way."""
+    if isinstance(node, ast.BinOp) and OPERATORS.get(type(node.op)):
+        yield lambda n: setattr(n, "op", OPERATORS[type(n.op)]())
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        yield lambda n: setattr(n, "value", n.value + 1)
+    if isinstance(node, ast.Constant) and type(node.value) is bool:
+        yield lambda n: setattr(n, "value", not n.value)
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in COMPARISONS:
+        yield lambda n: setattr(n, "ops", [COMPARISONS[type(n.ops[0])](), *n.ops[1:]])
+    if isinstance(node, ast.BoolOp):
+        yield lambda n: setattr(n, "op", ast.Or() if isinstance(n.op, ast.And) else ast.And())
+    if isinstance(node, (ast.If, ast.IfExp)):
+        yield lambda n: setattr(n, "test", ast.UnaryOp(ast.Not(), n.test))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("instant", "make"):
+        for index, keyword in enumerate(node.keywords):
+            if keyword.arg:
+                yield lambda n, i=index: setattr(n.keywords[i], "value", plus_one(n.keywords[i].value))
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        yield lambda n: setattr(n, "value", ast.Constant(None))
+    if isinstance(node, ast.Return) and isinstance(node.value, ast.BinOp):
+        yield lambda n: setattr(n, "value", plus_one(n.value))
+
+
+def functions(module):
+    """(name, function) of all functions and methods that the module defines."""
+    for name, found in vars(module).items():
+        if getattr(found, "__module__", None) != module.__name__:
+            continue
+        if inspect.isfunction(found):
+            yield name, found
+        elif inspect.isclass(found):
+            for inner, method in vars(found).items():
+                plain = getattr(method, "fget", None) or getattr(method, "func", None) or method
+                plain = getattr(plain, "__func__", plain)
+                # a dataclass writes some of its methods itself; one that says super() cannot be compiled by itself
+                own = inspect.isfunction(plain) and plain.__code__.co_filename == module.__file__
+                if own and not plain.__code__.co_freevars:
+                    yield f"{name}.{inner}", plain
+
+
+def parsed(function):
+    """Its definition as a tree, decorators apart."""
+    source = ast.parse(inspect.cleandoc("\n" + inspect.getsource(function))).body[0]
+    source.decorator_list = []
+    return source
+
+
+def mutants(module):
+    """(what is broken, how to apply it) for every break of every function of the module."""
+    for name, function in functions(module):
+        source = parsed(function)
+        body = source.body[1:] if ast.get_docstring(source) and len(source.body) > 1 else source.body
+        nodes = [node for statement in body for node in ast.walk(statement)]
+        for index, node in enumerate(nodes):
+            for way, _ in enumerate(breaks(node)):
+                tree = copy.deepcopy(source)
+                kept = tree.body[len(source.body) - len(body) :]
+                target = [node for statement in kept for node in ast.walk(statement)][index]
+                before = ast.unparse(target)
+                list(breaks(target))[way](target)
+                where = f"{module.__name__.removeprefix('dsmem.')}.{name}"
+                yield f"{where}: {before[:70]!r} -> {ast.unparse(target)[:70]!r}", (function, tree)
+
+
+def default_mutants():
+    """The defaults of the families, each number changed by one, each switch turned."""
+    from dsmem.config.families import _DEFAULTS
+
+    for family, defaults in _DEFAULTS.items():
+        for key, value in defaults.items():
+            changed = not value if isinstance(value, bool) else value + 1
+            yield f"families._DEFAULTS[{family!r}][{key!r}]: {value} -> {changed}", (defaults, {key: changed})
+
+
+def apply(change):
+    target, new = change
+    if isinstance(target, dict):
+        target.update(new)
+        return
+    namespace, code = dict(target.__globals__), target.__code__
+    # at its place in its file, for `show` reads the source of a formula
+    tree = ast.increment_lineno(ast.fix_missing_locations(new), code.co_firstlineno - 1)
+    exec(compile(ast.Module([tree], []), code.co_filename, "exec"), namespace)
+    target.__code__ = namespace[target.__name__].__code__
+
+
+class Breaker:
+    """A plugin of pytest: instead of running what it collected once, it runs it for every break, each in a child."""
+
+    def __init__(self, found):
+        self.found, self.survivors = found, []
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session):
+        same = self.found[0][1][0]
+        unchanged = ({}, {}) if isinstance(same, dict) else (same, parsed(same))
+        if not survives(session, unchanged):
+            sys.exit("the tests fail as they are")
+        for done, (label, change) in enumerate(self.found, start=1):
+            if survives(session, change):
+                self.survivors.append(label)
+                print(f"survives: {label}", file=sys.__stdout__, flush=True)
+            print(f"{done} of {len(self.found)}", file=sys.__stderr__, end="\r", flush=True)
+        return True
+
+
+def survives(session, change):
+    """Whether all collected tests pass with the change, in a child of this process."""
+    child = os.fork()
+    if not child:
+        signal.alarm(SECONDS)
+        nowhere, code = os.open(os.devnull, os.O_WRONLY), 1
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        with contextlib.suppress(BaseException):  # the first failure stops the loop
+            apply(change)
+            main_plugin.pytest_runtestloop(session)
+            code = int(session.testsfailed > 0)
+        os._exit(code)
+    _, status = os.waitpid(child, 0)
+    return status == 0
+
+
+def warm_up():
+    """Load once, before any child is made, what every child would load."""
+    import torch
+    import transformers
+
+    import dsmem
+
+    torch.set_num_threads(1)
+    assert transformers.AutoModelForCausalLM
+    for name in ("qwen2.5-0.5b", "deepseek-v2-lite"):
+        dsmem.measure(name, seq_len=4)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("target", choices=TARGETS)
+    parser.add_argument("--only", default="", help="break only what has this text in its name")
+    parser.add_argument("--every", type=int, default=1, help="try every so many")
+    options = parser.parse_args()
+    names, tests = TARGETS[options.target]
+    found = [mutant for name in names for mutant in mutants(importlib.import_module(name))]
+    found += list(default_mutants()) if options.target == "families" else []
+    found = [mutant for mutant in found if options.only in mutant[0]][:: options.every]
+    tests = [str((TESTS / test).resolve()) for test in tests]
+    os.environ["HYPOTHESIS_PROFILE"] = "quick"
+    warm_up()
+    breaker, start = Breaker(found), time.time()
+    flags = ["-x", "-q", "-n0", "-s", "-p", "no:cacheprovider", "--assert=plain"]
+    pytest.main([*flags, *tests], plugins=[breaker])
+    print(f"{len(found)} breaks, {len(breaker.survivors)} survive, {time.time() - start:,.0f} s")
+
+
+if __name__ == "__main__":
+    main()

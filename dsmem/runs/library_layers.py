@@ -50,7 +50,7 @@ def missing_libraries() -> str | None:
     absent = [name for name, version in library_versions().items() if version is None]
     if not absent:
         return None
-    return f"Not shown: {' and '.join(absent)}, not installed here; `pip install dsmem[quant]` adds what is missing."
+    return f"Not shown: {' and '.join(absent)}, not installed here; `pip install {' '.join(absent)}` adds them."
 
 
 def layer_formats() -> list[str]:

@@ -3,8 +3,11 @@
 Nothing here needs Jupyter, and nothing runs without a GPU but `trace_events`, which takes a trace of any origin.
 """
 
+import gc
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 
 import torch
 
@@ -20,16 +23,16 @@ input()
 """
 
 
-def peaks(forward, elsewhere_bytes=0):
+def peaks(forward: Callable, elsewhere_bytes: int = 0, workspace: int | None = None) -> dict[str, int]:
     """Run `forward` once to load kernels, once to measure; peak bytes of this process by level.
 
     elsewhere_bytes: what `held_bytes` said before `forward` and its model were made: tensors of earlier cells, which
-    all the peaks contain.
+    all the peaks contain. workspace: what `workspace_bytes` said then; by default it is taken now.
     Returns {"requested", "allocated", "reserved", "used", "workspace", "elsewhere", "retries"}: as the tensors ask, in
     blocks, in segments, on the whole GPU at the end; what cuBLAS keeps of "allocated", elsewhere_bytes, and how often
     the GPU was full, so that cached segments went back to it.
     """
-    workspace = workspace_bytes()
+    workspace = workspace_bytes() if workspace is None else workspace
     forward()
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
@@ -49,32 +52,50 @@ def peaks(forward, elsewhere_bytes=0):
     }
 
 
-def held_bytes():
-    """Bytes of the blocks that this process holds now, cuBLAS's workspace given back first."""
+def held_bytes() -> int:
+    """Bytes of the blocks that this process holds now: garbage, cuBLAS's workspaces and cached segments go first."""
+    gc.collect()  # a first pass under the ledger leaves its model in a reference cycle
     torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.empty_cache()
     return torch.cuda.memory_allocated()
 
 
-def workspace_bytes():
-    """What a process's first matrix product leaves allocated on this GPU: cuBLAS's workspace.
+def workspace_bytes() -> int:
+    """What a thread's first matrix products leave allocated on this GPU: cuBLAS's workspace, and cublasLt's own.
 
-    8,519,680 bytes before compute capability 9.0, 32 MiB from there on (`aten/src/ATen/cuda/CublasHandlePool.cpp`).
+    A product with a bias goes through cublasLt, which in torch 2.11 keeps 1 MiB more; see `expected_workspace_bytes`.
+    Raises RuntimeError where nothing stays, for then every product takes its own, and no peak of the kit holds.
     """
     held_bytes()
     factor = torch.ones(64, 64, device="cuda", dtype=torch.float16)
     before = torch.cuda.memory_allocated()
-    product = factor @ factor
+    for bias in (None, factor[0]):
+        torch.nn.functional.linear(factor, factor, bias)
     kept = torch.cuda.memory_allocated() - before
-    return kept - -(-product.untyped_storage().nbytes() // 512) * 512
+    if kept <= 0:
+        raise RuntimeError(
+            f"cuBLAS kept {kept} bytes of workspace after a matrix product; it must keep one: leave "
+            "CUBLAS_WORKSPACE_CONFIG unset, and set TORCH_CUBLAS_WORKSPACE_CACHE=1 where torch has it"
+        )
+    return kept
 
 
-def expected_workspace_bytes(capability):
-    """cuBLAS's workspace as torch asks for it on a GPU of this compute capability.
+def expected_workspace_bytes(capability: tuple[int, int], torch_version: str | None = None) -> int:
+    """cuBLAS's workspace in bytes, as torch asks for it on a GPU of this compute capability.
+
+    capability: (major, minor). torch_version: such as "2.11.0"; defaults to the installed one. Source:
+    `aten/src/ATen/cuda/CublasHandlePool.cpp`. torch 2.11 has 32 MiB for capability 9.0 alone, a later listing for
+    majors 9, 10 and 12 (taken here for every version after 2.11); all others have 8,519,680. Left out: what cublasLt
+    keeps beside it, and CUBLAS_WORKSPACE_CONFIG, which changes all of it; `workspace_bytes` measures both.
 
     >>> expected_workspace_bytes((7, 5)), expected_workspace_bytes((9, 0))
     (8519680, 33554432)
+    >>> expected_workspace_bytes((10, 0), "2.11.0"), expected_workspace_bytes((10, 0), "2.13.0")
+    (8519680, 33554432)
     """
-    return 32 * 2**20 if capability[0] >= 9 else 4096 * 1024 * 2 + 16 * 1024 * 8
+    version = tuple(map(int, re.findall(r"\d+", torch_version or torch.__version__)[:2]))
+    large = tuple(capability) == (9, 0) if version <= (2, 11) else capability[0] in (9, 10, 12)
+    return 32 * 2**20 if large else 4096 * 1024 * 2 + 16 * 1024 * 8
 
 
 def context_bytes():

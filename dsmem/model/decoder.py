@@ -179,9 +179,9 @@ def build_model(
     mtp: with the modules that predict further tokens, where `arch` has them; `mtp.further_logits` runs them.
     Raises ValueError for an unknown format, device or module name, and torch.OutOfMemoryError where it does not fit.
 
-    >>> model = build_model("deepseek-r1", weights="fp8", device="fake")
-    >>> tuple(model(torch.zeros(1, 5, dtype=torch.long)).shape)
-    (1, 5, 129280)
+    >>> model = build_model("qwen2.5-0.5b", weights="int8", device="fake")
+    >>> tuple(model(torch.zeros(1, 5, dtype=torch.long), attention="auto").shape)
+    (1, 5, 151936)
     """
     arch, device, seed = Architecture.of(arch), check_device(device), whole_number("seed", seed, 0, "a seed")
     work = Workload(weights=weights, activations=activations, modules_to_not_convert=modules_to_not_convert)

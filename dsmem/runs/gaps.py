@@ -21,10 +21,10 @@ FRAMEWORK = ("rounding", "free", "workspace", "context")
 
 
 def published() -> Table:
-    """A `Table` of the constants that no replay can know, each with its source."""
+    """A `Table` of the constants that no replay can know, each with its source: CUDA contexts and cuBLAS workspaces."""
     rows = [("context", nbytes, f"  {source}") for source, nbytes in CONTEXT_BYTES.items()]
-    for when, capability in {"before": (8, 0), "from": (9, 0)}.items():
-        source = f"  published, {when} compute capability 9.0: CublasHandlePool.cpp"
+    for when, capability in {"before compute capability 9.0": (8, 0), "compute capability 9.0": (9, 0)}.items():
+        source = f"  published, {when}: CublasHandlePool.cpp"
         rows.append(("workspace", expected_workspace_bytes(capability), source))
     columns = {"part": None, "size": format_bytes, "source": None}
     return Table(columns, rows, widths=(11, 11, 0), header=False)
@@ -33,8 +33,10 @@ def published() -> Table:
 def overhead(run: Any, workspace_bytes: int = 0, context_bytes: int = 0) -> dict[str, int]:
     """{part: bytes} that a `Run` needs beyond its weights and buffers, at its peaks.
 
-    kv_cache; working (activations and temporaries); rounding (blocks larger than their tensors); free (in segments);
-    workspace and context: as given, since no replay knows them. Parts of 0 bytes are left out.
+    run: a `Run`. workspace_bytes, context_bytes: what the GPU's libraries and the CUDA context take, as measured
+    (`memory.cuda`) or published (`published`).
+    Returns kv_cache; working (activations and temporaries); rounding (blocks larger than their tensors); free (in
+    segments); workspace and context, as given. Parts of 0 bytes are left out.
     """
     held = run.ledger.by_category()
     kept = sum(held.get(name, 0) for name in ("weight", "buffer", "kv_cache"))
@@ -52,9 +54,12 @@ def overhead(run: Any, workspace_bytes: int = 0, context_bytes: int = 0) -> dict
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Waterfall:
-    """The levels of a run and the gaps between them: `steps` of (name, bytes, "total" or "gap")."""
+    """The levels of a run and the gaps between them: `steps` of (name, bytes, "total" or "gap"), in order.
 
-    steps: list
+    Every gap is the difference between the totals around it, or one named part of that difference.
+    """
+
+    steps: list[tuple[str, int, str]]
 
     def table(self) -> Table:
         """The steps as a `Table`."""
@@ -71,7 +76,9 @@ class Waterfall:
 def explain(run: Any) -> Waterfall:
     """The `Waterfall` from formula to device: every level a total, every difference between two a named gap.
 
-    run: a `Run`. Without a GPU the way ends at what the allocator is predicted to reserve.
+    run: a `Run`. Without a GPU the way ends at what the allocator is predicted to reserve. With transformers' eager
+    attention in FP16, fake and CPU tensors hold a float32 copy of the scores that a GPU does not make (see
+    `model.hub.prepare`), so "kernel scratch" may be below 0 there.
     """
     if not hasattr(run, "footprint"):
         raise ValueError(f"run={run!r} is not a Run; it must be what measure(...) returns")

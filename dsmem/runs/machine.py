@@ -1,6 +1,7 @@
 """What this machine is, and what that means for the notebooks: device, kernels, formats, free bytes, versions."""
 
 import dataclasses
+import html
 import os
 import platform
 
@@ -8,6 +9,7 @@ import psutil
 import torch
 
 from dsmem.model.operators import MIN_FLASH_CAPABILITY, attention_backend
+from dsmem.table import Table
 from dsmem.units import format_bytes
 
 
@@ -15,27 +17,27 @@ from dsmem.units import format_bytes
 class Machine:
     """The device that the notebooks measure on, and what it can do.
 
-    device: "cuda" or "cpu". capability: (major, minor) of a GPU, else None. free_bytes and total_bytes: the GPU's
-    memory, or the machine's. attention: the kernel that fused attention runs on. bf16: "native", "emulated" or
-    "on the CPU".
+    device: "cuda" or "cpu", as every call takes it. name: of the GPU or the processor. capability: CUDA compute
+    capability (major, minor) of a GPU, else None. total_bytes, free_bytes: the GPU's memory, or the machine's.
+    attention: the kernel that fused attention runs on. bf16: "native", "emulated" or "on the CPU".
     """
 
     device: str
     name: str
-    capability: tuple | None
+    capability: tuple[int, int] | None
     total_bytes: int
     free_bytes: int
     attention: str
     bf16: str
 
     @property
-    def versions(self):
+    def versions(self) -> str:
         """The versions that a result depends on, in one line."""
         from dsmem import __version__
 
         return f"dsmem {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
 
-    def meaning(self):
+    def meaning(self) -> list[str]:
         """What follows from the device, one sentence each."""
         if self.device == "cpu":
             return [
@@ -51,17 +53,33 @@ class Machine:
             f"BF16 is {self.bf16} on compute capability {self.capability[0]}.{self.capability[1]}.",
         ]
 
-    def __repr__(self):
+    def table(self) -> Table:
+        """The machine as a `Table`: memory, attention kernel, BF16, versions."""
+        rows = [("free memory", format_bytes(self.free_bytes)), ("memory in all", format_bytes(self.total_bytes))]
+        if self.capability is not None:
+            rows.append(("compute capability", "{}.{}".format(*self.capability)))
+        rows += [("attention kernel", self.attention), ("BF16", self.bf16), ("versions", self.versions)]
+        return Table({"": None, self.device: None}, rows, self.name)
+
+    def _repr_html_(self) -> str:
+        lines = "".join(f"<li>{html.escape(line)}</li>" for line in self.meaning())
+        return f"{self.table()._repr_html_()}<ul>{lines}</ul>"
+
+    def __repr__(self) -> str:
         head = f"{self.name}: {format_bytes(self.free_bytes)} free of {format_bytes(self.total_bytes)}"
         return "\n".join([head, *(f"- {line}" for line in self.meaning()), self.versions])
 
 
-def here():
-    """The `Machine` that this process runs on; the first GPU where there is one."""
+def here() -> Machine:
+    """The `Machine` that this process runs on: its present GPU where there is one.
+
+    >>> here().device in ("cuda", "cpu")
+    True
+    """
     if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        free, total = torch.cuda.mem_get_info(0)
-        capability = torch.cuda.get_device_capability(0)
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        free, total = torch.cuda.mem_get_info()
+        capability = torch.cuda.get_device_capability()
         # is_bf16_supported() says True for emulation, too
         bf16 = "native" if capability >= MIN_FLASH_CAPABILITY else "emulated"
         return Machine("cuda", properties.name, capability, total, free, attention_backend("cuda"), bf16)

@@ -27,7 +27,7 @@ from dsmem.footprint.inference import inference_footprint
 from dsmem.memory.allocator import ReplayedOutOfMemory
 from dsmem.memory.traces import pack_trace
 from dsmem.model import hub
-from dsmem.model.decoder import attention_for, check_device
+from dsmem.model.devices import attention_for, check_device
 from dsmem.model.operators import attention_backend
 from dsmem.runs.run import Run, Waterfall, explain, measure
 from dsmem.units import INT8_SCHEMES

@@ -17,10 +17,11 @@ from dsmem.memory import cuda
 from dsmem.memory.ledger import Ledger
 from dsmem.memory.replay import Replay, replay
 from dsmem.model import hub
-from dsmem.model.decoder import attention_for, build_model, check_device
+from dsmem.model.decoder import build_model
+from dsmem.model.devices import check_device, settled
 from dsmem.runs.gaps import Waterfall, explain
 from dsmem.table import Table
-from dsmem.units import format_bytes, one_of
+from dsmem.units import format_bytes, one_of, whole_number
 
 CODES = ("dsmem", "transformers")
 
@@ -96,53 +97,57 @@ class Run:
 def measure(
     arch: Any,
     work: Workload | None = None,
-    device: str = "fake",
+    device: Any = "fake",
     seed: int = 0,
     code: str = "dsmem",
     **fields: Any,
 ) -> Run:
     """Run a workload once with random weights and token ids, watched at every level; returns a `Run`.
 
-    arch: an `Architecture`, or whatever `Architecture.of` takes: a name, a path, a dict. work: a `Workload`, or its
-    fields as keywords; attention="auto" becomes what the device can run. device: "fake" (any size, no memory), "cpu" or
-    "cuda". code: whose model runs, "dsmem" or "transformers"; the formula is ours in both, so the ledger of the latter
-    need not agree with it. Raises ValueError for a workload with arrays or a device that is not there,
-    torch.OutOfMemoryError where it does not fit.
+    arch: an `Architecture`, or whatever `Architecture.of` takes: a name, a path, a dict.
+    work: a `Workload`, or its fields as keywords; attention="auto" becomes what the device can run.
+    device: "fake" (any size, no memory), "cpu" or "cuda", see `model.devices.check_device`. seed: of the weights.
+    code: whose model runs, "dsmem" or "transformers"; the formula is ours in both, so the ledger of the latter need not
+    agree with it. Raises ValueError for a workload with arrays or a device that is not there, torch.OutOfMemoryError
+    where it does not fit.
 
     >>> run = measure("qwen2.5-0.5b", batch=4, seq_len=1024)
     >>> run.footprint.total_bytes == run.ledger.peak_bytes
     True
     """
-    arch, work = Architecture.of(arch), Workload.of(work, **fields)
-    check_device(device)
+    arch, work, device = Architecture.of(arch), Workload.of(work, **fields), check_device(device)
     one_of("code", code, CODES, "a model that runs here")
     for name in ("batch", "seq_len", "cached_tokens"):
-        if not isinstance(getattr(work, name), int):
-            raise ValueError(f"{name} is an array, and one workload is run at a time; it must be a whole number")
+        whole_number(name, getattr(work, name), least=0, what="one number, and one workload is run at a time")
     work = settled(arch, work, device)
+    # before the model, as the replay has it: a workspace that takes a hole which the model left would pin its segment
     elsewhere = cuda.held_bytes() if device == "cuda" else 0
     capacity = cuda.room_bytes(elsewhere) if device == "cuda" else None
+    workspace = cuda.workspace_bytes() if device == "cuda" else 0
     forward, model = (prepare if code == "dsmem" else hub.prepare)(arch, work, device, seed)
-    seen = watch(forward, model, device, elsewhere, capacity)
-    return Run(arch, work, str(device), inference_footprint(arch, work), *seen, code=code)
+    seen = watch(forward, model, device, elsewhere, workspace, capacity)
+    return Run(arch, work, device, inference_footprint(arch, work), *seen, code=code)
 
 
-def settled(arch: Architecture, work: Workload, device: str) -> Workload:
-    """`work` with attention="auto" replaced by what `device` can run on `arch`."""
-    if work.attention != "auto":
-        return work
-    return work.changed(attention=attention_for(device, arch, work.activations))
+def prepare(arch: Any, work: Workload, device: Any, seed: int = 0) -> tuple[Callable, torch.nn.Module]:
+    """A call that runs `work` on `arch`, from the same start each time, and the model that it runs on.
 
-
-def prepare(arch: Architecture, work: Workload, device: str, seed: int = 0) -> tuple[Callable, torch.nn.Module]:
-    """A call that runs `work` on `arch`, from the same start each time, and the model that it runs on."""
+    arch: whatever `Architecture.of` takes. device: as in `model.devices.check_device`. seed: of the random weights.
+    """
+    arch, device = Architecture.of(arch), check_device(device)
     formats = {"activations": work.activations, "modules_to_not_convert": work.modules_to_not_convert}
     model = build_model(arch, weights=work.weights, device=device, seed=seed, **formats)
+    if device == "cuda":
+        torch.cuda.empty_cache()  # what building left behind must not hold what the pass makes
     return bind(model, arch, work, device), model
 
 
-def bind(model: torch.nn.Module, arch: Architecture, work: Workload, device: str) -> Callable:
-    """A call that runs `work` on the `model` of `arch`, from the same start each time."""
+def bind(model: torch.nn.Module, arch: Architecture, work: Workload, device: Any) -> Callable:
+    """A call that runs `work` on the `model` of `arch`, with a cache and tokens of its own, the same start each time.
+
+    model: from `build_model`, on `device`.
+    """
+    device = check_device(device)
     work = settled(arch, work, device)
     tokens = torch.randint(arch.vocab_size, (work.batch, work.new_tokens))
     tokens = tokens if device == "fake" else tokens.to(device)
@@ -161,15 +166,21 @@ def bind(model: torch.nn.Module, arch: Architecture, work: Workload, device: str
 
 
 @torch.no_grad()
-def tokens_per_second(arch: Any, works: Iterable[Workload], device: str) -> np.ndarray:
+def tokens_per_second(arch: Any, works: Iterable[Workload], device: Any) -> np.ndarray:
     """Tokens a second that one model of `arch` reads or writes in each of `works`, an array; medians, random weights.
 
-    arch: whatever `Architecture.of` takes. works: `Workload`s that differ in batch and length alone, for they share the
-    weights; ValueError if they do not.
+    arch: whatever `Architecture.of` takes. works: at least one `Workload`, all of one weights, activations and
+    modules_to_not_convert, for they share a model. device: "cpu" or "cuda", for fake tensors take no time.
+    Raises ValueError for anything else.
     """
-    arch, works = Architecture.of(arch), list(works)
-    if len(kinds := {work.weights for work in works}) != 1:
-        raise ValueError(f"works hold weights={sorted(kinds)!r}; they must be of one kind, for one model runs them all")
+    arch, works, device = Architecture.of(arch), [Workload.of(work) for work in works], check_device(device)
+    if device == "fake":
+        raise ValueError("device='fake' computes nothing, so it has no time; allowed: 'cpu', 'cuda'")
+    for name in ("weights", "activations", "modules_to_not_convert"):
+        if len(kinds := {getattr(work, name) for work in works}) != 1:
+            raise ValueError(
+                f"works hold {name}={sorted(kinds)!r}; they must be of one kind, for one model runs them all"
+            )
     first, model = prepare(arch, works[0], device)
     seconds = []
     for work in works:
@@ -180,16 +191,24 @@ def tokens_per_second(arch: Any, works: Iterable[Workload], device: str) -> np.n
 
 @torch.no_grad()
 def watch(
-    forward: Callable, model: torch.nn.Module, device: str, elsewhere_bytes: int = 0, capacity: int | None = None
-) -> tuple:
+    forward: Callable,
+    model: torch.nn.Module,
+    device: Any,
+    elsewhere_bytes: int = 0,
+    workspace_bytes: int | None = None,
+    capacity: int | None = None,
+) -> tuple[Ledger, Replay, dict | None, dict | None, float | None]:
     """Ledger, replay, device memory, trace and seconds of `forward()` on any module; a GPU runs it four times.
 
     elsewhere_bytes: what the GPU held for this process before the model was made, see `memory.cuda.held_bytes`.
+    workspace_bytes: what cuBLAS took then, see `memory.cuda.workspace_bytes`; by default it is taken now, which may
+    raise what the GPU reserves.
     capacity: bytes that the allocator could reserve then, see `memory.cuda.room_bytes`; on a nearly full GPU cached
     segments go back, and the replay must do so too. Raises ReplayedOutOfMemory where the replay does not fit.
     """
-    on_gpu = str(device).startswith("cuda")
-    memory = cuda.peaks(forward, elsewhere_bytes) if on_gpu else None
+    device = check_device(device)
+    on_gpu = device == "cuda"
+    memory = cuda.peaks(forward, elsewhere_bytes, workspace_bytes) if on_gpu else None
     trace = cuda.trace(forward) if on_gpu else None
     with Ledger(model) as ledger:
         start = time.perf_counter()

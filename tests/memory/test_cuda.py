@@ -1,5 +1,7 @@
 """Reading a GPU's own story, as far as a machine without one can: snapshots in the shape that torch documents."""
 
+import pytest
+
 from dsmem.memory.cuda import expected_workspace_bytes, trace_events
 from dsmem.memory.replay import replay
 from dsmem.memory.snapshots import snapshot_trace
@@ -53,5 +55,8 @@ def test_a_trace_can_be_replayed():
     assert replayed.peak_reserved_bytes == 2**21
 
 
-def test_the_workspace_grows_with_compute_capability_nine():
-    assert [expected_workspace_bytes((major, 0)) for major in (7, 8, 9, 12)] == [8_519_680] * 2 + [2**25] * 2
+@pytest.mark.parametrize(("version", "large"), [("2.11.0+cu130", (9,)), ("2.13.0", (9, 10, 12))])
+def test_the_workspace_depends_on_compute_capability_and_version(version, large):
+    for major in (7, 8, 9, 10, 11, 12):
+        expected = 2**25 if major in large else 8_519_680
+        assert expected_workspace_bytes((major, 0), version) == expected

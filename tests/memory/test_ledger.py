@@ -464,3 +464,17 @@ def test_the_ledger_changes_no_result():
     with Ledger(model):
         within = model(tokens)
     assert torch.equal(without, within)
+
+
+def test_a_ledger_shows_itself_at_work_and_afterwards(refuses):
+    with Ledger() as ledger:
+        del_me = torch.ones(256)
+        del del_me
+        assert repr(ledger) == "<a ledger at work: 1 tensors so far>" and ledger._repr_html_() is None
+        refuses(ledger.by_category, "at work")
+        refuses(ledger.timeline, "at work")
+    assert repr(ledger).splitlines()[0] == "1 tensors on cpu, at most 1.00 KiB at one instant"
+    assert ledger._repr_html_().startswith("<table>")
+    assert repr(ledger.records) == "[<Record 1.00 KiB: temporary (256,) float32 on cpu, by ones, events 0 to 1>]"
+    assert repr(Ledger()) == "<a ledger that has booked nothing>"
+    refuses(lambda: ledger.by("size"), "field='size'", "category")

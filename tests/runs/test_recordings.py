@@ -310,7 +310,7 @@ def test_the_comparison_counts_where_formula_and_ledger_differ_and_what_did_not_
     assert "formula and ledger differ in 1 cells; 1 cells did not fit" in said
 
 
-@pytest.mark.skipif(not hub.available(), reason="transformers is not installed")
+@pytest.mark.skipif(not hub.has_transformers(), reason="transformers is not installed")
 def test_the_sweep_asks_what_it_always_asked():
     cells = list(runs.sweep())
     assert len(cells) == 306

@@ -1,7 +1,7 @@
 """Measuring, explaining, recording and reading back, without a GPU."""
 
-import collections
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -10,11 +10,15 @@ import torch
 
 import dsmem
 from dsmem import Architecture, Workload
+from dsmem.memory.replay import ReplayedOutOfMemory
 from dsmem.model import hub
+from dsmem.runs import cells as cells_module
 from dsmem.runs import recordings as runs
+from dsmem.runs.__main__ import main
+from dsmem.runs.sweep import rehearsal
 
 TINY = Architecture.from_config("qwen2.5-0.5b").scaled(num_hidden_layers=2, vocab_size=1000)
-FORMATS = ("fp16", "bf16", "int8", "int8_w8a8")
+FORMATS = ("fp16", "bf16", "int8", "int8_w8a8", "fp8", "int4")
 CELLS = [(TINY, Workload(2, 8)), (TINY, Workload(2, 8, "decode"))]
 
 
@@ -57,7 +61,7 @@ def test_an_explanation_with_a_gpus_word_closes_too():
     run = dsmem.measure(TINY, Workload(2, 8))
     peak = run.replay.peak_allocated_bytes
     said = {"requested": peak, "allocated": peak + 9, "reserved": peak + 100, "used": peak + 1000, "workspace": 7}
-    waterfall = dsmem.explain(runs.Run(**{**vars(run), "device_memory": said}))
+    waterfall = dsmem.explain(dsmem.runs.Run(**{**vars(run), "device_memory": said}))
     assert closes(waterfall)
     assert [nbytes for name, nbytes, kind in waterfall.steps if kind == "total"][-3:] == [
         said["allocated"],
@@ -70,7 +74,7 @@ def test_tensors_from_before_the_run_are_no_kernel_scratch():
     run = dsmem.measure(TINY, Workload(2, 8))
     peak = run.replay.peak_allocated_bytes
     said = {"requested": peak, "allocated": peak + 50, "reserved": peak + 100, "used": peak + 1000, "workspace": 0}
-    steps = dsmem.explain(runs.Run(**{**vars(run), "device_memory": said | {"elsewhere": 50}})).steps
+    steps = dsmem.explain(dsmem.runs.Run(**{**vars(run), "device_memory": said | {"elsewhere": 50}})).steps
     gaps = {name: nbytes for name, nbytes, _ in steps}
     assert (gaps["tensors from before this run"], gaps["kernel scratch that no tensor holds"]) == (50, 0)
 
@@ -120,14 +124,14 @@ def test_each_recording_has_a_file_of_its_own_however_quickly_they_follow(tmp_pa
 
 
 def test_a_cell_that_does_not_fit_is_recorded_as_such_and_the_sweep_goes_on(tmp_path, monkeypatch):
-    measure = runs.measure
+    measure = cells_module.measure
 
     def small_machine(arch, work, device, **options):
         if work.seq_len > 100:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return measure(arch, work, device, **options)
 
-    monkeypatch.setattr(runs, "measure", small_machine)
+    monkeypatch.setattr(cells_module, "measure", small_machine)
     cells = [(TINY, Workload(2, 8)), (TINY, Workload(2, 800)), (TINY, Workload(2, 9))]
     recorded = runs.load(runs.record(tmp_path, device="cpu", cells=cells))["cells"]
     assert [cell["outcome"] for cell in recorded] == ["ok", "did not fit", "ok"]
@@ -136,31 +140,97 @@ def test_a_cell_that_does_not_fit_is_recorded_as_such_and_the_sweep_goes_on(tmp_
 
 
 def test_a_cell_that_fails_is_recorded_with_its_reason_and_the_sweep_goes_on(tmp_path, monkeypatch):
-    measure = runs.measure
+    measure = cells_module.measure
 
     def broken_kernel(arch, work, device, **options):
         if work.seq_len > 100:
             raise RuntimeError("no kernel image is available\nCompile with ...")
         return measure(arch, work, device, **options)
 
-    monkeypatch.setattr(runs, "measure", broken_kernel)
+    monkeypatch.setattr(cells_module, "measure", broken_kernel)
     run = runs.load(runs.record(tmp_path, device="cpu", cells=[(TINY, Workload(2, 800)), (TINY, Workload(2, 9))]))
     assert [cell["outcome"] for cell in run["cells"]] == ["failed: no kernel image is available", "ok"]
     assert "failed: no kernel image is available: model=" in runs.compare(run)
     assert "0 cells did not fit" in runs.compare(run)
 
 
-def test_a_pass_that_does_not_fit_in_the_replay_is_recorded_as_such(tmp_path, monkeypatch):
-    from dsmem.runs.run import watch
+OUTCOMES = [
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "did not fit"),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "did not fit"),
+    (torch.AcceleratorError("CUDA error: out of memory"), "did not fit"),
+    (MemoryError(), "did not fit"),
+    (ReplayedOutOfMemory("no room for 512 bytes"), "did not fit in the replay"),
+    (RuntimeError(), "failed: RuntimeError"),
+    (RuntimeError("no kernel image is available\nCompile with ..."), "failed: no kernel image is available"),
+    (KeyError("lm_head"), "failed: KeyError: 'lm_head'"),
+    (
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be ..."),
+        "failed: AcceleratorError: CUDA error: an illegal memory access was encountered",
+    ),
+]
 
-    monkeypatch.setattr("dsmem.runs.run.watch", lambda *args: watch(*args[:4], capacity=2**20))
-    recorded = runs.load(runs.record(tmp_path, device="fake", cells=CELLS[:1]))
-    assert [cell["outcome"] for cell in recorded["cells"]] == ["did not fit in the replay"]
-    assert "1 cells did not fit" in runs.compare(recorded)
+
+@pytest.mark.parametrize(("error", "outcome"), OUTCOMES)
+def test_missing_memory_is_told_from_every_other_error(error, outcome):
+    assert cells_module.outcome(error) == outcome
 
 
-def test_an_error_without_words_is_recorded_by_its_kind():
-    assert runs._outcome(RuntimeError()) == "failed: RuntimeError"
+@pytest.mark.parametrize("error", [ValueError("attention='fused' is not run"), KeyError("head"), ZeroDivisionError()])
+def test_an_error_of_any_kind_is_kept_in_its_cell(error, tmp_path, monkeypatch):
+    def broken(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(cells_module, "measure", broken)
+    (cell,) = runs.load(runs.record(tmp_path, device="fake", cells=CELLS[:1]))["cells"]
+    assert cell["outcome"].startswith(f"failed: {type(error).__name__}") and "Traceback" in cell["error"]
+
+
+def test_resume_asks_what_is_new_first_and_then_what_failed(tmp_path, monkeypatch):
+    broken = [True]
+    measure, asked = cells_module.measure, []
+
+    def sometimes(arch, work, device, **options):
+        asked.append(work.seq_len)
+        if work.seq_len == 9 and broken:
+            raise RuntimeError("CUDA error: misaligned address")
+        if work.seq_len == 10:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return measure(arch, work, device, **options)
+
+    monkeypatch.setattr(cells_module, "measure", sometimes)
+    cells = [(TINY, Workload(2, seq_len)) for seq_len in (8, 9, 10, 11)]
+    path = runs.record(tmp_path, device="fake", cells=cells[:3])
+    broken.clear(), asked.clear()
+    runs.record(device="fake", cells=cells, resume=path)
+    assert asked == [11, 9]
+    recorded = {cell["seq_len"]: cell["outcome"] for cell in runs.load(path)["cells"]}
+    assert recorded == {8: "ok", 9: "ok", 10: "did not fit", 11: "ok"}
+
+
+@pytest.mark.parametrize("field", ["device", "torch", "transformers", "source", "environment"])
+def test_a_recording_of_another_machine_is_not_resumed(field, tmp_path, refuses):
+    path = runs.record(tmp_path, device="fake", cells=CELLS[:1])
+    run = runs.load(path)
+    run["provenance"][field] = "another"
+    path.write_text(json.dumps(run), encoding="utf-8")
+    refuses(lambda: runs.record(device="fake", cells=CELLS, resume=path), "resume", field, "'another'")
+
+
+def test_a_recording_holds_the_shape_of_its_models(tmp_path):
+    run = runs.load(runs.record(tmp_path, device="fake", cells=CELLS[:1]))
+    (fields,) = run["models"].values()
+    assert Architecture(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}) == TINY
+
+
+def test_the_allocators_settings_reach_the_prediction(monkeypatch):
+    run = dsmem.measure(TINY, Workload(2, 8))
+    said = {"requested": 1, "allocated": 1, "reserved": 1, "used": 1, "workspace": 2**25}
+    on_gpu = dsmem.runs.Run(**{**vars(run), "device_memory": said})
+    monkeypatch.setattr(cells_module, "measure", lambda *_, **__: on_gpu)
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    cell = cells_module.cell("fake", TINY, Workload(2, 8))
+    expandable = dsmem.replay(run.ledger, workspace_bytes=2**25, expandable_segments=True)
+    assert cell["replay_reserved_bytes"] == expandable.peak_reserved_bytes
 
 
 def test_the_comparison_leaves_out_what_lay_on_the_gpu_before(tmp_path):
@@ -197,7 +267,7 @@ def test_transformers_code_runs_prefills_in_a_float_format(work, refuses):
 
 
 def test_a_recording_cut_off_in_the_middle_leaves_a_whole_file(tmp_path, monkeypatch):
-    measure, calls = runs.measure, []
+    measure, calls = cells_module.measure, []
 
     def cut_off(*arguments, **options):
         calls.append(arguments)
@@ -205,7 +275,7 @@ def test_a_recording_cut_off_in_the_middle_leaves_a_whole_file(tmp_path, monkeyp
             raise KeyboardInterrupt
         return measure(*arguments, **options)
 
-    monkeypatch.setattr(runs, "measure", cut_off)
+    monkeypatch.setattr(cells_module, "measure", cut_off)
     with pytest.raises(KeyboardInterrupt):
         runs.record(tmp_path, device="fake", cells=CELLS)
     (path,) = tmp_path.iterdir()
@@ -310,41 +380,54 @@ def test_the_comparison_counts_where_formula_and_ledger_differ_and_what_did_not_
     assert "formula and ledger differ in 1 cells; 1 cells did not fit" in said
 
 
-@pytest.mark.skipif(not hub.has_transformers(), reason="transformers is not installed")
-def test_the_sweep_asks_what_it_always_asked():
-    cells = list(runs.sweep())
-    assert len(cells) == 306
-    kinds = collections.Counter((w.weights, w.phase, w.attention, w.logits, *code) for _, w, *code in cells)
-    ours = [(weights, phase, "fused", "all") for weights in FORMATS for phase in ("prefill", "decode")]
-    ours += [("fp16", "prefill", "fused", "last"), ("fp16", "prefill", "eager", "last")]
-    theirs = [("fp16", "prefill", *how) for how in (("fused", "all"), ("fused", "last"), ("eager", "last"))]
-    assert kinds == dict.fromkeys(ours, 27) | {(*kind, "transformers"): 12 for kind in theirs}
-    names = ["qwen2.5-0.5b", "deepseek-r1-distill-qwen-1.5b", "deepseek-r1-distill-qwen-7b"]
-    assert list(dict.fromkeys(arch.name for arch, *_ in cells)) == names
-    asked = {(work.batch, work.seq_len) for _, work, *code in cells if not code}
-    assert asked == {(batch, seq_len) for batch in (1, 4, 16) for seq_len in (128, 1024, 4096)}
-    assert {(work.cache, work.kv_cache == work.activations) for _, work, *_ in cells} == {("static", True)}
+def kinds(cells):
+    return {
+        (w.weights, w.phase, w.attention, w.logits, w.mla_cache, w.kv_cache, w.cache, *code) for _, w, *code in cells
+    }
 
 
-def test_the_sweep_is_made_of_passes_that_the_footprint_knows():
+def test_the_sweep_is_made_of_different_passes_that_the_footprint_knows():
     cells = list(runs.sweep())
     assert len(cells) == len({json.dumps([arch.name, repr(rest)]) for arch, *rest in cells})
     assert all(dsmem.inference_footprint(arch, work).total_bytes for arch, work, *_ in cells)
+    shapes = {arch.name: arch for arch, *_ in cells}
+    assert all(shapes[arch.name] == arch for arch, *_ in cells)  # a file tells models apart by their names
+
+
+def test_the_first_third_of_the_sweep_asks_every_kind_of_every_model():
+    cells = list(runs.sweep())
+    first = cells[: len(cells) // 3]
+    assert kinds(first) == kinds(cells)
+    assert {arch.name for arch, *_ in first} == {arch.name for arch, *_ in cells}
+    weights = {arch.name: {work.weights for one, work, *_ in first if one is arch} for arch, *_ in first}
+    assert set(map(frozenset, weights.values())) == {frozenset(FORMATS)}
+    corners = {(work.batch, work.seq_len) for _, work, *_ in first}
+    assert {(4, 1024), (1, 128)} <= corners
+
+
+def test_a_sweep_covers_every_shape_in_the_plain_formats():
+    asked = {(arch.name, work.batch, work.seq_len, work.weights) for arch, work, *code in runs.sweep() if not code}
+    for shape in itertools.product((1, 4, 16), (128, 1024, 4096)):
+        for name in ("qwen2.5-0.5b", "deepseek-r1-distill-qwen-1.5b", "deepseek-r1-distill-qwen-7b"):
+            assert {(name, *shape, weights) for weights in FORMATS[:4]} <= asked
+
+
+@pytest.mark.parametrize("device", ["fake", "cpu"])
+def test_a_rehearsal_asks_every_kind_that_the_sweep_asks(device):
+    assert kinds(rehearsal(device)) == kinds(runs.sweep(device))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_the_command_line_says_in_one_sentence_that_there_is_no_gpu(tmp_path, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        runs.main(["record", "--device", "cuda", "--out", str(tmp_path)])
+    assert main(["record", "--device", "cuda", "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
-    assert stopped.value.code == 2
     assert "device='cuda'" in said and "'cpu'" in said and len(said.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_line_records_and_prints_where(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(runs, "sweep", lambda *_: CELLS)
-    runs.main(["record", "--device", "fake", "--out", str(tmp_path)])
+    assert main(["record", "--device", "fake", "--out", str(tmp_path)]) == 0
     (path,) = tmp_path.iterdir()
     assert str(path) in capsys.readouterr().out
     assert "record --device fake" in runs.load(path)["provenance"]["command"]

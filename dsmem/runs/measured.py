@@ -13,11 +13,12 @@ from collections.abc import Iterable
 import numpy as np
 
 from dsmem.config.families import DATA
+from dsmem.memory.traces import replay_trace
 from dsmem.runs.predicted import attempts, figures, predict
 from dsmem.table import Table
 from dsmem.units import BYTE_UNITS, GIB, format_bytes, one_of
 
-__all__ = ["KINDS", "Comparison", "Line", "compare", "predict", "rows"]
+__all__ = ["KINDS", "Comparison", "Line", "compare", "predict", "replay_trace", "rows"]
 
 KINDS = ("requested", "allocated", "reserved", "used", "file", "printed by an engine")
 """What a figure is of: tensors, the allocator's blocks, its segments, a process, a file, or an engine's own words."""

@@ -3,7 +3,7 @@
 Importing the package costs NumPy; torch, SymPy, Matplotlib and ipywidgets load with the first name that needs them.
 """
 
-from dsmem.lazy import attach
+from dsmem._lazy import attach
 
 __version__ = "0.1.0"
 

@@ -1,6 +1,6 @@
 """What you ask for: the model's shape, the work it is given, and the formats that its weights are stored in."""
 
-from dsmem.lazy import attach
+from dsmem._lazy import attach
 
 __getattr__, __dir__, __all__ = attach(
     __name__,

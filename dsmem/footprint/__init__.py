@@ -1,6 +1,6 @@
 """Predicted bytes: what is stored, and every named instant of a pass with what is alive at it."""
 
-from dsmem.lazy import attach
+from dsmem._lazy import attach
 
 __getattr__, __dir__, __all__ = attach(
     __name__,

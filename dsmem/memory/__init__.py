@@ -1,6 +1,6 @@
 """What a run takes: the tensor ledger, the allocator's replay, the GPU's own counters, and the host's memory."""
 
-from dsmem.lazy import attach
+from dsmem._lazy import attach
 
 __getattr__, __dir__, __all__ = attach(
     __name__,

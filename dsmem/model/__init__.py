@@ -1,6 +1,6 @@
 """The code that runs: a small readable decoder for any `Architecture`, its caches, its formats, and its operators."""
 
-from dsmem.lazy import attach
+from dsmem._lazy import attach
 
 __getattr__, __dir__, __all__ = attach(
     __name__,

@@ -8,7 +8,7 @@ that the Axes is not printed as well. Code that keeps a figure (a widget, a loop
 A component has one colour and one hatch in every plot: see `style`.
 """
 
-from dsmem.lazy import attach
+from dsmem._lazy import attach
 
 __getattr__, __dir__, __all__ = attach(
     __name__,

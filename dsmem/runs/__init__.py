@@ -1,6 +1,6 @@
 """One pass at every level that a machine has, the gaps between the levels, and recordings of whole sweeps."""
 
-from dsmem.lazy import attach
+from dsmem._lazy import attach
 
 __getattr__, __dir__, __all__ = attach(
     __name__,

@@ -1,6 +1,6 @@
 """Many requests at once: batches, padding and pages, and caches of prompts that are kept elsewhere."""
 
-from dsmem.lazy import attach
+from dsmem._lazy import attach
 
 __getattr__, __dir__, __all__ = attach(
     __name__,

@@ -213,10 +213,10 @@ def test_the_files_in_data_are_one_row_a_line_and_name_no_file_of_ours():
 
 
 def test_one_command_prints_it(capsys, monkeypatch):
-    from dsmem.runs import recordings
+    from dsmem.runs.__main__ import main
 
     monkeypatch.setattr(measured, "_all_rows", lambda: [{"n_ctx": 512, "cache": "latent f16", "kv_mib": 34.31}])
-    recordings.main(["measured"])
+    main(["measured"])
     out = capsys.readouterr().out
     assert "latent f16, 512 tokens" in out and "+0.007%" in out
 

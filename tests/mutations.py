@@ -17,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 
+import hypothesis
 import pytest
 from _pytest import main as main_plugin
 
@@ -28,7 +29,7 @@ TARGETS = {  # what is broken, and the tests that must notice, quick ones first
     ),
     "instants": (
         [f"dsmem.footprint.{name}" for name in ("inference", "walk", "attention", "mlp", "cache", "instants")],
-        ["footprint/test_inference.py", "footprint/test_instants.py", "footprint/test_ledger.py"],
+        ["footprint/test_instants.py", "footprint/test_inference.py"],
     ),
     "stored": (
         ["dsmem.footprint.stored"],
@@ -47,7 +48,7 @@ OPERATORS = {ast.Mult: ast.Add, ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Div: ast
 OPERATORS |= {ast.Pow: ast.Mult, ast.Mod: ast.Mult, ast.BitOr: None, ast.BitAnd: None}
 COMPARISONS = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
 COMPARISONS |= {ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is}
-SECONDS = 240
+SECONDS, EXAMPLES = 240, 6
 
 
 def plus_one(node):
@@ -149,10 +150,12 @@ class Breaker:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session):
+        for module in {item.module for item in session.items if hasattr(item.module, "settings")}:
+            module.settings = few_examples
         same = self.found[0][1][0]
         unchanged = ({}, {}) if isinstance(same, dict) else (same, parsed(same))
         if not survives(session, unchanged):
-            sys.exit("the tests fail as they are")
+            sys.exit("the tests fail, or take too long, as they are")
         for done, (label, change) in enumerate(self.found, start=1):
             if survives(session, change):
                 self.survivors.append(label)
@@ -161,8 +164,13 @@ class Breaker:
         return True
 
 
+def few_examples(max_examples):
+    """In place of Hypothesis' settings inside a test: a break shows in the first examples or hardly ever."""
+    return hypothesis.settings(max_examples=min(max_examples, EXAMPLES))
+
+
 def survives(session, change):
-    """Whether all collected tests pass with the change, in a child of this process."""
+    """Whether all collected tests pass with the change, in a child of this process; too slow counts as noticed."""
     child = os.fork()
     if not child:
         signal.alarm(SECONDS)
@@ -205,7 +213,7 @@ def main():
     os.environ["HYPOTHESIS_PROFILE"] = "quick"
     warm_up()
     breaker, start = Breaker(found), time.time()
-    flags = ["-x", "-q", "-n0", "-s", "-p", "no:cacheprovider", "--assert=plain"]
+    flags = ["-x", "-q", "-n0", "-s", "-p", "no:cacheprovider", "--assert=plain", "-k", "not r1_at_full_size"]
     pytest.main([*flags, *tests], plugins=[breaker])
     print(f"{len(found)} breaks, {len(breaker.survivors)} survive, {time.time() - start:,.0f} s")
 

@@ -222,6 +222,17 @@ def test_a_config_reads_the_same_as_dict_file_and_folder(tmp_path):
         assert Architecture.from_config(source).scaled(name=expected.name) == expected
 
 
+def test_a_config_is_named_after_its_folder_or_its_file(tmp_path):
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    for name in ("config.json", "another.json"):
+        (folder / name).write_text(json.dumps({"model_type": "llama", **SMALL}), encoding="utf-8")
+    named = {source: Architecture.from_config(source).name for source in (folder, *sorted(folder.iterdir()))}
+    assert list(named.values()) == ["my-model", "another", "my-model"]
+    assert Architecture.from_config({"model_type": "llama", **SMALL, "_name_or_path": "me/mine"}).name == "me/mine"
+    assert Architecture.from_config({"model_type": "llama", **SMALL}).name == "llama"
+
+
 def test_a_model_goes_by_its_hub_name_too():
     short = Architecture.from_config("deepseek-r1-distill-llama-70b")
     assert Architecture.from_config("deepseek-ai/DeepSeek-R1-Distill-Llama-70B") == short

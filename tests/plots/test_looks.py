@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 import dsmem
 from dsmem import plots
 from dsmem.memory.replay import replay
+from dsmem.memory.traces import shipped
 from dsmem.plots import alt, limits, picture, segments, shapes, style
 from dsmem.plots.measured import plot_measured
 
@@ -63,6 +64,7 @@ OTHERS = {
     "points": lambda **kw: plots.plot_weights_and_cache({"R1": (2**40, 70_272), "7B": (2**34, 57_344)}, **kw),
     "segments": lambda **kw: plots.plot_segments(replay(EVENTS), **kw),
     "measured": lambda **kw: plot_measured([LINE], **kw),
+    "trace": lambda **kw: plots.plot_trace(shipped("cs336-first-step"), **kw),
 }
 ALL = BARS | LEVELS | OTHERS
 

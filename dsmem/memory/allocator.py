@@ -79,7 +79,7 @@ class CachingAllocator:
         self._pools = {}
 
     @property
-    def reserved(self):
+    def reserved(self) -> int:
         """Bytes of all segments: what the GPU has given and not got back."""
         return self.gpu.taken
 

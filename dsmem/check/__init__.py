@@ -4,17 +4,20 @@
         return ...
 
     dsmem.check.kv_cache_bytes(my_kv_cache_bytes)
+    dsmem.check.kv_cache_bytes.hint()
+    dsmem.check.summary()
 
 An exercise is called with the reader's function. It prints a tick, or the first case that fails and, where the answers
-are those of a usual mistake, its name. The function is given, by name, whatever inputs its arguments name: sizes
+are those of a common mistake, its name. The function is given, by name, whatever inputs its arguments name: sizes
 (`batch`, `bits`), the fields of a model (`head_dim`) or the model itself (`arch`). Nothing is ever raised.
 """
 
 from dsmem.check import allocator, cache, forward, quantization, start, weights
 from dsmem.check.exercise import Exercise
 from dsmem.check.predictions import Predictions
+from dsmem.check.progress import summary
 
-EXERCISES = {
+EXERCISES: dict[str, Exercise] = {
     name: value
     for module in (start, weights, forward, cache, quantization, allocator)
     for name, value in vars(module).items()
@@ -22,5 +25,5 @@ EXERCISES = {
 }
 """Every exercise by its name."""
 
-__all__ = ["EXERCISES", "Predictions", *EXERCISES]
+__all__ = ["EXERCISES", "Predictions", "summary", *EXERCISES]
 globals().update(EXERCISES)

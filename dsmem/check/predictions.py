@@ -1,14 +1,15 @@
 """A reader's guesses, noted before a run and shown beside the truth after it."""
 
 import dataclasses
+import string
 import textwrap
+from typing import Any
 
-from dsmem.check.exercise import as_text, in_words, real_number, say
-from dsmem.units import GB, GIB
+from dsmem.check.answers import as_text, in_words, real_number, say
+from dsmem.units import BYTE_UNITS, parse_bytes
 
-_BINARY = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": GIB, "TiB": 2**40}
-_SIZES = _BINARY | {"kB": 1000, "MB": 10**6, "GB": GB, "TB": 10**12}
-_UNITS = {name.lower(): name for name in _SIZES} | {"byte": "bytes", "k": "KiB", "m": "MiB", "g": "GiB", "t": "TiB"}
+_SHORT = {"b": "bytes", "byte": "bytes", "k": "KiB", "m": "MiB", "g": "GiB", "t": "TiB"}
+_UNITS = {name.lower(): name for name in BYTE_UNITS} | _SHORT
 
 
 @dataclasses.dataclass
@@ -22,25 +23,28 @@ class _Guess:
     at_reveal: tuple = ()  # number and unit when the truth was first shown
 
     @property
-    def size(self):
+    def size(self) -> int:
         """Bytes in the unit, or 1 in a unit that is not one of bytes."""
-        return _SIZES.get(self.unit, 1)
+        return BYTE_UNITS.get(self.unit, 1)
 
     @property
-    def ratio(self):
+    def ratio(self) -> float | None:
+        """The guess as a multiple of the truth, None where one of them is missing."""
         return self.number * self.size / self.truth if self.number and self.truth else None
 
     @property
-    def late(self):
+    def late(self) -> str:
+        """A remark on a guess that changed after the truth was shown, or ""."""
         return " (changed afterwards)" if self.at_reveal not in ((), (self.number, self.unit)) else ""
 
-    def __str__(self):
+    def __str__(self) -> str:
         truth = "truth not shown yet" if self.truth is None else self.amount(self.truth / self.size)
         said = f"You said {self.amount(self.number)}" if self.number else "No guess"
         distance = f": {_distance(self.ratio)}" if self.ratio else ""
         return f"{self.title}: {truth}. {said}{distance}{self.late}."
 
-    def amount(self, value):
+    def amount(self, value: float) -> str:
+        """A number with the unit, as "3.2 GiB"."""
         return f"{value:,.0f} {self.unit}" if value >= 1000 else f"{value:.4g} {self.unit}"
 
 
@@ -48,22 +52,28 @@ class Predictions:
     """A reader's guesses, each noted before the truth is shown, and in the end all of them beside it. Never raises.
 
     >>> guesses = Predictions()
-    >>> guesses.predict("weights", 13, "GiB")
+    >>> guesses.predict("weights", "13 GiB")
     Noted: weights, 13 GiB.
     >>> guesses.reveal("weights", 15_231_233_024)
     weights: 14.19 GiB. You said 13 GiB: 8% too low.
+    >>> guesses.reveal("logits", 1_245_708_288)
+    logits: 1.16 GiB. No guess.
     """
 
     def __init__(self):
         self._guesses = {}
 
-    def predict(self, title, number, unit="GiB"):
+    def __repr__(self) -> str:
+        return "\n".join(map(str, self._guesses.values())) or "No guesses yet."
+
+    def predict(self, title: str, number: Any, unit: str = "GiB") -> None:
         """Note a guess above 0; `...` or None is no guess. The same title again replaces the guess.
 
-        unit: "bytes", "KiB" to "TiB", "kB" to "TB"; anything else ("tokens") is a unit that the truth comes in, too.
+        number: in `unit`, or a text with a unit of its own ("13 GiB", "40%"). unit: "bytes", "KiB" to "TiB", "kB" to
+        "TB"; anything else ("tokens") is a unit that the truth comes in, too. Prints what was noted. Never raises.
         """
-        title, unit, amount = as_text(title), as_text(unit), real_number(number)
-        unit = _UNITS.get(unit.lower(), unit)
+        title, unit = as_text(title), as_text(unit)
+        amount, unit = _read(number, _UNITS.get(unit.lower(), unit))
         old = self._guesses.get(title) or _Guess(title)
         guess = dataclasses.replace(old, number=amount if amount and amount > 0 else None, unit=unit)
         self._guesses[title] = guess
@@ -72,10 +82,13 @@ class Predictions:
         elif number is None or number is ...:
             say(f"No guess yet: {title}. Put a number of {unit} in place of the dots.")
         else:
-            say(f"No guess yet: {title}. It must be one number above 0, and this is {in_words(number)}.")
+            say(f"No guess yet: {title}. It must be one number of {unit} above 0, and this is {in_words(number)}.")
 
-    def reveal(self, title, truth):
-        """Show the truth beside the guess; in bytes, if the guess is in any unit of bytes."""
+    def reveal(self, title: str, truth: float) -> None:
+        """Print the truth beside the guess, if there is one. Never raises.
+
+        truth: in bytes, if the guess is in any unit of bytes or there is none; otherwise in the unit of the guess.
+        """
         guess = self._guesses.setdefault(as_text(title), _Guess(as_text(title)))
         amount = real_number(truth)
         if not amount or amount < 0:
@@ -85,11 +98,11 @@ class Predictions:
         guess.at_reveal = guess.at_reveal or (guess.number, guess.unit)
         say(str(guess))
 
-    def summary(self):
-        """All guesses and truths, a line each."""
-        say("\n".join(map(str, self._guesses.values())) or "No guesses yet.")
+    def summary(self) -> None:
+        """Print all guesses and truths, a line each."""
+        say(repr(self))
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Any:
         """Each guess as a dot, at the multiple of the truth that it was, on a log axis; returns the Axes."""
         from dsmem.plots import axes  # not above: it loads Matplotlib
 
@@ -121,6 +134,22 @@ def _draw_guesses(ax, shown):
     names = [f"{textwrap.fill(guess.title + guess.late, 32)}\n{_distance(guess.ratio)}" for guess in shown]
     ax.set_yticks(range(len(shown)), [name.replace("$", r"\$") for name in names])
     ax.set_ylim(max(len(shown), 1) - 0.5, -0.5)
+
+
+def _read(number, unit):
+    """A guess as (amount or None, its unit), from a number or from a text that may name its own unit."""
+    if not issubclass(type(number), str):
+        return real_number(number), unit
+    text = as_text(number).strip()
+    amount = text.rstrip(string.ascii_letters + "% ")
+    own = text.removeprefix(amount).strip()
+    try:
+        if unit in BYTE_UNITS and own.lower() in _UNITS:
+            own = _UNITS[own.lower()]
+            return real_number(parse_bytes(f"{amount} {own}") / BYTE_UNITS[own]), own
+        return real_number(float(amount.replace(",", ""))) if own in ("", unit, *unit.split()[:1]) else None, unit
+    except (ValueError, OverflowError):  # no number, or one that is far too large
+        return None, unit
 
 
 def _distance(ratio):

@@ -4,12 +4,16 @@ from dsmem import formulas
 from dsmem.check.cases import LAYERS
 from dsmem.check.exercise import Exercise, Mistake
 
+_SIZES = tuple({name: case[name] for name in ("in_features", "out_features")} for case in LAYERS)
+
+
 int8_linear_bytes = Exercise(
     "int8_linear_bytes",
     "Return the bytes of a linear layer's weight in INT8, with one float32 scale for every output channel.",
     formulas.int8_linear_bytes,
-    LAYERS,
-    (
+    _SIZES,
+    nudge="Add two things: the bytes of all elements, and the bytes of all scales.",
+    mistakes=(
         Mistake(
             "scales forgotten",
             "There are 4 bytes for every output channel.",
@@ -17,7 +21,7 @@ int8_linear_bytes = Exercise(
         ),
         Mistake(
             "16 bit",
-            "INT8 takes one byte for an element.",
+            "An element in INT8 takes one byte.",
             lambda in_features, out_features: 2 * in_features * out_features,
         ),
         Mistake(
@@ -25,7 +29,18 @@ int8_linear_bytes = Exercise(
             "The elements of one output channel share a scale, so there are out_features of them.",
             lambda in_features, out_features: in_features * out_features + 4 * in_features,
         ),
+        Mistake(
+            "one scale for the whole matrix",
+            "Every output channel has a scale of its own.",
+            lambda in_features, out_features: in_features * out_features + 4,
+        ),
+        Mistake(
+            "scales of 2 bytes",
+            "A float32 takes 4 bytes.",
+            lambda in_features, out_features: in_features * out_features + 2 * out_features,
+        ),
     ),
+    notebook="00",
 )
 
 
@@ -33,8 +48,9 @@ int4_linear_bytes = Exercise(
     "int4_linear_bytes",
     "Return the bytes of a layer's weight in INT4, with a 16-bit scale and a 16-bit zero point for every group.",
     formulas.int4_linear_bytes,
-    tuple(case | {"group_size": size} for case, size in zip(LAYERS, (128, 100, 32), strict=True)),
-    (
+    tuple(case | {"group_size": size} for case, size in zip(_SIZES, (128, 100, 32), strict=True)),
+    nudge="Take one output channel: how many bytes are its numbers, and how many groups are they cut into?",
+    mistakes=(
         Mistake(
             "scales and zero points forgotten",
             "Every group has 2 bytes for its scale and 2 for its zero point.",
@@ -57,8 +73,8 @@ int4_linear_bytes = Exercise(
         Mistake(
             "groups along the outputs",
             "A group is a piece of one output channel, so in_features are divided.",
-            lambda in_features, out_features, group_size: (
-                in_features * (out_features // 2 + 4 * -(-out_features // group_size))
+            lambda in_features, out_features, group_size: formulas.int4_linear_bytes(
+                out_features, in_features, group_size
             ),
         ),
         Mistake(
@@ -69,4 +85,5 @@ int4_linear_bytes = Exercise(
             ),
         ),
     ),
+    notebook="04",
 )

@@ -41,7 +41,7 @@ def notebook():
 
 @pytest.fixture
 def project(tmp_path):
-    """A copy of what the command reads, with one more notebook; of dsmem/dsmem 0.1.0, whatever this checkout is."""
+    """A copy of what the command reads, with one more notebook, pointed at dsmem/dsmem v0.1.0."""
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "dsmem").mkdir()
@@ -198,7 +198,7 @@ def test_check_finds_one_place_that_was_forgotten(project, capsys, old, new):
         "a/..",
     ],
 )
-def test_what_is_no_owner_and_repository_is_refused(project, capsys, name):
+def test_what_is_not_an_owner_and_repository_is_refused(project, capsys, name):
     before = contents(project)
     assert run(project, name) == 2
     said = capsys.readouterr().err
@@ -208,7 +208,7 @@ def test_what_is_no_owner_and_repository_is_refused(project, capsys, name):
 
 def test_a_bad_tag_is_refused(project, capsys):
     assert run(project, "ada/memory", "--tag", "a/b") == 2
-    assert "--tag='a/b' cannot be" in capsys.readouterr().err
+    assert "--tag='a/b' is not allowed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -237,10 +237,10 @@ def test_no_project_is_said(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[project", "gives no Repository"),
-        ("[project]\n", "gives no Repository"),
-        ('[project.urls]\nRepository = "https://example.org/a/b"\n', "is not read"),
-        ("[project.urls]\nRepository = 3\n", "is not read"),
+        ("[project", "has no Repository"),
+        ("[project]\n", "has no Repository"),
+        ('[project.urls]\nRepository = "https://example.org/a/b"\n', "is not an address on GitHub"),
+        ("[project.urls]\nRepository = 3\n", "is not an address on GitHub"),
     ],
 )
 def test_a_pyproject_without_an_address_is_said(project, capsys, text, said):
@@ -252,7 +252,7 @@ def test_a_pyproject_without_an_address_is_said(project, capsys, text, said):
 def test_a_package_without_version_is_said(project, capsys):
     (project / "dsmem" / "__init__.py").write_text("", encoding="utf-8")
     assert run(project, "ada/memory") == 2
-    assert "gives no __version__" in capsys.readouterr().err
+    assert "has no __version__" in capsys.readouterr().err
 
 
 def test_it_runs_as_a_module(project):

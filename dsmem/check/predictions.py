@@ -118,6 +118,8 @@ class Predictions:
 
 def _draw_guesses(ax, shown):
     """One row for each guess, the first on top, and the line on which a right guess lies."""
+    from dsmem.plots.style import DARK, INK
+
     places = [min(max(guess.ratio, 1e-6), 1e6) for guess in shown]
     far = max([2, *places, *(1 / place for place in places)])
     steps = [step for step in ((2, 5, 10) if far < 20 else (10, 100, 1000, 10**6)) if step <= far]
@@ -127,10 +129,10 @@ def _draw_guesses(ax, shown):
     ax.set_xticklabels([f"1/{step:,}" for step in steps] + ["right"] + [f"{step:,}×" for step in steps])
     ax.minorticks_off()
     ax.set_xlabel("guess / truth")
-    ax.axvline(1, color="#222222", linewidth=1.2, zorder=2)
-    ax.hlines(range(len(shown)), 1, places, color="#3f90da", linewidth=1)
+    ax.axvline(1, color=INK, linewidth=1.2, zorder=2)
+    ax.hlines(range(len(shown)), 1, places, color=DARK[0], linewidth=1)
     for row, (place, guess) in enumerate(zip(places, shown, strict=True)):
-        ax.plot(place, row, "o", color="#3f90da", markerfacecolor="white" if guess.late else "#3f90da", zorder=3)
+        ax.plot(place, row, "o", color=DARK[0], markerfacecolor="white" if guess.late else DARK[0], zorder=3)
     names = [f"{textwrap.fill(guess.title + guess.late, 32)}\n{_distance(guess.ratio)}" for guess in shown]
     ax.set_yticks(range(len(shown)), [name.replace("$", r"\$") for name in names])
     ax.set_ylim(max(len(shown), 1) - 0.5, -0.5)

@@ -133,7 +133,7 @@ def _stopped(function, inputs, error):
     first = next(iter(as_text(error).splitlines()), "").strip().rstrip(".")
     message = f": {textwrap.shorten(first, 100, placeholder='...')}" if first else ""
     try:
-        details = (f"inputs    {shown(named(function, inputs))}", *_readers_line(function, error))
+        details = (f"inputs    {shown(named(function, inputs)) or 'none'}", *_readers_line(function, error))
     except Exception:  # a callable without a signature, or an error that objects to questions
         details = ()
     return Failure(f"the function stops with {type(error).__name__}{message}", details)

@@ -1,6 +1,7 @@
-"""What only a GPU can say. Skipped where there is none; everything here is small enough for a 15 GiB card."""
+"""What only a GPU can say. Skipped where there is none; everything here is small enough for a GPU of 15 GiB."""
 
 import pytest
+import standins
 import torch
 
 import dsmem
@@ -8,6 +9,9 @@ from dsmem import Architecture, Workload
 from dsmem.memory import cuda
 from dsmem.model import operators
 from dsmem.model.devices import attention_for
+from dsmem.runs import cells, suite
+from dsmem.runs.provenance import SAME, provenance
+from dsmem.runs.workers import Worker
 
 pytestmark = [
     pytest.mark.gpu,
@@ -19,6 +23,19 @@ SMALL = QWEN.scaled(num_hidden_layers=4)
 MODERN = torch.cuda.is_available() and torch.cuda.get_device_capability() >= operators.MIN_FLASH_CAPABILITY
 flash = pytest.mark.skipif(not MODERN, reason="needs compute capability 8.0, the flash kernel")
 old = pytest.mark.skipif(MODERN, reason="needs a GPU below compute capability 8.0, such as a T4")
+LOST = []
+
+
+@pytest.fixture(autouse=True)
+def a_lost_gpu_is_named(request):
+    """After an illegal address or the like every CUDA call of the process fails: the tests that follow are skipped."""
+    if LOST:
+        pytest.skip(f"{suite.LOST} since {LOST[0]}")
+    yield
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        LOST.append(request.node.name)
 
 
 def passes():
@@ -182,7 +199,7 @@ def test_logits_on_the_gpu_are_those_on_the_cpu():
 def test_a_pass_that_does_not_fit_is_recorded_as_such(tmp_path):
     huge = Architecture.from_config("llama-3.1-405b")
     path = dsmem.runs.record(tmp_path, cells=[(huge, Workload(1, 8)), (SMALL, WORKLOADS[0])])
-    assert [cell["outcome"] for cell in dsmem.runs.load(path)["cells"]] == ["did not fit", "ok"]
+    assert [cell["outcome"] for cell in dsmem.runs.recordings.load(path)["cells"]] == ["did not fit", "ok"]
 
 
 # R1's own architecture, narrow enough for any card; widths in eights, as INT8 products want them
@@ -248,3 +265,71 @@ def test_tokens_are_routed_on_the_gpu_as_on_the_cpu(scoring):
     on_gpu = operators.route(logits.cuda(), None if bias is None else bias.cuda(), *rules)
     for gpu, cpu in zip(on_gpu[:1] + on_gpu[3:], on_cpu[:1] + on_cpu[3:], strict=True):
         close(gpu, cpu)
+
+
+# wide enough that the kernels' scratch does not weigh, and 3 GiB in FP16
+EXPERTS = Architecture.from_config("deepseek-v2-lite").scaled(num_hidden_layers=3)
+LATENT_LEVELS = {
+    "prefill": Workload(2, 512, weights="fp16", logits="last"),
+    "decode on latents": Workload(4, 1024, "decode", weights="fp16"),
+    "decode, expanded cache": Workload(4, 1024, "decode", weights="fp16", mla_cache="expanded"),
+    "prefill, FP8": Workload(2, 512, weights="fp8", logits="last"),
+    "prefill, INT4": Workload(2, 512, weights="int4", logits="last"),
+    "decode, INT8": Workload(4, 1024, "decode", weights="int8"),
+}
+
+
+def predicted_peaks_are_the_gpus(cell):
+    """Allocated within half a percent and reserved within two, of a cell measured in a process of its own."""
+    assert cell["outcome"] == "ok", cell.get("error")
+    said = {level: cell["device"][level] - cell["device"]["elsewhere"] for level in ("allocated", "reserved")}
+    assert cell["formula_bytes"] == cell["ledger_bytes"]
+    assert said["allocated"] == pytest.approx(cell["replay_bytes"], rel=0.005)
+    assert said["reserved"] == pytest.approx(cell["replay_reserved_bytes"], rel=0.02)
+
+
+@pytest.fixture(scope="module")
+def worker():
+    with Worker("cuda") as worker:
+        yield worker
+
+
+@pytest.mark.parametrize("work", LATENT_LEVELS.values(), ids=LATENT_LEVELS)
+def test_the_peaks_of_latent_attention_and_experts_are_the_predicted_ones(work, worker):
+    predicted_peaks_are_the_gpus(worker.ask(cells.cell, "cuda", EXPERTS, work))
+
+
+@pytest.mark.parametrize("weights", ["fp8", "int4"])
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_the_peaks_of_fp8_and_int4_are_the_predicted_ones(weights, phase, worker):
+    work = Workload(2, 512, phase, weights=weights, attention=attention_for("cuda", QWEN))
+    predicted_peaks_are_the_gpus(worker.ask(cells.cell, "cuda", QWEN, work))
+
+
+def test_a_process_that_lost_the_gpu_is_replaced():
+    with Worker("cuda") as worker:
+        assert worker.ask(standins.gpu_sum) == 3
+        number = worker.ask(standins.number)
+        with pytest.raises(RuntimeError, match="CUDA error"):
+            worker.ask(standins.poison_the_gpu)
+        assert worker.ask(standins.number) != number
+        assert worker.ask(standins.gpu_sum) == 3
+
+
+def test_a_provenance_names_the_gpu_its_settings_and_what_others_hold():
+    with Worker("cuda") as worker:
+        made = worker.ask(provenance, "cuda")
+    assert set(SAME) <= set(made) and made["capability"] == list(torch.cuda.get_device_capability())
+    assert 0 < made["used_before_bytes"] < made["total_bytes"]
+    assert made["workspace"]["measured"] > 0 and set(made["sdpa"]["chosen"]) == {"prefill", "decode"}
+    assert isinstance(made["allocator"], dict)
+
+
+def test_a_context_takes_more_than_nothing_and_less_than_two_gib():
+    assert 2**26 < cuda.context_bytes() < 2**31
+
+
+def test_tokens_a_second_of_a_model_are_recorded():
+    how = {"attention": attention_for("cuda", SMALL), "logits": "last"}
+    rate = cells.rate("cuda", SMALL, [Workload(1, 64, **how), Workload(4, 64, "decode", **how)])
+    assert rate["outcome"] == "ok" and min(rate["tokens_per_second"]) > 0

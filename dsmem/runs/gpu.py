@@ -19,7 +19,6 @@ from dsmem.runs.suite import gpu_tests
 from dsmem.runs.summary import summary
 from dsmem.runs.workers import only
 
-START_SECONDS = 240  # a first import of torch from a cold disk may take a minute
 CELL_SECONDS = 120
 KEPT_SECONDS = 15  # for the summary
 TEST_SHARE = 0.25  # of the minutes, at most
@@ -45,9 +44,9 @@ def run_all(
     """
     end = time.monotonic() + 60 * minutes - KEPT_SECONDS
     with only(device) as kind, asking(kind, apart=True) as ask:
-        made = ask(provenance, kind, command, seconds=START_SECONDS)
+        made = ask(provenance, kind, command, seconds=CELL_SECONDS)
         recording = Recording.of(out, made, resume)
-        cells, rates = (cells, []) if cells else ask(_asked_for, kind, seconds=START_SECONDS)
+        cells, rates = (cells, []) if cells else ask(_asked_for, kind, seconds=CELL_SECONDS)
         stages, left = _Stages(ask, measuring, kind, recording, end), recording.left(cells)
         try:
             stages.context()

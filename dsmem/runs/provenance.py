@@ -54,7 +54,7 @@ def provenance(device: str = "cuda", command: str | None = None) -> dict[str, An
         "source": _source(),
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "attention": attention_backend(device),
-        "sdpa": sdpa(device),
+        "sdpa": _attempt(sdpa, device),
     }
     return made | gpu
 
@@ -123,18 +123,23 @@ def _gpu():
         "mig": _smi("mig.mode.current"),
         "used_before_bytes": total - free,
         "workspace": _workspace(),
-        "allocator": torch.cuda.memory._snapshot().get("allocator_settings"),
+        "allocator": _attempt(lambda: torch.cuda.memory._snapshot().get("allocator_settings")),
     }
 
 
 def _workspace():
     """Bytes that cuBLAS keeps after a product, measured; and those that torch says, where it can be asked."""
     sizes = {name: getattr(torch.backends.cuda, f"{name}_workspace_size", None) for name in ("cublas", "cublaslt")}
-    said = {name: size() for name, size in sizes.items() if size}
+    said = {name: _attempt(size) for name, size in sizes.items() if size}
+    return {"measured": _attempt(cuda.workspace_bytes)} | said
+
+
+def _attempt(call, *args):
+    """What the call returns, or why it does not: no detail of a provenance may end a recording."""
     try:
-        return {"measured": cuda.workspace_bytes()} | said
-    except RuntimeError as error:
-        return {"measured": str(error).splitlines()[0]} | said
+        return call(*args)
+    except Exception as error:
+        return f"not known: {type(error).__name__}: {error}".splitlines()[0]
 
 
 def _smi(field):

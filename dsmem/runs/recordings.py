@@ -138,7 +138,7 @@ class Recording:
         """Replace the file in one step, so that a run cut off in the middle leaves a whole one."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         draft = self.path.with_suffix(".part")
-        draft.write_text(json.dumps(self.content, indent=1), encoding="utf-8")
+        draft.write_text(json.dumps(self.content, indent=1, default=str), encoding="utf-8")
         draft.replace(self.path)
 
 

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+from dsmem.runs.cells import question_text
 from dsmem.runs.recordings import Recording, compare
 from dsmem.units import format_bytes
 
@@ -57,19 +58,24 @@ def _tests(tests: dict[str, Any] | None) -> Iterator[str]:
 
 
 def _compared(run: dict[str, Any]) -> Iterator[str]:
-    """What `compare` says, with the first failures alone."""
-    lines = compare(run).splitlines()
-    failed = [line.strip().removeprefix("failed: ") for line in lines if line.startswith("  failed")]
-    for line in lines:
+    """What `compare` says, and the failures by their reasons, each with the first cell that it met."""
+    for line in compare(run).splitlines():
         if not line.startswith("  failed"):
             yield from textwrap.wrap(line, WIDTH, subsequent_indent="    ")
-    if failed:
-        yield f"{len(failed)} cells failed, and --resume tries them again:"
-        yield from _few(failed)
+    reasons = {}
+    for cell in run["cells"]:
+        if cell["outcome"].startswith("failed"):
+            reasons.setdefault(cell["outcome"].removeprefix("failed: "), []).append(cell)
+    if reasons:
+        yield f"{sum(map(len, reasons.values()))} cells failed, and --resume tries them again:"
+        yield from _few([f"{len(cells)} x {why}; {question_text(cells[0])}" for why, cells in reasons.items()], 2)
 
 
-def _few(lines: list[str]) -> Iterator[str]:
-    yield from (textwrap.shorten(line, WIDTH - 2, initial_indent="  ", placeholder=" ...") for line in lines[:FAILURES])
+def _few(lines: list[str], height: int = 1) -> Iterator[str]:
+    """The first lines, each on at most so many lines of the screen."""
+    how = {"initial_indent": "  ", "subsequent_indent": "    ", "max_lines": height, "placeholder": " ..."}
+    for line in lines[:FAILURES]:
+        yield from textwrap.wrap(line, WIDTH, **how)
     if len(lines) > FAILURES:
         yield f"  and {len(lines) - FAILURES} more"
 

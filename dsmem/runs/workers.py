@@ -12,6 +12,7 @@ import torch
 
 from dsmem.memory import cuda
 
+START_SECONDS = 240  # a first import of torch from a cold disk may take a minute
 LEFT_BYTES = 64 * 2**20
 """What a cell may leave allocated before its process is replaced: more than a workspace, less than a model."""
 
@@ -39,22 +40,14 @@ class Worker:
         self.stop()
 
     def ask(self, function: Callable, *args: Any, seconds: float | None = None) -> Any:
-        """`function(*args)`, found there by its name. seconds: how long it may take, a new process's start included.
+        """`function(*args)`, found there by its name. seconds: how long it may take, a new process's start apart.
 
         Raises WorkerLost where the process ends or takes longer, ValueError where the function does, and RuntimeError
         with the first line of any other error.
         """
         if self._process is None:
             self._start()
-        try:
-            self._pipe.send((function, args))
-            if not self._pipe.poll(seconds):
-                self.stop()
-                raise WorkerLost(f"took longer than {seconds:.0f} s")
-            error, answer, sound = self._pipe.recv()
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            code = self.stop()
-            raise WorkerLost(f"its process ended with exit code {code}") from None
+        error, answer, sound = self._said((function, args), seconds)
         if not sound:
             self.stop()
         if error:
@@ -78,6 +71,20 @@ class Worker:
         self._process = spawn.Process(target=_serve, args=(theirs, self.device), daemon=True)
         self._process.start()
         theirs.close()
+        self._said(None, START_SECONDS)
+
+    def _said(self, call, seconds):
+        """What the process says to a call, or that it has started."""
+        try:
+            if call:
+                self._pipe.send(call)
+            if not self._pipe.poll(seconds):
+                self.stop()
+                raise WorkerLost(f"took longer than {seconds:.0f} s")
+            return self._pipe.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            code = self.stop()
+            raise WorkerLost(f"its process ended with exit code {code}") from None
 
 
 def sound(device: str) -> bool:
@@ -124,6 +131,7 @@ def _serve(pipe, device):
     """Answer calls until the other end closes, be it that its process was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(EOFError, OSError):
+        pipe.send("started")
         while True:
             function, args = pipe.recv()
             pipe.send((*_answer(function, args), sound(device)))

@@ -289,10 +289,6 @@ def test_every_public_name_has_a_docstring():
 
 # Public names without all their type hints. The list only gets shorter: hint a name, and take it out.
 UNHINTED = """
-check.predictions.Predictions.plot
-check.predictions.Predictions.predict
-check.predictions.Predictions.reveal
-check.predictions.Predictions.summary
 memory.allocator.CachingAllocator.__init__
 memory.allocator.CachingAllocator.empty_cache
 memory.allocator.CachingAllocator.free

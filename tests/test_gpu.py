@@ -202,7 +202,7 @@ def test_a_pass_that_does_not_fit_is_recorded_as_such(tmp_path):
     assert [cell["outcome"] for cell in dsmem.runs.recordings.load(path)["cells"]] == ["did not fit", "ok"]
 
 
-# R1's own architecture, narrow enough for any card; widths in eights, as INT8 products want them
+# R1's own architecture, narrow enough for any GPU; widths in eights, as INT8 products want them
 NARROW = {"hidden_size": 256, "intermediate_size": 512, "moe_intermediate_size": 128, "vocab_size": 1000}
 NARROW |= {"num_attention_heads": 8, "num_key_value_heads": 8, "n_routed_experts": 16, "num_hidden_layers": 4}
 DEEPSEEK = Architecture.from_config("deepseek-r1").scaled(**NARROW)

@@ -2,7 +2,7 @@
 
 The rules are those of torch 2.13 (`c10/core/AllocatorConfig.h`, `c10/cuda/CUDACachingAllocator.cpp`): blocks of whole
 512 bytes; per stream a pool for blocks up to 1 MiB and one for larger; segments of 2 MiB, 20 MiB or whole 2 MiB; best
-fit, splitting, merging, and giving cached segments back to the card when it is full.
+fit, splitting, merging, and giving cached segments back to the GPU when it is full.
 Left out: private pools of CUDA graphs, tensors that several streams share, garbage collection by threshold, rounding to
 powers of two. A `GPU`'s addresses only ever grow; a real one may hand them out again and so decide otherwise between
 equal blocks: `memory.traces` replays with the real one's addresses.
@@ -29,7 +29,7 @@ def rounded_bytes(nbytes):
 
 
 def segment_bytes(nbytes, large_segment_bytes=20 * MIB):
-    """Bytes of the segment that the card gives for a tensor of `nbytes` when no free block fits.
+    """Bytes of the segment that the GPU gives for a tensor of `nbytes` when no free block fits.
 
     2 MiB up to 1 MiB, `large_segment_bytes` below 10 MiB, whole 2 MiB from there on, each by the size of the block.
 
@@ -43,7 +43,7 @@ def segment_bytes(nbytes, large_segment_bytes=20 * MIB):
 
 
 class ReplayedOutOfMemory(RuntimeError):
-    """The replayed card is full, also after giving back all that was cached."""
+    """The replayed GPU is full, also after giving back all that was cached."""
 
 
 class CachingAllocator:
@@ -84,7 +84,7 @@ class CachingAllocator:
         return self.gpu.taken
 
     def malloc(self, nbytes, label="", stream=0):
-        """A used `Block` for `nbytes` (at least 1); raises ReplayedOutOfMemory where the card is full."""
+        """A used `Block` for `nbytes` (at least 1); raises ReplayedOutOfMemory where the GPU is full."""
         if nbytes < 1:
             raise ValueError(f"nbytes={nbytes} takes no block; it must be at least 1")
         size = rounded_bytes(nbytes)
@@ -108,7 +108,7 @@ class CachingAllocator:
         block.pool.add(block.merged())
 
     def empty_cache(self):
-        """Give back to the card every segment without a tensor, and of expandable ones every page without."""
+        """Give back to the GPU every segment without a tensor, and of expandable ones every page without."""
         for pool in self._pools.values():
             for block in list(pool.at_least(0)):
                 if self.expandable:
@@ -118,7 +118,7 @@ class CachingAllocator:
 
     @property
     def largest_free_bytes(self):
-        """The largest free block: no larger tensor fits without more memory from the card."""
+        """The largest free block: no larger tensor fits without more memory from the GPU."""
         return max((pool.largest_bytes for pool in self._pools.values()), default=0)
 
     def _pool(self, stream, small):

@@ -6,7 +6,7 @@ ADDRESS_UNIT = 2 * 2**20  # a new segment starts at a multiple of it
 
 
 class Segment:
-    """What the card gave in one piece, or, expandable, address space that is filled page by page.
+    """What the GPU gave in one piece, or, expandable, address space that is filled page by page.
 
     `first` is the block at its lowest address.
     """

@@ -99,7 +99,7 @@ def expected_workspace_bytes(capability: tuple[int, int], torch_version: str | N
 
 
 def context_bytes():
-    """What one more process with a CUDA context takes of the card beyond its tensors, seen from this one."""
+    """What one more process with a CUDA context takes of the GPU beyond its tensors, seen from this one."""
     before = _used()
     child = subprocess.Popen([sys.executable, "-c", _CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:

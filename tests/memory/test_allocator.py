@@ -167,7 +167,7 @@ def test_a_full_card_gets_back_all_that_is_cached():
     first, second, _ = taken(allocator, 10, 10, 20)
     allocator.free(first)
     allocator.free(second)
-    taken(allocator, 12)  # fits in neither; 52 MiB do not fit on the card; 20 + 12 do
+    taken(allocator, 12)  # fits in neither; 52 MiB do not fit on the GPU; 20 + 12 do
     assert counts(allocator) == (32 * MIB, 32 * MIB, 32 * MIB)
 
 

@@ -96,7 +96,7 @@ def test_the_replay_of_a_pass_holds_what_its_ledger_holds_and_more(arch, work):
     assert (run.replay.reserved_bytes >= run.replay.allocated_bytes).all()
     assert run.replay.peak_allocated_bytes == run.ledger.peak_bytes + run.replay.rounding_bytes
     assert (run.replay.allocated_bytes % 512 == 0).all()
-    assert (np.diff(run.replay.reserved_bytes) >= 0).all()  # without a limit nothing goes back to the card
+    assert (np.diff(run.replay.reserved_bytes) >= 0).all()  # without a limit nothing goes back to the GPU
 
 
 def test_the_blocks_of_a_pass_sum_to_what_is_allocated():

@@ -72,7 +72,7 @@ def churn(number, count=1_500):
 
 
 def play(allocator, steps, held):
-    """Take the steps; yields whether the card was too full after each. `held`: the blocks by key."""
+    """Take the steps; yields whether the GPU was too full after each. `held`: the blocks by key."""
     for action, key, nbytes, stream in steps:
         full = False
         if action == "malloc":

@@ -12,7 +12,7 @@ from dsmem.plots.explorers import explore_weights
 
 ARCHS = {name: dsmem.Architecture.from_config(name) for name in dsmem.model_names()}
 SEVEN, R1 = ARCHS["deepseek-r1-distill-qwen-7b"], ARCHS["deepseek-r1"]
-CARDS = {"T4": 15_642_329_088, "8 × H200": 8 * 150_109_945_856}
+GPUS = {"T4": 15_642_329_088, "8 × H200": 8 * 150_109_945_856}
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_the_bars_are_the_parts_and_follow_each_other():
 
 
 def test_every_menu_to_each_option():
-    explorer = explore_weights([SEVEN, R1, ARCHS["qwen2.5-0.5b"]], CARDS)
+    explorer = explore_weights([SEVEN, R1, ARCHS["qwen2.5-0.5b"]], GPUS)
     for model in explorer.controls["model"].options:
         explorer.set(model=model[1])
         for control, widget in explorer.controls.items():
@@ -61,21 +61,21 @@ def test_every_menu_to_each_option():
 
 
 def test_a_much_used_picture_is_the_one_drawn_afresh():
-    used, fresh = (explore_weights([SEVEN, R1], CARDS) for _ in range(2))
+    used, fresh = (explore_weights([SEVEN, R1], GPUS) for _ in range(2))
     used.set(model=R1.name, weights="nf4", kept="nothing more", gpu="8 × H200")
     used.set(**fresh.values)
     assert used.png == fresh.png
 
 
 def test_a_tied_head_stays_and_the_words_say_so():
-    explorer = explore_weights([ARCHS["qwen2.5-0.5b"]], CARDS)
+    explorer = explore_weights([ARCHS["qwen2.5-0.5b"]], GPUS)
     explorer.set(kept="nothing more")
     assert "its head is the embedding and stays" in explorer.box.children[2].value
 
 
 def test_every_model_is_a_row_and_every_format_a_marker(ax):
     formats = {each: {name: sum(weight_parts(ARCHS[name], each).values()) for name in ARCHS} for each in SCHEMES}
-    weighing.plot_models(formats, capacity=CARDS, ax=ax, title="All")
+    weighing.plot_models(formats, capacity=GPUS, ax=ax, title="All")
     points = {line.get_label(): line for line in ax.lines if line.get_label() in SCHEMES}
     assert {name: list(line.get_xdata()) for name, line in points.items()} == {
         name: list(found.values()) for name, found in formats.items()

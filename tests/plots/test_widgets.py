@@ -23,7 +23,7 @@ from dsmem.plots import footprint as pictures
 from dsmem.units import FLOATS, QUANTIZED
 
 ARCHS = [dsmem.Architecture.from_config(f"deepseek-r1-distill-{name}") for name in ("qwen-7b", "llama-8b")]
-CARDS = {"T4": 15_637_086_208, "A100 80 GB": 85_100_000_000}
+GPUS = {"T4": 15_637_086_208, "A100 80 GB": 85_100_000_000}
 EXPLORERS = {"footprint": explorers.explore_footprint, "curves": explorers.explore_curves}
 PICTURES = {"footprint": pictures.plot_footprint, "curves": pictures.plot_lengths}
 # Here attention and MLP decide the peak, so that every control changes bytes.
@@ -32,7 +32,7 @@ every_explorer = pytest.mark.parametrize("name", EXPLORERS)
 
 
 def explorer_of(name, **values):
-    explorer = EXPLORERS[name](ARCHS, capacity=CARDS)
+    explorer = EXPLORERS[name](ARCHS, capacity=GPUS)
     explorer.set(**values)
     return explorer
 
@@ -172,7 +172,7 @@ def test_the_static_twin_is_the_same_picture(name):
     explorer = explorer_of(name, **START)
     ax = Figure(figsize=(7.5, 4.6), dpi=100, layout="constrained").subplots()
     state = {key: value for key, value in explorer.values.items() if key not in ("model", "gpu")}
-    assert PICTURES[name](ARCHS[0], capacity=("T4", CARDS["T4"]), ax=ax, **state) is ax
+    assert PICTURES[name](ARCHS[0], capacity=("T4", GPUS["T4"]), ax=ax, **state) is ax
     assert ax.dsmem_data == explorer.figure.axes[0].dsmem_data
     assert axes.title_of(ax) == axes.title_of(explorer.figure.axes[0])
 

@@ -218,3 +218,8 @@ def test_at_the_break_even_length_both_take_as_long(latency, gbit_per_s):
     tokens = formulas.break_even_tokens(per_token, params, bandwidth, latency, A100_HALF)
     fetched = formulas.fetch_seconds(per_token * tokens, bandwidth, latency)
     assert fetched == pytest.approx(formulas.prefill_seconds(params, tokens, A100_HALF))
+
+
+@pytest.mark.parametrize(("seq_len", "tokens"), [(1, 16), (16, 16), (17, 32), (100, 112)])
+def test_the_last_page_counts_whole(seq_len, tokens):
+    assert formulas.paged_tokens(seq_len, 16) == tokens

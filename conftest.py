@@ -19,6 +19,7 @@ NEEDED_BY = {
         "tests/plots/test_cache.py",
         "tests/plots/test_weights.py",
         "tests/plots/test_widgets.py",
+        "tests/test_front_door.py",
     ],
     "nbformat": ["tests/plots/test_memory.py", "tests/test_notebooks.py", "tests/test_publish.py"],
 }

@@ -20,7 +20,7 @@ from dsmem.runs.summary import summary
 from dsmem.runs.workers import only
 
 CELL_SECONDS = 120
-KEPT_SECONDS = 15  # for the summary
+KEPT_SECONDS = 30  # for the start of Python, a last process and the summary
 TEST_SHARE = 0.25  # of the minutes, at most
 FIRST = 90  # cells before tokens a second are taken
 

@@ -100,17 +100,17 @@ def test_the_command_ends_in_time_and_says_how_to_go_on(tmp_path, capsys, monkey
     monkeypatch.setattr(gpu, "KEPT_SECONDS", 0)
     start = time.monotonic()
     hanging = [(standins.TINY, cell[1].changed(seq_len=standins.HANGS)) for cell in standins.CELLS[:1]]
-    path = run(tmp_path, cells=hanging, minutes=12 / 60)
+    path = run(tmp_path, cells=hanging, minutes=8 / 60, measuring=standins.hollow)
     assert time.monotonic() - start < 60  # and not the 600 s of the cell
     assert load(path)["cells"] == []  # the end of the time is no fault of the cell
     assert "0 of 1 cells have an answer" in capsys.readouterr().out
 
 
 def test_a_cell_that_hangs_is_recorded_and_does_not_keep_the_others(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "CELL_SECONDS", 15)
+    monkeypatch.setattr(gpu, "CELL_SECONDS", 5)
     hanging = (standins.TINY, standins.CELLS[0][1].changed(seq_len=standins.HANGS))
-    path = run(tmp_path, cells=[hanging, standins.CELLS[0]])
-    assert outcomes(path) == {standins.HANGS: "failed: WorkerLost: took longer than 15 s", standins.OK: "ok"}
+    path = run(tmp_path, cells=[hanging, standins.CELLS[0]], measuring=standins.hollow)
+    assert outcomes(path) == {standins.HANGS: "failed: WorkerLost: took longer than 5 s", standins.OK: "did not fit"}
 
 
 def test_the_result_of_the_tests_is_kept_whatever_it_is(tmp_path, capsys):

@@ -11,7 +11,7 @@ OPTIONS = {
     "xdist": {"-n": {"dest": "numprocesses"}, "--dist": {}},
 }
 NEEDED_BY = {
-    "IPython": ["tests/check/test_check.py"],
+    "IPython": ["tests/check/test_exercise.py"],
     "hatchling": ["tests/test_packaging.py"],
     "ipywidgets": [
         "dsmem/plots/explorers.py",

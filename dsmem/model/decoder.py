@@ -248,8 +248,10 @@ def _check_call(tokens, cache, attention, logits):
             f"tokens has shape {tuple(tokens.shape)}; the cache takes {cache.batch} sequences of at most {cache.room} "
             "more tokens"
         )
-    if cache.length and tokens.shape[1] > 1:
-        raise ValueError(f"tokens has {tokens.shape[1]} per sequence; a cache in use takes 1 new token at a time")
+    if cache.layout == "sink" and cache.length and tokens.shape[1] > 1:
+        raise ValueError(
+            f"tokens has {tokens.shape[1]} per sequence; a cache in use that gives tokens up takes 1 new token at a time"
+        )
     if cache.layout == "sink" and tokens.shape[1] > cache.max_len:
         raise ValueError(
             f"tokens has {tokens.shape[1]} per sequence; a cache that gives tokens up takes at most {cache.max_len} at "
@@ -261,4 +263,4 @@ def _absorbed(tokens, cache, absorbed):
     latent = cache is not None and cache.latent
     if absorbed and not (latent and tokens.shape[1] == 1):
         raise ValueError(f"absorbed={absorbed!r} goes with a latent cache and 1 new token; leave it out")
-    return bool(latent and cache.length) if absorbed is None else absorbed
+    return bool(latent and cache.length and tokens.shape[1] == 1) if absorbed is None else absorbed

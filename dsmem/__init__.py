@@ -11,7 +11,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "Architecture": "config.architecture",
-        "model_names": "config.families",
+        "model_names": "config.source",
         "GPUS": "config.hardware",
         "Workload": "config.workload",
         "Footprint": "footprint.instants",

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import dsmem
-from dsmem.config.families import DATA
+from dsmem.config.source import DATA
 
 ARCH = dsmem.Architecture.from_config("deepseek-r1-distill-qwen-7b")
 R1 = dsmem.Architecture.from_config("deepseek-r1")

@@ -35,7 +35,13 @@ TARGETS = {  # what is broken, and the tests that must notice, quick ones first
         ["dsmem.footprint.stored"],
         ["footprint/test_stored.py", "../dsmem/footprint/stored.py", "footprint/test_inference.py"],
     ),
-    "families": (["dsmem.config.families"], ["config"]),
+    "families": (
+        [
+            "dsmem.config.families",
+            *(f"dsmem.config.families.{name}" for name in ("common", "dense", "mixtures", "latent")),
+        ],
+        ["config"],
+    ),
     "shapes": (["dsmem.config.architecture", "dsmem.config.shapes", "dsmem.config.workload"], ["config", "footprint"]),
     "ledger": (["dsmem.memory.ledger"], ["memory/test_ledger.py"]),
     "replay": (
@@ -122,12 +128,12 @@ def mutants(module):
 
 def default_mutants():
     """The defaults of the families, each number changed by one, each switch turned."""
-    from dsmem.config.families import _DEFAULTS
+    from dsmem.config.families import FAMILIES
 
-    for family, defaults in _DEFAULTS.items():
-        for key, value in defaults.items():
+    for family, read in FAMILIES.items():
+        for key, value in read.defaults.items():
             changed = not value if isinstance(value, bool) else value + 1
-            yield f"families._DEFAULTS[{family!r}][{key!r}]: {value} -> {changed}", (defaults, {key: changed})
+            yield f"FAMILIES[{family!r}].defaults[{key!r}]: {value} -> {changed}", (read.defaults, {key: changed})
 
 
 def apply(change):

@@ -16,7 +16,7 @@ from dsmem import Architecture, Workload, inference_footprint, measure
 
 NAME = "qwen2.5-0.5b"
 ARCH = Architecture.from_config(NAME)
-CONFIG = json.loads((dsmem.config.families.DATA / "models" / f"{NAME}.json").read_text(encoding="utf-8"))
+CONFIG = json.loads((dsmem.config.source.DATA / "models" / f"{NAME}.json").read_text(encoding="utf-8"))
 ROOMS = "check config formulas footprint memory model plots publish runs serving table units".split()
 
 

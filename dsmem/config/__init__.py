@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "Architecture": "architecture",
-        "model_names": "families",
+        "model_names": "source",
         "Workload": "workload",
         "GPU": "hardware",
         "GPUS": "hardware",

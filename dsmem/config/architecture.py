@@ -16,7 +16,8 @@ class Architecture(Shapes):
     Widths are in elements. `qkv_bias`, `o_bias`, `mlp_bias` say which projections carry a bias, `qk_norm` whether
     queries and keys pass an RMSNorm per head (Qwen3). With `kv_lora_rank` attention is latent (MLA, arXiv 2405.04434,
     section 2.1), and `head_dim` is the part of a head that is rotated. With `n_routed_experts` every layer is a mixture
-    of experts, but the `first_k_dense_replace` first and those in `mlp_only_layers`. Build one with
+    of experts, but the `first_k_dense_replace` first and those in `mlp_only_layers`. `apart` names what the
+    config holds beside the language model (`vision_config`): none of it is counted here. Build one with
     `Architecture.from_config`.
     """
 
@@ -56,6 +57,7 @@ class Architecture(Shapes):
     norm_topk_prob: bool = False
     routed_scaling_factor: float = 1.0
     num_nextn_predict_layers: int = 0
+    apart: tuple = ()
 
     def __post_init__(self):
         for field in _POSITIVE:
@@ -151,7 +153,8 @@ class Architecture(Shapes):
             attention += f" over {self.num_key_value_heads} key-value heads"
         active = f", {self.n_active_params:,} active" if self.n_routed_experts else ""
         layers = f"{self.num_hidden_layers} layers of width {self.hidden_size:,}"
-        return f"{self.name} ({self.model_type}): {self.n_params:,} parameters{active}; {layers}, {attention}"
+        apart = f"; the language model alone, without {' and '.join(self.apart)}" if self.apart else ""
+        return f"{self.name} ({self.model_type}): {self.n_params:,} parameters{active}; {layers}, {attention}{apart}"
 
     def __repr__(self) -> str:
         return f"<Architecture {self}>"

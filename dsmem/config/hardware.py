@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from dsmem.config.families import DATA
+from dsmem.config.source import DATA
 from dsmem.units import format_bytes, parse_bytes, whole_number
 
 

@@ -1,7 +1,7 @@
 """The keys of one `config.json`: each is checked where it is read, and none that may move a byte stays unread."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -40,7 +40,7 @@ class Keys:
     the config class's `attribute_map`. defaults: what the config class puts in place of an absent key.
     """
 
-    def __init__(self, values: dict[str, Any], family: str, aliases: dict[str, str], defaults: dict[str, Any]):
+    def __init__(self, values: dict[str, Any], family: str, aliases: Mapping[str, str], defaults: Mapping[str, Any]):
         self.family, self._values, self._read = family, dict(defaults), set()
         for key, value in values.items():
             name = aliases.get(key, key)
@@ -92,10 +92,16 @@ class Keys:
             words = ", ".join(map(repr, allowed))
             raise ValueError(f"{key}={value!r} is not read in {self.family}; allowed: {words}, or no such key")
 
-    def finish(self) -> None:
+    def finish(self, harmless: Collection[str] = ()) -> None:
         """Raise ValueError for the first key that nobody has read, unless it is harmless or switched off."""
         for key, value in self._values.items():
-            if value and key not in self._read and key not in HARMLESS and not key.startswith("_"):
+            if (
+                value
+                and key not in self._read
+                and key not in HARMLESS
+                and key not in harmless
+                and not key.startswith("_")
+            ):
                 raise ValueError(
                     f"{key}={value!r} is a key that {self.family} is not known to have, and it may change "
                     "memory; take it out of the config if it does not"

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dsmem.config.architecture import Architecture
-from dsmem.config.families import DATA
+from dsmem.config.source import DATA
 from dsmem.config.workload import Workload
 from dsmem.model.devices import TORCH_DTYPES, check_device, settled
 

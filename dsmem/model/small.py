@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from dsmem.config.families import DATA
+from dsmem.config.source import DATA
 
 
 def small_path(name: str = "") -> Path:

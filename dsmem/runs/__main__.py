@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from dsmem.config.families import DATA
+from dsmem.config.source import DATA
 
 
 def gpu(options: argparse.Namespace, command: str) -> None:

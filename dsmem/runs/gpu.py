@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dsmem.config.families import DATA
+from dsmem.config.source import DATA
 from dsmem.memory import cuda
 from dsmem.runs import sweep
 from dsmem.runs.cells import cell, failure, question, question_text, rate

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from dsmem.config.families import DATA
+from dsmem.config.source import DATA
 from dsmem.memory.traces import replay_trace
 from dsmem.runs.predicted import attempts, figures, predict
 from dsmem.table import Table

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from dsmem.config.families import DATA
+from dsmem.config.source import DATA
 from dsmem.runs.cells import asked, cell, failure, pack, question, question_text, unpack
 from dsmem.runs.provenance import SAME, provenance
 from dsmem.runs.sweep import sweep

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from dsmem import Architecture, model_names
-from dsmem.config.families import DATA
+from dsmem.config.source import DATA
 
 # The published counts: elements of each checkpoint.
 PUBLISHED = {

@@ -6,9 +6,9 @@ import pytest
 from transformers import AutoConfig
 
 from dsmem import Architecture
-from dsmem.config.families import _ALIASES, _FAMILIES
+from dsmem.config.families import FAMILIES as READ
 
-FAMILIES = [family for family in _FAMILIES if family != "kimi_k2"]  # of which transformers has no class
+FAMILIES = [family for family in READ if family != "kimi_k2"]  # of which transformers has no class
 NEEDED = {"hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size", "model_type"}
 # what the kit calls otherwise, or makes of several keys
 DERIVED = {"name", "model_type", "qkv_bias", "o_bias", "qk_norm", "rope_theta", "rope_scaling", "sliding_window"}
@@ -26,7 +26,7 @@ def test_each_field_is_the_config_classs_own_where_only_the_sizes_are_given(fami
     theirs = default_config(family)
     sizes = {name: value for name, value in theirs.to_dict().items() if name in NEEDED}
     arch = Architecture.from_config(sizes | ({"num_experts_per_tok": 6} if family == "deepseek_v2" else {}))
-    spelled = {name: alias for alias, name in _ALIASES.get(family, {}).items()}
+    spelled = {name: alias for alias, name in READ[family].aliases.items()}
     checked = []
     for field in dataclasses.fields(Architecture):
         value = getattr(theirs, field.name, getattr(theirs, spelled.get(field.name, field.name), None))

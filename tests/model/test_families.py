@@ -7,7 +7,7 @@ from decoders import CONFIGS, TOKENS, close, each_config, theirs_and_ours
 from transformers import AutoModelForCausalLM
 
 from dsmem import Architecture, build_model
-from dsmem.config.families import _FAMILIES
+from dsmem.config.families import FAMILIES
 from dsmem.model import checkpoint, small
 
 RELEASE = tuple(int(part) for part in transformers.__version__.split(".")[:2])
@@ -15,7 +15,7 @@ PIECES = torch.tensor(list(small.small_text()[: 2 * 64])).view(2, 64)
 
 
 def test_every_family_that_is_read_is_among_the_decoders():
-    theirs = set(_FAMILIES) - {"kimi_k2"}  # of which transformers has no code: a DeepSeek-V3 of other sizes
+    theirs = set(FAMILIES) - {"kimi_k2"}  # of which transformers has no code: a DeepSeek-V3 of other sizes
     assert {config["model_type"] for config in CONFIGS.values()} == theirs
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 import dsmem
-from dsmem.config.families import DATA
+from dsmem.config.source import DATA
 from dsmem.footprint.gguf import MIXES, gguf_bytes, gguf_tensors
 from dsmem.footprint.stored import cache_bytes
 from dsmem.runs import measured, predicted

@@ -1,0 +1,102 @@
+"""What many families spell alike: the sizes of a decoder, its rotary positions, its experts, its window."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dsmem.config.keys import Keys
+
+MOST_LAYERS = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """How one `model_type` is read.
+
+    read: the checked keys of a config to the fields of an `Architecture`. aliases: {other spelling: the kit's name}, as
+    in the `attribute_map` of transformers' config class. defaults: what that class puts in place of an absent key, by
+    the kit's names. harmless: keys of this family that move no byte, beside `keys.HARMLESS`.
+    """
+
+    read: Callable[[Keys], dict[str, Any]]
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    harmless: frozenset = frozenset()
+
+
+def decoder(keys: Keys, head_dim: int | None = None) -> dict[str, Any]:
+    """What every decoder of RMSNorm and SwiGLU spells alike; head_dim: where the family gives it by another key."""
+    keys.only("hidden_act", "silu")
+    hidden, heads = keys.whole("hidden_size"), keys.whole("num_attention_heads")
+    own = keys.maybe_whole("head_dim")
+    head_dim = head_dim or own
+    if head_dim is None:
+        if hidden % heads:
+            raise ValueError(
+                f"hidden_size={hidden} does not divide by num_attention_heads={heads}; "
+                "it must, or the config must give head_dim"
+            )
+        head_dim = hidden // heads
+    return {
+        "hidden_size": hidden,
+        "num_hidden_layers": layer_count(keys),
+        "num_attention_heads": heads,
+        "num_key_value_heads": keys.maybe_whole("num_key_value_heads") or heads,
+        "head_dim": head_dim,
+        "intermediate_size": keys.whole("intermediate_size"),
+        "vocab_size": keys.whole("vocab_size"),
+        "tie_word_embeddings": keys.flag("tie_word_embeddings"),
+        "rms_norm_eps": keys.number("rms_norm_eps", 1e-6),
+    } | rope(keys)
+
+
+def layer_count(keys: Keys) -> int:
+    """The number of layers; each is looked at one by one, so a number that no model has is refused first."""
+    layers = keys.whole("num_hidden_layers")
+    if layers > MOST_LAYERS:
+        raise ValueError(f"num_hidden_layers={layers} is more than any model has; allowed: at most {MOST_LAYERS}")
+    return layers
+
+
+def rope(keys: Keys) -> dict[str, Any]:
+    """Rotary base and scaling: transformers 5 writes `rope_parameters`, earlier releases two keys side by side."""
+    found = {key: keys.get(key) for key in ("rope_parameters", "rope_scaling")}
+    for key, value in found.items():
+        if value is not None and not isinstance(value, dict):
+            raise ValueError(f"{key}={value!r} is not a scaling; it must be a JSON object or null")
+    scaling = dict(found["rope_parameters"] or found["rope_scaling"] or {})
+    theta, own = keys.number("rope_theta", 10_000.0), scaling.pop("rope_theta", None)
+    if own is not None:
+        theta = Keys({"rope_theta": own}, keys.family, {}, {}).number("rope_theta", theta)
+    kinds = [scaling.pop(key, None) for key in ("rope_type", "type")]
+    kind = next((kind for kind in kinds if kind), "default")
+    # lists become tuples, for an architecture is hashable
+    rest = ((name, tuple(value) if isinstance(value, list) else value) for name, value in sorted(scaling.items()))
+    return {"rope_theta": theta, "rope_scaling": () if kind == "default" else (("rope_type", kind), *rest)}
+
+
+def experts(keys: Keys) -> dict[str, Any]:
+    """The sizes of a mixture of experts, and how its router chooses."""
+    keys.only("moe_layer_freq", 1)
+    sizes = ("n_routed_experts", "num_experts_per_tok", "moe_intermediate_size")
+    return {name: keys.whole(name) for name in sizes} | {
+        "n_shared_experts": keys.maybe_whole("n_shared_experts") or 0,
+        "first_k_dense_replace": keys.whole("first_k_dense_replace", 0, least=0),
+        "n_group": keys.maybe_whole("n_group") or 1,
+        "topk_group": keys.maybe_whole("topk_group") or 1,
+        "norm_topk_prob": keys.flag("norm_topk_prob"),
+        "routed_scaling_factor": keys.number("routed_scaling_factor", 1.0),
+    }
+
+
+def optional_window(keys: Keys, all_layers: bool = False) -> int | None:
+    """The window of the layers that slide, None where none does; a pass no longer than it is the same in all layers.
+
+    all_layers: whether every layer slides where any does, whatever max_window_layers says.
+    """
+    window, layers = keys.maybe_whole("sliding_window"), keys.whole("num_hidden_layers")
+    first, kinds = keys.whole("max_window_layers", 28, least=0), keys.get("layer_types")
+    slides = keys.flag("use_sliding_window") and (all_layers or first < layers)
+    if kinds is not None:
+        slides = slides and "sliding_attention" in kinds
+    return window if slides else None

@@ -1,0 +1,65 @@
+"""DeepSeek's decoders: latent attention (MLA), dense layers first, then experts."""
+
+from typing import Any
+
+from dsmem.config.families.common import Family, decoder, experts
+from dsmem.config.keys import Keys
+
+
+def _deepseek_v2(keys):
+    keys.only("scoring_func", "softmax")
+    method = keys.choice("topk_method", ("greedy", "group_limited_greedy"), "greedy")
+    groups = {} if method == "group_limited_greedy" else {"n_group": 1, "topk_group": 1}
+    bias = {"mlp_bias": keys.flag("mlp_bias"), "rope_interleave": True}
+    return {**latent_attention(keys), **experts(keys), **groups, **bias}
+
+
+def _deepseek_v3(keys):
+    keys.only("scoring_func", "sigmoid")
+    keys.only("topk_method", "noaux_tc")
+    return {
+        **latent_attention(keys),
+        **experts(keys),
+        "scoring_func": "sigmoid",
+        "rope_interleave": keys.flag("rope_interleave", True),
+        "num_nextn_predict_layers": keys.whole("num_nextn_predict_layers", 1, least=0),
+    }
+
+
+def latent_attention(keys: Keys) -> dict[str, Any]:
+    """A decoder's sizes and those of its latents."""
+    keys.only("qk_head_dim", keys.whole("qk_nope_head_dim") + keys.whole("qk_rope_head_dim"))
+    ranks = {name: keys.whole(name) for name in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")}
+    bias = keys.flag("attention_bias")
+    ranks["q_lora_rank"] = keys.maybe_whole("q_lora_rank")
+    # every head has keys of its own, whatever the config calls key-value heads
+    sizes = decoder(keys, head_dim=keys.whole("qk_rope_head_dim"))  # the part of a head that is rotated
+    return sizes | ranks | {"qkv_bias": bias, "o_bias": bias, "num_key_value_heads": keys.whole("num_attention_heads")}
+
+
+_ALIASES = {"num_local_experts": "n_routed_experts", "num_mtp_layers": "num_nextn_predict_layers"}
+
+# what transformers' config classes put in place of an absent key, where that is not "as many as heads"
+_LATENT = {"q_lora_rank": 1536, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
+_V3 = _LATENT | {
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 8,
+    "moe_intermediate_size": 2048,
+    "first_k_dense_replace": 3,
+    "n_group": 8,
+    "topk_group": 4,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 2.5,
+    "rope_interleave": True,
+}
+
+FAMILIES = {
+    "deepseek_v2": Family(
+        _deepseek_v2,
+        aliases={"num_experts": "n_routed_experts"},
+        defaults=_LATENT | {"n_routed_experts": 64, "n_shared_experts": 2, "moe_intermediate_size": 1407},
+    ),
+    "deepseek_v3": Family(_deepseek_v3, _ALIASES, _V3),
+    "kimi_k2": Family(_deepseek_v3, _ALIASES, _V3),  # as its publisher says: a DeepSeek-V3 of other sizes
+}

@@ -16,7 +16,8 @@ class Architecture(Shapes):
     Widths are in elements. `qkv_bias`, `o_bias`, `mlp_bias` say which projections carry a bias, `qk_norm` whether
     queries and keys pass an RMSNorm per head (Qwen3). With `kv_lora_rank` attention is latent (MLA, arXiv 2405.04434,
     section 2.1), and `head_dim` is the part of a head that is rotated. With `n_routed_experts` every layer is a mixture
-    of experts, but the `first_k_dense_replace` first and those in `mlp_only_layers`. `apart` names what the
+    of experts, but the `first_k_dense_replace` first and those in `mlp_only_layers`. `head` stands on
+    the decoder: "lm_head", "score" (a number for each of `num_labels` labels) or "none". `apart` names what the
     config holds beside the language model (`vision_config`): none of it is counted here. Build one with
     `Architecture.from_config`.
     """
@@ -57,6 +58,9 @@ class Architecture(Shapes):
     norm_topk_prob: bool = False
     routed_scaling_factor: float = 1.0
     num_nextn_predict_layers: int = 0
+    head: str = "lm_head"
+    num_labels: int = 0
+    score_bias: bool = False
     apart: tuple = ()
 
     def __post_init__(self):
@@ -69,6 +73,11 @@ class Architecture(Shapes):
                 f"num_attention_heads={self.num_attention_heads} does not divide into "
                 f"num_key_value_heads={self.num_key_value_heads}; it must be a multiple of it"
             )
+        one_of("head", self.head, HEADS, "a head")
+        if self.head == "score":
+            whole_number("num_labels", self.num_labels, what="a number of labels")
+        if self.tie_word_embeddings and self.head != "lm_head":
+            raise ValueError(f"head={self.head!r} is not tied to an embedding; tie_word_embeddings must be False")
         if self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim} is odd; rotary positions turn pairs, so it must be even")
         if self.latent:
@@ -154,7 +163,9 @@ class Architecture(Shapes):
         active = f", {self.n_active_params:,} active" if self.n_routed_experts else ""
         layers = f"{self.num_hidden_layers} layers of width {self.hidden_size:,}"
         apart = f"; the language model alone, without {' and '.join(self.apart)}" if self.apart else ""
-        return f"{self.name} ({self.model_type}): {self.n_params:,} parameters{active}; {layers}, {attention}{apart}"
+        head = {"lm_head": "", "score": f", {self.num_labels} labels", "none": ", no head"}[self.head]
+        kind = f"{layers}, {attention}{head}{apart}"
+        return f"{self.name} ({self.model_type}): {self.n_params:,} parameters{active}; {kind}"
 
     def __repr__(self) -> str:
         return f"<Architecture {self}>"
@@ -163,6 +174,7 @@ class Architecture(Shapes):
         return self.table()._repr_html_()
 
 
+HEADS = ("lm_head", "score", "none")
 _POSITIVE = (
     "hidden_size",
     "num_hidden_layers",

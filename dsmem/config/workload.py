@@ -111,7 +111,7 @@ class Workload:
         Routed experts never multiply in INT8: "int8_w8a8" stores them as "int8". Raises ValueError where a head that
         is tied to the embedding would have to convert.
         """
-        if self.weights in FLOATS or name in self.modules_to_not_convert:
+        if self.weights in FLOATS or name in self.modules_to_not_convert or name == "score":
             return self.activations
         if name == "lm_head" and arch.tie_word_embeddings:
             raise ValueError(

@@ -65,7 +65,8 @@ class Decoder(nn.Module):
         self.embed_tokens = Embedding(arch.vocab_size, arch.hidden_size, **like)
         self.layers = nn.ModuleList(layer(index) for index in range(arch.num_hidden_layers))
         self.norm = RMSNorm(arch.hidden_size, arch.rms_norm_eps, **like)
-        self.lm_head = make_linear("lm_head")
+        for name in arch.head_linears():
+            setattr(self, name, make_linear(name))
         if arch.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
         # each further token has a layer of the last one's kind
@@ -83,6 +84,8 @@ class Decoder(nn.Module):
     ) -> torch.Tensor:
         """Logits of `tokens`, (batch, seq_len, vocab_size) or with logits="last" (batch, 1, vocab_size).
 
+        A model with a score gives (..., num_labels), one without a head its normed states (..., hidden_size).
+
         tokens: ids, (batch, seq_len), on the model's device (a fake model takes any).
         cache: from `new_cache`; the tokens that it holds come before `tokens`, and the new ones are added to it.
         attention: "fused", "expanded" (keys and values widened to all heads first), "eager" (scores in memory), or
@@ -97,7 +100,11 @@ class Decoder(nn.Module):
         if logits == "last":
             h = h[:, -1:].clone(memory_format=torch.contiguous_format)
         h = self.norm(h)
-        return self.lm_head(h)
+        return self.head(h)
+
+    def head(self, h: torch.Tensor) -> torch.Tensor:
+        """What stands on the decoder, of normed states (..., hidden_size): logits, scores, or the states themselves."""
+        return h if self.arch.head == "none" else getattr(self, self.arch.head)(h)
 
     def hidden(self, tokens: torch.Tensor, step: Step) -> torch.Tensor:
         """The residual stream after the last layer, (batch, seq_len, hidden_size); the cache of `step` moves on."""

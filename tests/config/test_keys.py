@@ -99,7 +99,6 @@ def test_kimi_k2_is_a_deepseek_v3_of_other_sizes():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"architectures": ["LlamaForSequenceClassification"]}, ("architectures", "ForCausalLM")),
         ({"architectures": ["MistralModel"]}, ("architectures", "'MistralModel'")),
         ({"architectures": ["LlamaForCausalLMEagle3"]}, ("architectures",)),
         ({"architectures": "LlamaForCausalLM"}, ("architectures", "list")),

@@ -47,8 +47,8 @@ def prepare(arch: Any, work: Workload, device: Any, seed: int = 0) -> tuple[Call
     _require_transformers(f"arch={arch.name!r} runs")
     if work.phase != "prefill" or work.cached_tokens or work.weights not in TORCH_DTYPES:
         raise ValueError(
-            f"work is a {work.phase} after {work.cached_tokens} tokens in weights={work.weights!r}, which is not run in "
-            f"transformers' code; allowed: phase='prefill' after 0 with weights {', '.join(TORCH_DTYPES)} "
+            f"work is a {work.phase} after {work.cached_tokens} tokens in weights={work.weights!r}, which is not run "
+            f"in transformers' code; allowed: phase='prefill' after 0 with weights {', '.join(TORCH_DTYPES)} "
             "(code='dsmem' runs all)"
         )
     mode = FakeTensorMode() if device == "fake" else contextlib.nullcontext()

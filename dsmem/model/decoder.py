@@ -257,7 +257,7 @@ def _check_call(tokens, cache, attention, logits):
         )
     if cache.layout == "sink" and cache.length and tokens.shape[1] > 1:
         raise ValueError(
-            f"tokens has {tokens.shape[1]} per sequence; a cache in use that gives tokens up takes 1 new token"
+            f"tokens has {tokens.shape[1]} per sequence; a cache that gives tokens up takes 1 more at a time"
         )
     if cache.layout == "sink" and tokens.shape[1] > cache.max_len:
         raise ValueError(

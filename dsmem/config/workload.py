@@ -165,5 +165,5 @@ class Workload:
         """Tokens per sequence that a cache has room for, pages not filled up."""
         if self.phase == "prefill":
             return self.key_len
-        longest = np.maximum(self.seq_len, self.key_len)
-        return longest if longest.ndim else int(longest)
+        sizes = self.seq_len, self.key_len
+        return max(sizes) if all(isinstance(size, int) for size in sizes) else np.maximum(*sizes)

@@ -11,6 +11,7 @@ import numpy as np
 from dsmem import formulas
 from dsmem.config.architecture import Architecture
 from dsmem.config.workload import CACHE_FORMATS, STORED_CACHES, Workload
+from dsmem.footprint import gpt
 from dsmem.footprint.attention import attention
 from dsmem.footprint.cache import set_grown
 from dsmem.footprint.instants import Footprint
@@ -47,20 +48,34 @@ def inference_footprint(arch: Any, work: Workload | None = None, sharding: None 
             f"in: {', '.join(CACHE_FORMATS)}"
         )
     arch.check_window(work.key_len)
+    arch.check_positions(work.key_len)
     _check_range(arch, work)
     p = Pass(arch, work, resident(arch, work))
+    (gpt_layers if arch.gpt_block else layers)(p)
+    head(p)
+    return Footprint(p.instants, arch, work)
+
+
+def gpt_layers(p: Pass) -> None:
+    """GPT blocks, from the embedding to the last norm."""
+    gpt.embedding(p)
+    gpt.block(p)
+    gpt.final_norm(p)
+
+
+def layers(p: Pass) -> None:
+    """`Layer`s: the last attention half, and the last of each kind of MLP."""
+    arch = p.arch
     attention(p)
     dense = [index for index in range(arch.num_hidden_layers) if not arch.has_experts(index)]
-    for layers, half in ((dense, mlp), (arch.expert_layers, experts)):
-        if layers:
+    for indices, half in ((dense, mlp), (arch.expert_layers, experts)):
+        if indices:
             before = dict(p.alive)
-            set_grown(p, max(layers) + 1)
+            set_grown(p, max(indices) + 1)
             half(p)
             p.alive = before
     set_grown(p, arch.num_hidden_layers)
     p.drop("residual")
-    head(p)
-    return Footprint(p.instants, arch, work)
 
 
 def _check_range(arch, work):
@@ -84,8 +99,10 @@ def resident(arch: Architecture, work: Workload) -> dict[str, Any]:
         "buffers": buffer_bytes(arch),
         "token_ids": formulas.token_ids_bytes(work.batch, work.new_tokens),
         **cache_bytes(arch, work),
-        "rope_tables": formulas.rope_tables_bytes(work.new_tokens, arch.head_dim, dtype_bits(work.activations)),
     }
+    if not arch.learned_positions:
+        bits = dtype_bits(work.activations)
+        parts["rope_tables"] = formulas.rope_tables_bytes(work.new_tokens, arch.head_dim, bits)
     if work.attention == "eager":
         parts["causal_mask"] = formulas.causal_mask_bytes(work.new_tokens, work.key_len)
     return parts

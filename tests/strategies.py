@@ -103,27 +103,30 @@ def any_architectures(width=256, **widths):
 
 @st.composite
 def workloads(draw, phase=None, attention=None, batch=4, seq_len=512, weights=FLOATS):
-    """A forward pass; `phase` and `attention` may be fixed, `batch` and `seq_len` are the largest."""
+    """A forward pass, also a prefill after cached tokens; `phase` and `attention` may be fixed, `batch` and `seq_len`
+    are the largest."""
     phase = phase or draw(st.sampled_from(("prefill", "decode")))
-    decode = phase == "decode"
+    cached = draw(st.none() | st.integers(0, seq_len))
+    reads = phase == "decode" or cached
     return dsmem.Workload(
         batch=draw(st.integers(1, batch)),
         seq_len=draw(st.integers(1, seq_len)),
         phase=phase,
-        cached_tokens=draw(st.none() | st.integers(0, seq_len)) if decode else None,
+        cached_tokens=cached,
         weights=draw(st.sampled_from(weights)),
         kv_cache=draw(st.sampled_from(KV_CACHES)),
         attention=attention or draw(st.sampled_from(("fused", "expanded", "eager"))),
         logits=draw(st.sampled_from(("all", "last"))),
-        cache="static" if decode else draw(st.sampled_from(("static", "none"))),
+        cache="static" if reads else draw(st.sampled_from(("static", "none"))),
     )
 
 
 @st.composite
 def cached_workloads(draw, **fixed):
-    """A forward pass on any kind of cache, in any format; a prefill may do without."""
+    """A forward pass on any kind of cache, in any format; a prefill from the start may do without."""
     work = draw(workloads(**fixed))
-    layouts = ("static", "growing", "paged") + (("none",) if work.phase == "prefill" else ())
+    reads = work.phase == "decode" or work.cached_tokens
+    layouts = ("static", "growing", "paged") + (() if reads else ("none",))
     return dataclasses.replace(
         work,
         cache=draw(st.sampled_from(layouts)),

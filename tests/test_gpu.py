@@ -46,6 +46,8 @@ def passes():
     yield "prefill, eager", Workload(2, 256, weights="fp16", attention="eager")
     yield "prefill, widened", Workload(2, 256, weights="fp16", attention="expanded")
     yield "prefill, no cache", Workload(1, 1024, weights="fp16", attention=fused, cache="none")
+    yield "chunk", Workload(2, 256, cached_tokens=768, weights="fp16", attention=fused)
+    yield "chunk, eager", Workload(2, 256, cached_tokens=768, weights="fp16", attention="eager")
     yield "decode", Workload(8, 1024, "decode", weights="fp16", attention=fused)
     yield "decode, eager", Workload(8, 1024, "decode", weights="fp16", attention="eager")
 
@@ -146,14 +148,14 @@ def attention_agrees(heads, kv_heads, head_dim, seq_len, key_len):
         close(gpu, cpu)
 
 
-@pytest.mark.parametrize(("seq_len", "key_len"), [(33, 33), (1, 40), (1, 1)])
+@pytest.mark.parametrize(("seq_len", "key_len"), [(33, 33), (1, 40), (1, 1), (9, 40)])
 @pytest.mark.parametrize("head_dim", [64, 128])
 def test_attention_gives_what_it_gives_on_the_cpu(head_dim, seq_len, key_len):
     attention_agrees(4, 4, head_dim, seq_len, key_len)
 
 
 @flash
-@pytest.mark.parametrize(("seq_len", "key_len"), [(33, 33), (1, 40)])
+@pytest.mark.parametrize(("seq_len", "key_len"), [(33, 33), (1, 40), (9, 40)])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(8, 2), (6, 1)])
 def test_grouped_attention_gives_what_it_gives_on_the_cpu(heads, kv_heads, seq_len, key_len):
     attention_agrees(heads, kv_heads, 64, seq_len, key_len)
@@ -210,6 +212,8 @@ LATENT_PASSES = {
     "prefill": Workload(2, 256, weights="fp16"),
     "prefill, expanded cache": Workload(2, 256, weights="fp16", mla_cache="expanded"),
     "prefill, eager": Workload(2, 128, weights="fp16", attention="eager"),
+    "chunk over latents": Workload(2, 128, cached_tokens=384, weights="fp16"),
+    "chunk, expanded cache": Workload(2, 128, cached_tokens=384, weights="fp16", mla_cache="expanded"),
     "decode on latents": Workload(4, 512, "decode", weights="fp16"),
     "decode, expanded cache": Workload(4, 512, "decode", weights="fp16", mla_cache="expanded"),
     "decode, growing": Workload(4, 512, "decode", weights="fp16", cache="growing"),
@@ -240,7 +244,7 @@ def test_latent_attention_and_experts_give_on_the_gpu_what_they_give_on_the_cpu(
     tokens, steps = torch.arange(20).view(2, 10), {}
     for device, model in models.items():
         cache, here = model.new_cache(2, 16, layout=layout, mla_cache=mla_cache), tokens.to(device)
-        steps[device] = torch.cat([model(here[:, :9], cache=cache), model(here[:, 9:], cache=cache)], dim=1)
+        steps[device] = torch.cat([model(part, cache=cache) for part in here.split((5, 4, 1), dim=1)], dim=1)
     close(steps["cuda"], steps["cpu"])
 
 
@@ -271,6 +275,8 @@ def test_tokens_are_routed_on_the_gpu_as_on_the_cpu(scoring):
 EXPERTS = Architecture.from_config("deepseek-v2-lite").scaled(num_hidden_layers=3)
 LATENT_LEVELS = {
     "prefill": Workload(2, 512, weights="fp16", logits="last"),
+    "chunk over latents": Workload(2, 128, cached_tokens=384, weights="fp16"),
+    "chunk, expanded cache": Workload(2, 128, cached_tokens=384, weights="fp16", mla_cache="expanded"),
     "decode on latents": Workload(4, 1024, "decode", weights="fp16"),
     "decode, expanded cache": Workload(4, 1024, "decode", weights="fp16", mla_cache="expanded"),
     "prefill, FP8": Workload(2, 512, weights="fp8", logits="last"),

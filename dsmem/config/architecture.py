@@ -19,8 +19,9 @@ class Architecture(Shapes):
     of experts, but the `first_k_dense_replace` first and those in `mlp_only_layers`. With `layer_norm_epsilon` the
     layers are GPT blocks: LayerNorms with a bias, an MLP without a gate, and a table of `learned_positions`, whose
     first `position_offset` rows no token reads; `joined_qkv` says whether one matrix makes queries, keys and values.
-    `apart` names what the config holds beside the language model (`vision_config`): none of it is counted here. Build
-    one with `Architecture.from_config`.
+    `head` stands on the decoder: "lm_head", "score" (a number for each of `num_labels` labels) or "none". `apart` names
+    what the config holds beside the language model (`vision_config`): none of it is counted here. Build one with
+    `Architecture.from_config`.
     """
 
     name: str
@@ -66,6 +67,9 @@ class Architecture(Shapes):
     joined_qkv: bool = False
     scale_attn_weights: bool = True
     scale_attn_by_inverse_layer_idx: bool = False
+    head: str = "lm_head"
+    num_labels: int = 0
+    score_bias: bool = False
     apart: tuple = ()
 
     def __post_init__(self):
@@ -78,6 +82,11 @@ class Architecture(Shapes):
                 f"num_attention_heads={self.num_attention_heads} does not divide into "
                 f"num_key_value_heads={self.num_key_value_heads}; it must be a multiple of it"
             )
+        one_of("head", self.head, HEADS, "a head")
+        if self.head == "score":
+            whole_number("num_labels", self.num_labels, what="a number of labels")
+        if self.tie_word_embeddings and self.head != "lm_head":
+            raise ValueError(f"head={self.head!r} is not tied to an embedding; tie_word_embeddings must be False")
         if self.head_dim % 2 and not self.gpt_block:
             raise ValueError(f"head_dim={self.head_dim} is odd; rotary positions turn pairs, so it must be even")
         if self.latent:
@@ -179,7 +188,9 @@ class Architecture(Shapes):
         active = f", {self.n_active_params:,} active" if self.n_routed_experts else ""
         layers = f"{self.num_hidden_layers} layers of width {self.hidden_size:,}"
         apart = f"; the language model alone, without {' and '.join(self.apart)}" if self.apart else ""
-        return f"{self.name} ({self.model_type}): {self.n_params:,} parameters{active}; {layers}, {attention}{apart}"
+        head = {"lm_head": "", "score": f", {self.num_labels} labels", "none": ", no head"}[self.head]
+        kind = f"{layers}, {attention}{head}{apart}"
+        return f"{self.name} ({self.model_type}): {self.n_params:,} parameters{active}; {kind}"
 
     def __repr__(self) -> str:
         return f"<Architecture {self}>"
@@ -188,6 +199,7 @@ class Architecture(Shapes):
         return self.table()._repr_html_()
 
 
+HEADS = ("lm_head", "score", "none")
 _POSITIVE = (
     "hidden_size",
     "num_hidden_layers",

@@ -113,7 +113,7 @@ class Shapes:
         names = dict.fromkeys(name for census in layers for name in census)
         parts = {name: sum(n * part.get(name, 0) for n, part in zip(counts, layers, strict=True)) for name in names}
         parts = {name: count for name, count in parts.items() if count}
-        head = {} if self.tie_word_embeddings else {"lm_head": self.vocab_size * self.hidden_size}
+        head = {} if self.tie_word_embeddings else _elements(self.head_linears())
         embedding = {"embed_tokens": self.vocab_size * self.hidden_size}
         if self.learned_positions:
             embedding["embed_positions"] = (self.learned_positions + self.position_offset) * self.hidden_size
@@ -128,10 +128,9 @@ class Shapes:
         """Parameters of one layer by named part, dense or with experts."""
         norms = dict.fromkeys(("input_layernorm", "post_attention_layernorm"), self.norm_params) | self.norms()
         shapes = self.attention_linears() | (self.shared_linears() if experts else self.mlp_linears())
-        linears = {name: n_in * n_out + bias * n_out for name, (n_in, n_out, bias) in shapes.items()}
         stacks = {name: math.prod(shape) for name, shape in self.expert_stacks().items()} if experts else {}
         router = {"router": self.n_routed_experts * self.hidden_size} if experts else {}
-        return norms | linears | router | stacks
+        return norms | _elements(shapes) | router | stacks
 
     def norms(self) -> dict[str, int]:
         """Widths of the norms inside attention: {name: elements}."""
@@ -150,19 +149,27 @@ class Shapes:
         >>> dsmem.Architecture.from_config("llama-2-7b").linears()["lm_head"]
         (4096, 32000, False)
         """
-        head = {"lm_head": (self.hidden_size, self.vocab_size, False)}
-        return self.attention_linears() | self.mlp_linears() | self.shared_linears() | head
+        return self.attention_linears() | self.mlp_linears() | self.shared_linears() | self.head_linears()
+
+    def head_linears(self) -> dict[str, tuple[int, int, bool]]:
+        """What stands on the decoder: the language model's head, a score for each label, or nothing."""
+        heads = {
+            "lm_head": (self.hidden_size, self.vocab_size, False),
+            "score": (self.hidden_size, self.num_labels, self.score_bias),
+        }
+        return {name: shape for name, shape in heads.items() if name == self.head}
 
     def matrices(self) -> dict[str, tuple[int, int, int]]:
         """Every matrix that a scheme may convert: {name of `census()`: (in_features, out_features, copies in all)}.
 
-        A tied head is not among them, for it is the embedding.
+        A tied head is not among them, for it is the embedding; nor are scores, which stay as they are.
 
         >>> import dsmem
         >>> dsmem.Architecture.from_config("deepseek-r1").matrices()["experts.down_proj"]
         (2048, 7168, 14848)
         """
         found = {name: (n_in, n_out, self.layers_with(name)) for name, (n_in, n_out, _) in self.linears().items()}
+        found.pop("score", None)
         for name, (experts, n_out, n_in) in self.expert_stacks().items():
             found[name] = n_in, n_out, experts * self.layers_with(name)
         return {name: matrix for name, matrix in found.items() if matrix[2]}
@@ -174,7 +181,7 @@ class Shapes:
         >>> dsmem.Architecture.from_config("deepseek-r1").layers_with("gate_proj")
         3
         """
-        if name == "lm_head":
+        if name in self.head_linears():
             return int(not self.tie_word_embeddings)
         if name in self.attention_linears():
             return self.num_hidden_layers
@@ -242,6 +249,10 @@ class Shapes:
         idle = self.n_routed_experts - self.num_experts_per_tok
         one = sum(math.prod(shape[1:]) for shape in self.expert_stacks().values())
         return self.n_params - len(self.expert_layers) * idle * one
+
+
+def _elements(shapes):
+    return {name: n_in * n_out + bias * n_out for name, (n_in, n_out, bias) in shapes.items()}
 
 
 def _swiglu(prefix, hidden, width, bias):

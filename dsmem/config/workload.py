@@ -31,8 +31,9 @@ class Workload:
     """What is asked of a model in one forward pass.
 
     batch: sequences. seq_len: tokens per sequence; a prefill runs all of them at once. Both may be arrays.
-    phase: "prefill", or "decode": one new token per sequence after `cached_tokens` earlier ones, which may be an array
-    and defaults to seq_len - 1, so that the new token is the last of the sequence. Arrays broadcast.
+    phase: "prefill": seq_len new tokens per sequence after `cached_tokens` earlier ones, by default 0; with some, a
+    chunk of a longer prompt, or what follows a cached prefix. Or "decode": one new token after `cached_tokens`, by
+    default seq_len - 1, so that it is the last of the sequence. cached_tokens may be an array, and arrays broadcast.
     weights: "fp32", "bf16", "fp16", or a scheme for the linear layers: "int8", "int8_w8a8", "fp8", "int4".
     activations: a float format; defaults to the weights' own, or "fp16" for a scheme. kv_cache: a float format, "fp8"
     (E4M3) or "int8" (a float32 scale per token and head); defaults to the activations' format. Formats may be spelled
@@ -43,7 +44,7 @@ class Workload:
     attention: "fused" (one kernel, no scores in memory), "expanded" (the same after widening keys and values to all
     heads), "eager" (scores in memory), or "auto": what the device can run, "fused" where no device is asked.
     logits: of "all" positions or the "last".
-    cache: "static" (allocated once, for seq_len tokens or what decode needs, if more), "growing" (concatenated at
+    cache: "static" (allocated once, for all tokens cached and new, or a decode's seq_len), "growing" (concatenated at
     every step), "paged" (the same room as static, in pages of `block_size` tokens) or "none". mla_cache: what latent
     attention (MLA) keeps, its "latent" or keys and values "expanded" for every head; other attention has no choice.
     Raises ValueError, one sentence, for anything else.
@@ -110,7 +111,7 @@ class Workload:
         Routed experts never multiply in INT8: "int8_w8a8" stores them as "int8". Raises ValueError where a head that
         is tied to the embedding would have to convert.
         """
-        if self.weights in FLOATS or name in self.modules_to_not_convert:
+        if self.weights in FLOATS or name in self.modules_to_not_convert or name == "score":
             return self.activations
         if name == "lm_head" and arch.tie_word_embeddings:
             raise ValueError(
@@ -120,19 +121,12 @@ class Workload:
         return "int8" if self.weights == "int8_w8a8" and name in EXPERTS else self.weights
 
     def _settle_cached_tokens(self):
-        if self.phase == "prefill":
-            if self.cached_tokens is not None and np.any(self.cached_tokens):
-                raise ValueError(
-                    f"cached_tokens={self.cached_tokens!r} goes with phase='decode' only; a prefill starts at 0"
-                )
-            self._settle("cached_tokens", 0)
-            return
-        if self.cache == "none":
-            raise ValueError(
-                "cache='none' has nothing for phase='decode' to read; allowed there: static, growing, paged"
-            )
-        cached = self.seq_len - 1 if self.cached_tokens is None else self.cached_tokens
+        start = 0 if self.phase == "prefill" else self.seq_len - 1
+        cached = start if self.cached_tokens is None else self.cached_tokens
         self._settle("cached_tokens", whole_numbers("cached_tokens", cached, least=0))
+        if self.cache == "none" and (self.phase == "decode" or np.any(self.cached_tokens)):
+            reader = "phase='decode'" if self.phase == "decode" else f"cached_tokens={cached!r}"
+            raise ValueError(f"cache='none' has nothing for {reader} to read; allowed there: static, growing, paged")
 
     def _settle(self, name, value):
         object.__setattr__(self, name, value)
@@ -148,7 +142,7 @@ class Workload:
             fields["kv_cache"] = None
         if self.activations == (self.weights if self.weights in FLOATS else "fp16"):
             fields["activations"] = None
-        if self.phase == "prefill" or np.array_equal(self.cached_tokens, self.seq_len - 1):
+        if np.array_equal(self.cached_tokens, 0 if self.phase == "prefill" else self.seq_len - 1):
             fields["cached_tokens"] = None
         return Workload(**fields | changes)
 
@@ -170,6 +164,6 @@ class Workload:
     def cache_len(self) -> "int | np.ndarray":
         """Tokens per sequence that a cache has room for, pages not filled up."""
         if self.phase == "prefill":
-            return self.seq_len
-        longest = np.maximum(self.seq_len, self.key_len)
-        return longest if longest.ndim else int(longest)
+            return self.key_len
+        sizes = self.seq_len, self.key_len
+        return max(sizes) if all(isinstance(size, int) for size in sizes) else np.maximum(*sizes)

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import numpy as np
+
 from dsmem import formulas
 from dsmem.footprint import cache
 from dsmem.footprint.walk import COPIED, Pass
@@ -68,7 +70,9 @@ def latent(p):
         cache.read(p)
         absorbed(p)
         return p.drop("latents_read")
-    expand(p)
+    if in_latents:
+        reread(p)
+    expand(p, p.work.key_len if in_latents else p.work.new_tokens)
     if p.work.cache != "none" and not in_latents:
         cache.update(p, "key", "kv_expanded")
     if p.work.attention == "eager":
@@ -102,11 +106,19 @@ def latents(p):
     p.instant("rotate_key", key_rotated=p.new(formulas.hidden_state_bytes, p.arch.qk_rope_head_dim))
 
 
-def expand(p):
+def reread(p):
+    """After cached tokens, the latents to expand are those of all tokens, and come out of the cache."""
+    if np.any(p.work.cached_tokens):
+        p.alive["latents"] = p.alive["latents"] * (p.work.cached_tokens == 0)
+        cache.read(p, p.work.cached_tokens > 0)
+
+
+def expand(p, tokens):
     """`LatentAttention.expand`: keys get a tensor of their own, values stay where `kv_b_proj` wrote both."""
-    p.linear("kv_b_proj", "kv_expanded")
-    p.make("keys", key=p.new(formulas.key_bytes, p.arch.num_attention_heads, p.arch.qk_head_dim))
-    p.drop("latents")
+    p.linear("kv_b_proj", "kv_expanded", tokens)
+    heads, width = p.arch.num_attention_heads, p.arch.qk_head_dim
+    p.make("keys", key=formulas.key_bytes(p.work.batch, tokens, heads, width, p.bits))
+    p.drop("latents", "latents_read")
 
 
 def padded(p):

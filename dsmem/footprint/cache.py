@@ -1,5 +1,7 @@
 """What a step does to the KV cache: new rows are written, all rows are read; and what that makes for a moment."""
 
+from typing import Any
+
 from dsmem import formulas
 from dsmem.footprint.stored import cache_part, cache_rows
 from dsmem.footprint.walk import Pass
@@ -50,11 +52,14 @@ def grow(p, name, heads, width, encoded):
         p.alive[part] = p.alive[part] + new - old
 
 
-def read(p: Pass) -> None:
-    """`KVCache.read` of the last layer: views where the format is the pass's own, else copies; pages are gathered."""
+def read(p: Pass, where: Any = True) -> None:
+    """`KVCache.read` of the last layer: views where the format is the pass's own, else copies; pages are gathered.
+
+    where: False, also in an array, for passes that do not read.
+    """
     for name, (heads, width) in p.arch.cache_rows(p.work.mla_cache).items():
-        rows = p.seen(formulas.cache_rows_bytes, heads, width)
-        payload, scales = _rows(p, p.work.key_len, heads, width)
+        rows = where * p.seen(formulas.cache_rows_bytes, heads, width)
+        payload, scales = (where * size for size in _rows(p, p.work.key_len, heads, width))
         same = p.work.kv_cache == p.work.activations
         gathered = {"rows_gathered": payload} if p.work.cache == "paged" else {}
         if gathered and same:

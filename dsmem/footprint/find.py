@@ -152,7 +152,9 @@ def _usual(what, bits):
 
 def _widths(arch: Architecture) -> dict[str, int]:
     """Elements per token of what a pass makes."""
-    widths = {"hidden state": arch.hidden_size, "logits": arch.vocab_size}
+    widths = {"hidden state": arch.hidden_size}
+    for _, n_out, _ in arch.head_linears().values():
+        widths["logits"] = n_out
     widths["queries of a layer"] = arch.query_width
     for name, (heads, width) in arch.cache_rows().items():
         widths[f"cached {name} of a layer"] = heads * width

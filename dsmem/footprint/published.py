@@ -29,8 +29,8 @@ def published_tensors(arch: Any, weights: str = "bf16", mtp: bool = True) -> dic
     for extra in range(arch.num_nextn_predict_layers if mtp else 0):
         found |= _next_token_module(arch, arch.num_hidden_layers + extra, weights, plain)
     found["model.norm.weight"] = (arch.hidden_size,), plain
-    if not arch.tie_word_embeddings:
-        found["lm_head.weight"] = (arch.vocab_size, arch.hidden_size), plain
+    for name, shape in arch.head_linears().items() if not arch.tie_word_embeddings else ():
+        found |= _linear(name, *shape, plain, plain)
     return found
 
 

@@ -59,7 +59,8 @@ class LatentAttention(nn.Module):
 
     Keys and values of all heads come from one latent per token and one rotated key that the heads share. A cache may
     hold both ("latent") or what comes of them ("expanded"). On a latent cache one new token can attend to the latents
-    themselves, with `kv_b_proj` absorbed into query and output: nothing is expanded then. Arguments as in `Attention`.
+    themselves, with `kv_b_proj` absorbed into query and output: nothing is expanded then. Several new tokens expand all
+    cached latents once more. Arguments as in `Attention`.
     """
 
     def __init__(self, arch: "Architecture", index: int, make_linear: Callable, **like: Any):
@@ -90,6 +91,10 @@ class LatentAttention(nn.Module):
             if step.absorbed:
                 del latents
                 return self.absorb(q, cache.read(self.index, q.dtype, new=1)[0])
+            if cache.length:  # the cached tokens' keys and values are expanded again, beside the new ones'
+                new = latents.shape[1]
+                del latents
+                latents = cache.read(self.index, q.dtype, new)[0]
         k, v = self.expand(latents)
         del latents
         if cache is not None and not cache.latent:

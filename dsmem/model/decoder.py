@@ -71,7 +71,8 @@ class Decoder(nn.Module):
             self.norm = LayerNorm(arch.hidden_size, arch.layer_norm_epsilon, **like)
         else:
             self.norm = RMSNorm(arch.hidden_size, arch.rms_norm_eps, **like)
-        self.lm_head = make_linear("lm_head")
+        for name in arch.head_linears():
+            setattr(self, name, make_linear(name))
         if arch.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
         # each further token has a layer of the last one's kind
@@ -90,6 +91,8 @@ class Decoder(nn.Module):
     ) -> torch.Tensor:
         """Logits of `tokens`, (batch, seq_len, vocab_size) or with logits="last" (batch, 1, vocab_size).
 
+        A model with a score gives (..., num_labels), one without a head its normed states (..., hidden_size).
+
         tokens: ids, (batch, seq_len), on the model's device (a fake model takes any).
         cache: from `new_cache`; the tokens that it holds come before `tokens`, and the new ones are added to it.
         attention: "fused", "expanded" (keys and values widened to all heads first), "eager" (scores in memory), or
@@ -105,7 +108,11 @@ class Decoder(nn.Module):
         if logits == "last":
             h = h[:, -1:].clone(memory_format=torch.contiguous_format)
         h = self.norm(h)
-        return self.lm_head(h)
+        return self.head(h)
+
+    def head(self, h: torch.Tensor) -> torch.Tensor:
+        """What stands on the decoder, of normed states (..., hidden_size): logits, scores, or the states themselves."""
+        return h if self.arch.head == "none" else getattr(self, self.arch.head)(h)
 
     def hidden(self, tokens: torch.Tensor, step: Step) -> torch.Tensor:
         """The residual stream after the last layer, (batch, seq_len, hidden_size); the cache of `step` moves on."""
@@ -263,8 +270,10 @@ def _check_call(tokens, cache, attention, logits):
             f"tokens has shape {tuple(tokens.shape)}; the cache takes {cache.batch} sequences of at most {cache.room} "
             "more tokens"
         )
-    if cache.length and tokens.shape[1] > 1:
-        raise ValueError(f"tokens has {tokens.shape[1]} per sequence; a cache in use takes 1 new token at a time")
+    if cache.layout == "sink" and cache.length and tokens.shape[1] > 1:
+        raise ValueError(
+            f"tokens has {tokens.shape[1]} per sequence; a cache that gives tokens up takes 1 more at a time"
+        )
     if cache.layout == "sink" and tokens.shape[1] > cache.max_len:
         raise ValueError(
             f"tokens has {tokens.shape[1]} per sequence; a cache that gives tokens up takes at most {cache.max_len} at "
@@ -276,4 +285,4 @@ def _absorbed(tokens, cache, absorbed):
     latent = cache is not None and cache.latent
     if absorbed and not (latent and tokens.shape[1] == 1):
         raise ValueError(f"absorbed={absorbed!r} goes with a latent cache and 1 new token; leave it out")
-    return bool(latent and cache.length) if absorbed is None else absorbed
+    return bool(latent and cache.length and tokens.shape[1] == 1) if absorbed is None else absorbed

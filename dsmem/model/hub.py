@@ -36,7 +36,7 @@ def prepare(arch: Any, work: Workload, device: Any, seed: int = 0) -> tuple[Call
     """A call that runs `work` on transformers' model of the shape of `arch`, and that model: as `runs.run.prepare`.
 
     arch: whatever `Architecture.of` takes, with the shape of a model in data/models, layers and vocabulary changed at
-    most. work: a prefill in a float format. device: as in `devices.check_device`. seed: of the random weights.
+    most. work: a whole prefill in a float format. device: as in `devices.check_device`. seed: of the random weights.
     Raises ValueError for another shape, other work, or without transformers.
 
     A known difference from a GPU: eager attention takes its softmax in float32, for which a CPU and fake tensors copy
@@ -45,10 +45,11 @@ def prepare(arch: Any, work: Workload, device: Any, seed: int = 0) -> tuple[Call
     """
     arch, device = Architecture.of(arch), check_device(device)
     _require_transformers(f"arch={arch.name!r} runs")
-    if work.phase != "prefill" or work.weights not in TORCH_DTYPES:
+    if work.phase != "prefill" or work.cached_tokens or work.weights not in TORCH_DTYPES:
         raise ValueError(
-            f"work is a {work.phase} in weights={work.weights!r}, which is not run in transformers' code; allowed: "
-            f"phase='prefill' with weights {', '.join(TORCH_DTYPES)} (code='dsmem' runs all)"
+            f"work is a {work.phase} after {work.cached_tokens} tokens in weights={work.weights!r}, which is not run "
+            f"in transformers' code; allowed: phase='prefill' after 0 with weights {', '.join(TORCH_DTYPES)} "
+            "(code='dsmem' runs all)"
         )
     mode = FakeTensorMode() if device == "fake" else contextlib.nullcontext()
     torch.manual_seed(seed)

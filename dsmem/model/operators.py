@@ -13,6 +13,8 @@ from torch import Tensor
 MIN_FLASH_CAPABILITY = (8, 0)
 """The compute capability from which torch has a flash kernel, and BF16 of its own."""
 
+LOWER_RIGHT = 2  # torch.nn.attention.bias.CausalVariant, whose import takes a second
+
 
 @torch.library.custom_op("dsmem::rms_norm", mutates_args=())
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -60,7 +62,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> tuple[
     """Softmax attention without the s x t scores in memory (FlashAttention, arXiv 2205.14135).
 
     query (batch, seq_len, heads, head_dim); key, value (batch, key_len, kv_heads, head_dim); kv_heads divides heads.
-    causal: token i attends to keys 0..i, for seq_len == key_len; otherwise to all keys.
+    causal: the tokens are the last of the keys, and each attends to the keys up to its own; otherwise to all.
     Returns the output (shape of query) and the log-sum-exp of each row (batch, heads, seq_len) in float32.
     Raises ValueError where this GPU's kernel wants as many key heads as query heads. Left out: the memory-efficient
     kernel (a T4's) may use float32 scratch for heads wider than 128.
@@ -102,10 +104,16 @@ def attention_backend(device: Any = "cpu", dtype: torch.dtype = torch.float16) -
 
 
 def _flash_on_cpu(q, k, v, causal):
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal)
+    new, seen = q.shape[2], k.shape[2]
+    mask = None
+    if causal and new != seen:  # this kernel takes the tokens for the first of the keys
+        mask = torch.full((new, seen), -torch.inf, dtype=q.dtype).triu_(seen - new + 1)
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, 0.0, causal and mask is None, attn_mask=mask
+    )
 
 
-def _flash(q, k, v, causal):
+def _flash(q, k, v, causal):  # on a GPU causal tokens are the last of the keys (torch/nn/attention/bias.py)
     # the kernel reads heads in multiples of 8; zeros in the padding change no score
     pad = -q.shape[-1] % 8
     padded = [torch.nn.functional.pad(tensor, (0, pad)) if pad else tensor for tensor in (q, k, v)]
@@ -121,8 +129,22 @@ def _memory_efficient(q, k, v, causal):
             f"key has {k.shape[1]} heads and query {q.shape[1]}; this GPU's kernel wants as many: "
             "use attention='expanded'"
         )
-    out, logsumexp, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, None, True, 0.0, causal)
+    if causal and q.shape[2] != k.shape[2]:
+        out, logsumexp = _efficient_of_the_last(q, k, v)
+    else:
+        out, logsumexp, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, None, True, 0.0, causal)
     return out, logsumexp[..., : q.shape[2]]
+
+
+def _efficient_of_the_last(q, k, v):
+    """The same kernel, told that the tokens are the last of the keys, as torch's `bias.py` tells it."""
+    q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
+    out, logsumexp, *_ = torch.ops.aten._efficient_attention_forward(
+        *(q, k, v, None, None, None, None, None, 0.0),
+        custom_mask_type=LOWER_RIGHT,
+        compute_log_sumexp=True,
+    )
+    return out.transpose(1, 2), logsumexp
 
 
 _KERNELS = {"flash (CPU)": _flash_on_cpu, "flash": _flash, "memory-efficient": _memory_efficient}

@@ -10,12 +10,24 @@ from dsmem.config.families import FAMILIES as READ
 
 FAMILIES = [family for family in READ if family != "kimi_k2"]  # of which transformers has no class
 NEEDED = {"hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size", "model_type"}
-# what the kit calls otherwise, or makes of several keys
 SPELLED = {  # what a family's files call a size, where they do so otherwise
     "gpt2": {name: alias for alias, name in READ["gpt2"].aliases.items()} | {"intermediate_size": "n_inner"},
     "opt": {"intermediate_size": "ffn_dim"},
 }
-DERIVED = {"name", "model_type", "qkv_bias", "o_bias", "qk_norm", "rope_theta", "rope_scaling", "sliding_window"}
+# what the kit calls otherwise, or makes of several keys
+DERIVED = {
+    "name",
+    "model_type",
+    "head",
+    "num_labels",
+    "score_bias",
+    "qkv_bias",
+    "o_bias",
+    "qk_norm",
+    "rope_theta",
+    "rope_scaling",
+    "sliding_window",
+}
 each_family = pytest.mark.parametrize("family", FAMILIES)
 
 

@@ -103,7 +103,6 @@ def test_kimi_k2_is_a_deepseek_v3_of_other_sizes():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"architectures": ["LlamaForSequenceClassification"]}, ("architectures", "ForCausalLM")),
         ({"architectures": ["MistralModel"]}, ("architectures", "'MistralModel'")),
         ({"architectures": ["LlamaForCausalLMEagle3"]}, ("architectures",)),
         ({"architectures": "LlamaForCausalLM"}, ("architectures", "list")),
@@ -127,6 +126,7 @@ def test_what_cannot_be_read_is_refused_by_name(change, words, refuses):
 @pytest.mark.parametrize(
     ("family", "change", "words"),
     [
+        ("deepseek_v2", {"norm_topk_prob": True}, ("norm_topk_prob=True", "two meanings", "false")),
         ("deepseek_v3", {"num_mtp_layers": 0}, ("num_mtp_layers=0", "num_nextn_predict_layers=1")),
         ("deepseek_v3", {"routed_scaling_factor": None}, ("routed_scaling_factor=None",)),
         ("deepseek_v3", {"first_k_dense_replace": None}, ("first_k_dense_replace",)),

@@ -21,6 +21,9 @@ from dsmem import Workload
         (Workload(4, 1024), {"phase": "decode"}, Workload(4, 1024, "decode")),
         (Workload(4, 1024, "decode"), {"seq_len": 64}, Workload(4, 64, "decode")),
         (Workload(4, 1024, "decode", cached_tokens=7), {"batch": 1}, Workload(1, 1024, "decode", cached_tokens=7)),
+        (Workload(4, 512, cached_tokens=7), {"batch": 1}, Workload(1, 512, cached_tokens=7)),
+        (Workload(4, 512, "decode"), {"phase": "prefill"}, Workload(4, 512)),
+        (Workload(4, 512, cached_tokens=512), {"phase": "decode"}, Workload(4, 512, "decode", cached_tokens=512)),
     ],
 )
 def test_a_change_is_followed_by_what_follows_by_default(work, changes, expected):
@@ -55,7 +58,7 @@ def test_a_change_that_is_not_allowed_is_refused(refuses):
         ("weights", None, "fp16"),
         ("activations", "int4", "fp16"),
         ("kv_cache", "double", "fp16"),
-        ("cached_tokens", 7, "decode"),
+        ("cached_tokens", -7, "at least 0"),
     ],
 )
 def test_an_impossible_workload_is_refused(argument, value, allowed, refuses):
@@ -73,6 +76,15 @@ def test_activations_in_another_format_than_float_weights_are_refused(refuses):
 
 def test_decode_without_a_cache_is_refused(refuses):
     refuses(lambda: Workload(phase="decode", cache="none"), "cache", "'none'", "decode", "static")
+
+
+def test_a_chunk_without_a_cache_is_refused(refuses):
+    refuses(lambda: Workload(cached_tokens=9, cache="none"), "cache", "'none'", "cached_tokens=9", "static")
+
+
+def test_a_chunk_is_new_tokens_after_cached_ones():
+    work = Workload(1, 512, cached_tokens=1536)
+    assert (work.new_tokens, work.cached_tokens, work.key_len, work.cache_len) == (512, 1536, 2048, 2048)
 
 
 def test_decode_reads_the_cache_without_its_own_room_growing():

@@ -182,9 +182,3 @@ def test_a_cache_that_is_too_short_is_refused(tiny, refuses):
 
 def test_a_cache_of_another_batch_is_refused(tiny, refuses):
     refuses(lambda: tiny(TOKENS, cache=tiny.new_cache(3, 11)), "tokens", "(2, 11)", "3 sequences")
-
-
-def test_several_tokens_onto_a_cache_in_use_are_refused(tiny, refuses):
-    cache = tiny.new_cache(2, 16)
-    tiny(TOKENS[:, :4], cache=cache)
-    refuses(lambda: tiny(TOKENS[:, 4:6], cache=cache), "tokens", "2 per sequence", "1 new token")

@@ -25,15 +25,15 @@ class UnknownFamily(ValueError):
 
 def read(source: Any) -> dict[str, Any]:
     """The fields of an `Architecture` that `source` describes, as a dict; source and errors: see its `from_config`."""
-    name, config = load(source)
-    top = head(config)
-    config, apart = language_model(config)
+    name, whole = load(source)
+    config, apart = language_model(whole)
     family = config.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
         raise UnknownFamily(
             f"model_type={family!r} is not read; allowed: {', '.join(FAMILIES)} (dsmem.measure runs others in "
             "transformers' code, where that is installed)"
         )
+    top = head(whole)  # after the family: of one that is not read another's code may know the head
     known = FAMILIES[family]
     keys = Keys(config, family, known.aliases, known.defaults)
     fields = {"name": name, "model_type": family, "apart": apart} | known.read(keys) | top

@@ -1,5 +1,6 @@
 """What is stored before a pass begins: weights in every format, the KV cache, buffers. The one way to these bytes."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from dsmem import formulas
 from dsmem.config.architecture import Architecture
 from dsmem.config.schemes import SCHEMES
 from dsmem.config.workload import LINEARS, Workload
-from dsmem.units import BLOCK_FORMATS, FLOATS, dtype_bits, format_name, one_of
+from dsmem.units import BLOCK_FORMATS, FLOATS, dtype_bits, format_name, one_of, whole_number, whole_numbers
 
 PARTS = ("embed_tokens", "attention", "mlp", "experts", "shared_experts", "other", "lm_head", "weight_scales")
 """Where the bytes of a model's weights are, as `weight_parts` names it."""
@@ -16,7 +17,7 @@ PARTS = ("embed_tokens", "attention", "mlp", "experts", "shared_experts", "other
 KEPT = {  # what a menu calls it: the linear layers that stay in 16 bit
     "head": ("lm_head",),
     "nothing more": (),
-    "head and attention": ("lm_head", *(name for name in LINEARS if name.startswith(("q_", "k", "v_", "o_")))),
+    "head and attention": ("lm_head", *(name for name in LINEARS if name.startswith(("q", "k", "v_", "o_")))),
     "all but routed experts": tuple(name for name in LINEARS if not name.startswith("experts.")),
 }
 """Usual choices of `modules_to_not_convert`, by what a menu calls them."""
@@ -111,11 +112,29 @@ def weight_formats(arch: Any, work: Workload | None = None, **fields: Any) -> di
 
 
 def buffer_bytes(arch: Any) -> int:
-    """Bytes of what a model keeps beside its weights: rotary frequencies, and router biases where it has them."""
+    """Bytes of what a model keeps beside its weights: rotary frequencies and router biases, where it has them."""
     arch = Architecture.of(arch)
     biased = len(arch.expert_layers) if arch.scoring_func == "sigmoid" else 0
     routers = biased * formulas.router_bias_bytes(arch.n_routed_experts)
-    return formulas.rope_frequencies_bytes(arch.head_dim) + routers
+    rotary = 0 if arch.learned_positions else formulas.rope_frequencies_bytes(arch.head_dim)
+    return rotary + routers
+
+
+def check_range(work: Workload, total_of: Callable[[Workload], int]) -> None:
+    """Raise ValueError where an array's largest case is beyond 64-bit integers, which wrap around without a word.
+
+    total_of: the bytes of a workload without arrays.
+    """
+    sizes = {name: getattr(work, name) for name in ("batch", "seq_len", "cached_tokens")}
+    if not any(isinstance(size, np.ndarray) for size in sizes.values()):
+        return
+    largest = {name: int(np.max(size)) for name, size in sizes.items()}
+    total = total_of(work.changed(**largest))  # Python integers have no end
+    if total >= 2**60:  # a tensor's bits are counted before they are divided by 8
+        raise ValueError(
+            f"batch={largest['batch']} with seq_len={largest['seq_len']} takes {total:,} bytes, more than an array's "
+            "64-bit integers hold; ask for such a case by itself, with whole numbers"
+        )
 
 
 # --- The KV cache -----------------------------------------------------------------------------------------------------
@@ -162,6 +181,8 @@ def cache_bytes(arch: Any, work: Workload | None = None, **fields: Any) -> dict[
     if work.cache == "none":
         return {}
     arch.check_window(work.cache_len)
+    arch.check_positions(work.cache_len)
+    check_range(work, lambda largest: sum(cache_bytes(arch, largest).values()))
     tokens = work.cached_tokens if work.cache == "growing" else work.cache_len
     if work.cache == "paged":
         tokens = formulas.paged_tokens(work.cache_len, work.block_size)
@@ -197,7 +218,8 @@ def cache_growth(
     "growing, while copied": the worst moment of a step, in the last layer, with one tensor's old rows beside its new.
     room: tokens that the static cache is made for; block_size: tokens of a page.
     """
-    arch = Architecture.of(arch)
+    arch, lengths = Architecture.of(arch), whole_numbers("lengths", lengths, least=0)
+    room, block_size = whole_number("room", room), whole_number("block_size", block_size)
     rows, layers = arch.cache_rows(), arch.num_hidden_layers
     sizes = [size for kind in rows.items() for size in model_rows(dict([kind]), 1, kv_cache, 1, 1)]
     token = layers * sum(sizes)

@@ -8,6 +8,11 @@ from dsmem.config.keys import Keys
 
 def _deepseek_v2(keys):
     keys.only("scoring_func", "softmax")
+    if keys.get("norm_topk_prob"):
+        raise ValueError(
+            "norm_topk_prob=True has two meanings in deepseek_v2, for DeepSeek's code then leaves out "
+            "routed_scaling_factor, and transformers' leaves norm_topk_prob out; allowed: false, which moves no byte"
+        )
     method = keys.choice("topk_method", ("greedy", "group_limited_greedy"), "greedy")
     groups = {} if method == "group_limited_greedy" else {"n_group": 1, "topk_group": 1}
     bias = {"mlp_bias": keys.flag("mlp_bias"), "rope_interleave": True}

@@ -16,7 +16,8 @@ class Architecture(Shapes):
     Widths are in elements. `qkv_bias`, `o_bias`, `mlp_bias` say which projections carry a bias, `qk_norm` whether
     queries and keys pass an RMSNorm per head (Qwen3). With `kv_lora_rank` attention is latent (MLA, arXiv 2405.04434,
     section 2.1), and `head_dim` is the part of a head that is rotated. With `n_routed_experts` every layer is a mixture
-    of experts, but the `first_k_dense_replace` first and those in `mlp_only_layers`. With `layer_norm_epsilon` the
+    of experts, but the `first_k_dense_replace` first and those in `mlp_only_layers`; all tokens share
+    `n_shared_experts`, or one of `shared_expert_intermediate_size` whose output a gate of its own scales. With `layer_norm_epsilon` the
     layers are GPT blocks: LayerNorms with a bias, an MLP without a gate, and a table of `learned_positions`, whose
     first `position_offset` rows no token reads; `joined_qkv` says whether one matrix makes queries, keys and values.
     `head` stands on the decoder: "lm_head", "score" (a number for each of `num_labels` labels) or "none". `apart` names
@@ -52,6 +53,7 @@ class Architecture(Shapes):
     n_shared_experts: int = 0
     num_experts_per_tok: int = 0
     moe_intermediate_size: int = 0
+    shared_expert_intermediate_size: int = 0
     first_k_dense_replace: int = 0
     mlp_only_layers: tuple = ()
     scoring_func: str = "softmax"
@@ -120,6 +122,11 @@ class Architecture(Shapes):
     def _check_experts(self):
         for field in ("n_routed_experts", "num_experts_per_tok", "moe_intermediate_size", "n_group", "topk_group"):
             whole_number(field, getattr(self, field), what="a size")
+        if self.n_shared_experts and self.shared_expert_intermediate_size:
+            raise ValueError(
+                f"n_shared_experts={self.n_shared_experts} says the same as shared_expert_intermediate_size="
+                f"{self.shared_expert_intermediate_size}; one of them must be 0"
+            )
         if self.n_routed_experts % self.n_group:
             raise ValueError(
                 f"n_group={self.n_group} does not divide n_routed_experts={self.n_routed_experts}; it must"
@@ -212,6 +219,7 @@ _POSITIVE = (
 _COUNTS = (
     "n_routed_experts",
     "n_shared_experts",
+    "shared_expert_intermediate_size",
     "first_k_dense_replace",
     "num_nextn_predict_layers",
     "learned_positions",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dsmem.config.families.common import Family, decoder
+from dsmem.config.families.common import Family, decoder, optional_window
 from dsmem.config.families.dense import qwen3
 from dsmem.config.keys import Keys
 from dsmem.units import whole_number
@@ -33,6 +33,14 @@ def _mixtral(keys):
     return decoder(keys) | routed(keys, "intermediate_size") | {"norm_topk_prob": True, "sliding_window": window}
 
 
+def _qwen2_moe(keys):
+    fields = decoder(keys) | routed(keys) | {"qkv_bias": keys.flag("qkv_bias", True)}
+    fields["shared_expert_intermediate_size"] = keys.whole("shared_expert_intermediate_size")
+    # transformers writes a window of 0 where none is used
+    fields["sliding_window"] = optional_window(keys, all_layers=True) if keys.get("sliding_window") != 0 else None
+    return fields | {"norm_topk_prob": keys.flag("norm_topk_prob"), "mlp_only_layers": dense_layers(keys)}
+
+
 def _qwen3_moe(keys):
     norm, dense = keys.flag("norm_topk_prob"), dense_layers(keys)
     return qwen3(keys, all_slide=True) | routed(keys) | {"norm_topk_prob": norm, "mlp_only_layers": dense}
@@ -51,6 +59,19 @@ FAMILIES = {
             "rope_theta": 1e6,
             "n_routed_experts": 8,
             "num_experts_per_tok": 2,
+        },
+    ),
+    "qwen2_moe": Family(
+        _qwen2_moe,
+        _EXPERTS,
+        {
+            "num_key_value_heads": 16,
+            "intermediate_size": 5632,
+            "n_routed_experts": 60,
+            "num_experts_per_tok": 4,
+            "moe_intermediate_size": 1408,
+            "shared_expert_intermediate_size": 5632,
+            "sliding_window": 4096,
         },
     ),
     "qwen3_moe": Family(

@@ -1,6 +1,6 @@
 """The keys of one `config.json`: each is checked where it is read, and none that may move a byte stays unread."""
 
-import math
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from numbers import Real
 from typing import Any
@@ -8,6 +8,8 @@ from typing import Any
 from dsmem.units import one_of, whole_number
 
 REQUIRED = object()
+LARGEST = sys.float_info.max  # an integer may be larger
+LARGEST_SIZE = 2**31 - 1  # no model has a size beyond, and torch cannot make its tensors
 
 HARMLESS = frozenset(
     # what a config says of itself, of the library, and of the way its files are loaded
@@ -60,7 +62,10 @@ class Keys:
         value = self.get(key, default)
         if default is REQUIRED and value in (REQUIRED, None):
             raise ValueError(f"{key} is missing from the config; it must be a whole number of at least {least}")
-        return whole_number(key, value, least, "a size")
+        size = whole_number(key, value, least, "a size")
+        if size > LARGEST_SIZE:
+            raise ValueError(f"{key}={size} is more than any model has; allowed: at most {LARGEST_SIZE}")
+        return size
 
     def maybe_whole(self, key: str) -> int | None:
         """A whole number of at least 1, or None where the key is absent or null."""
@@ -76,7 +81,7 @@ class Keys:
     def number(self, key: str, default: float) -> float:
         """A finite number above 0."""
         value = self.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value <= 0:
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= LARGEST:
             raise ValueError(f"{key}={value!r} is not a number to compute with; it must be finite and above 0")
         return float(value)
 

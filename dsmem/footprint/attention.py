@@ -1,19 +1,31 @@
 """Attention's half of a layer: grouped heads, latent attention expanded, and latent attention on the latents."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from dsmem import formulas
 from dsmem.footprint import cache
 from dsmem.footprint.walk import COPIED, Pass
 
-INSIDE = ("query", "key", "value", "latents", "kv_expanded", "key_expanded", "value_expanded", "query_absorbed")
+INSIDE = (
+    "query_key_value",
+    "query",
+    "key",
+    "value",
+    "latents",
+    "kv_expanded",
+    "key_expanded",
+    "value_expanded",
+    "query_absorbed",
+)
 
 
-def attention(p: Pass) -> None:
-    """`Layer`'s attention half, from the norm to the residual stream."""
+def attention(p: Pass, mix: Callable | None = None) -> None:
+    """`Layer`'s attention half, from the norm to the residual stream; mix: what is not in this file, up to `o_proj`."""
     p.alive |= {"residual": p.hidden(), "normed": p.hidden()}
     cache.set_grown(p, p.arch.num_hidden_layers - 1)
-    (latent if p.arch.latent else grouped)(p)
+    (mix or (latent if p.arch.latent else grouped))(p)
     p.drop(*INSIDE)
     p.alive |= {"attention_out": heads_out(p)}
     p.linear("o_proj", "attention_projected")
@@ -154,7 +166,10 @@ def eager(p):
     """Scores in memory, and again as the softmax's result; queries and outputs change between two layouts."""
     heads = p.arch.num_attention_heads
     scores = p.new(formulas.attention_scores_bytes, p.work.key_len, heads)
-    p.instant("queries_by_head", query_by_head=p.new(formulas.query_bytes, heads, p.arch.qk_head_dim))
+    query = p.new(formulas.query_bytes, heads, p.arch.qk_head_dim)
+    p.instant("queries_by_head", query_by_head=query)
+    p.drop("query_key_value")
+    p.alive |= {"query": query}
     p.instant("scores", scores=scores)
     p.instant("softmax", scores=scores, attention_weights=scores)
     out = heads_out(p)

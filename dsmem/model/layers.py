@@ -23,14 +23,14 @@ class Step:
     """What all layers of one pass share; `Decoder.step` makes it.
 
     cos: cosines of the new tokens' rotary angles, (seq_len, 1, head_dim); both halves of a pair have the same one.
-    sin: their sines, (seq_len, 1, head_dim / 2). Both are in the model's dtype.
+    sin: their sines, (seq_len, 1, head_dim / 2). Both are in the model's dtype, and None where positions are learned.
     mask: True where a token may not look, (seq_len, key_len); only eager attention has one.
     cache: the `KVCache` that holds the earlier tokens, or None.
     attention: "fused", "expanded" or "eager". absorbed: whether latent attention reads the cached latents as they are.
     """
 
-    cos: torch.Tensor
-    sin: torch.Tensor
+    cos: torch.Tensor | None
+    sin: torch.Tensor | None
     mask: torch.Tensor | None = None
     cache: "KVCache | None" = None
     attention: str = "fused"

@@ -35,6 +35,28 @@ def _(x, weight, eps):
     return torch.empty_like(x), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
 
 
+@torch.library.custom_op("dsmem::layer_norm", mutates_args=())
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """`x` less its mean, over its standard deviation along the last axis, times `weight`, plus `bias` (1607.06450).
+
+    weight, bias: (last axis of x,). eps: added to the variance.
+    Returns the output (shape and dtype of x), the mean and the inverse standard deviation (float32, last axis 1).
+    """
+    if x.is_cuda:
+        return torch.ops.aten.native_layer_norm(x, [x.shape[-1]], weight, bias, eps)
+    wide = x.float()
+    mean = wide.mean(-1, keepdim=True)
+    centered = wide - mean
+    inverse = torch.rsqrt(centered.square().mean(-1, keepdim=True) + eps)
+    return (centered * inverse * weight + bias).to(x.dtype), mean, inverse
+
+
+@layer_norm.register_fake
+def _(x, weight, bias, eps):
+    mean = x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
+    return torch.empty_like(x), mean, torch.empty_like(mean)
+
+
 @torch.library.custom_op("dsmem::attention", mutates_args=())
 def attention(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
     """Softmax attention without the s x t scores in memory (FlashAttention, arXiv 2205.14135).

@@ -4,18 +4,18 @@ A key that is absent takes the value that transformers' config class puts in its
 `attribute_map` is that key. A family that is not listed, a head that is not known, and a key that may move a byte and
 is not read are refused by name, never guessed. Of a config that holds a language model beside other
 parts (`text_config`) the language model is read, and the others are named. The families lie in files by kind:
-`dense`, `mixtures` (of experts), `latent` (attention).
+`dense`, `mixtures` (of experts), `latent` (attention), `gpt`.
 """
 
 from typing import Any
 
-from dsmem.config.families import dense, latent, mixtures
+from dsmem.config.families import dense, gpt, latent, mixtures
 from dsmem.config.families.common import Family
 from dsmem.config.families.heads import head
 from dsmem.config.keys import Keys
 from dsmem.config.source import load
 
-FAMILIES: dict[str, Family] = dense.FAMILIES | mixtures.FAMILIES | latent.FAMILIES
+FAMILIES: dict[str, Family] = dense.FAMILIES | mixtures.FAMILIES | latent.FAMILIES | gpt.FAMILIES
 """Every family that is read, by its `model_type`."""
 
 
@@ -25,15 +25,15 @@ class UnknownFamily(ValueError):
 
 def read(source: Any) -> dict[str, Any]:
     """The fields of an `Architecture` that `source` describes, as a dict; source and errors: see its `from_config`."""
-    name, config = load(source)
-    top = head(config)
-    config, apart = language_model(config)
+    name, whole = load(source)
+    config, apart = language_model(whole)
     family = config.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
         raise UnknownFamily(
             f"model_type={family!r} is not read; allowed: {', '.join(FAMILIES)} (dsmem.measure runs others in "
             "transformers' code, where that is installed)"
         )
+    top = head(whole)  # after the family: of one that is not read another's code may know the head
     known = FAMILIES[family]
     keys = Keys(config, family, known.aliases, known.defaults)
     fields = {"name": name, "model_type": family, "apart": apart} | known.read(keys) | top

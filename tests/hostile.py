@@ -55,16 +55,18 @@ def bases():
         written = AutoConfig.for_model(NOT_THEIRS.get(family, family)).to_dict()
         if "num_experts_per_tok" in written:
             written["num_experts_per_tok"] = written["num_experts_per_tok"] or 2  # deepseek_v2's class has no value
-        found[family] = written | {"model_type": family}
+        found[family] = {**written, "model_type": family}
     return {name: json.loads(json.dumps(shallow(found[name]))) for name in sorted(found)}
 
 
 def shallow(config):
     """The same config with as few layers as show every kind of layer."""
-    layers = config["num_hidden_layers"]
+    aliases = FAMILIES[config["model_type"]].aliases
+    spelled = next(key for key in config if aliases.get(key, key) == "num_hidden_layers")
+    layers = config[spelled]
     few = min(layers, (config.get("first_k_dense_replace") or 0) + 2)
     lists = {key: value[:few] for key, value in config.items() if isinstance(value, list) and len(value) == layers}
-    return config | lists | {"num_hidden_layers": few}
+    return config | lists | {spelled: few}
 
 
 # --- Mutations --------------------------------------------------------------------------------------------------------

@@ -91,9 +91,9 @@ class Keys:
         return value if value == default else one_of(key, value, allowed, f"read in {self.family}")
 
     def only(self, key: str, *allowed: Any) -> None:
-        """Refuse a key whose value would change the shape in a way that is not read; absent and null are fine."""
-        value = self.get(key)
-        if value is not None and value not in allowed:
+        """Refuse a key whose value would change the shape in a way that is not read; absent is fine, null as false is."""
+        value = self.get(key, allowed[0])
+        if value not in allowed and not (value is None and not all(allowed)):
             words = ", ".join(map(repr, allowed))
             raise ValueError(f"{key}={value!r} is not read in {self.family}; allowed: {words}, or no such key")
 

@@ -7,6 +7,7 @@ of `data/models`, or what a family's config class writes of itself, with one to 
 import collections
 import contextlib
 import copy
+import dataclasses
 import functools
 import json
 import math
@@ -139,7 +140,9 @@ def add(draw, config):
     family = str(config.get("model_type"))
     family = NOT_THEIRS.get(family, family)
     written = AutoConfig.for_model(family).to_dict() if family in FAMILIES else {}
-    key = draw.choice(sorted({*written, "draft_vocab_size", "sliding_window", "attention_chunk_size", "num_experts"}))
+    ours = {name for known in FAMILIES.values() for name in (*known.defaults, *known.aliases)}
+    ours |= {field.name for field in dataclasses.fields(dsmem.Architecture)} - {"name", "head"}
+    key = draw.choice(sorted({*written, *ours, "draft_vocab_size", "attention_chunk_size"}))
     config[key] = copy.deepcopy(draw.choice(NONSENSE))
     return {key}
 
@@ -195,7 +198,8 @@ def judge(config, touched):
             for key in map(str, value)
         }
         names = touched | {key for name in touched for key in spellings(name)} | {"model_type"} | inside
-        right = "\n" not in found and len(found) < 600 and any(name in found for name in names)
+        names |= {f"{key}=" for key in config.get("text_config", config)}
+        right = "\n" not in found and len(found) < 1200 and any(name in found for name in names)
         return ("refused" if right else "not a sentence about it"), found
     for said in (config, relevant(config), relevant(config, UNCOUNTED)):
         try:

@@ -39,13 +39,24 @@ class Keys:
     """One config, its aliases resolved: every read is checked, and `finish` refuses what nobody read.
 
     values: the config as a dict. family: its model_type, for messages. aliases: {other spelling: the kit's name}, as in
-    the config class's `attribute_map`. defaults: what the config class puts in place of an absent key.
+    the config class's `attribute_map`. defaults: what the config class puts in place of an absent key. foreign: names
+    of the kit that this family spells otherwise alone.
     """
 
-    def __init__(self, values: dict[str, Any], family: str, aliases: Mapping[str, str], defaults: Mapping[str, Any]):
+    def __init__(
+        self,
+        values: dict[str, Any],
+        family: str,
+        aliases: Mapping[str, str],
+        defaults: Mapping[str, Any],
+        foreign: Collection[str] = (),
+    ):
         self.family, self._values, self._read = family, dict(defaults), set()
         spelled = {}
         for key, value in values.items():
+            if key in foreign:
+                own = " or ".join(alias for alias, name in aliases.items() if name == key)
+                raise ValueError(f"{key}={value!r} is spelled {own} in {family}; it must be, or not be there")
             name = aliases.get(key, key)
             other = spelled.setdefault(name, key)
             if other != key and values[other] != value:
@@ -93,7 +104,7 @@ class Keys:
         return value if value == default else one_of(key, value, allowed, f"read in {self.family}")
 
     def only(self, key: str, *allowed: Any) -> None:
-        """Refuse a key whose value would change the shape in a way that is not read; absent is fine, null as false is."""
+        """Refuse a value that would change the shape in a way that is not read; absent is fine, and a null is false."""
         value = self.get(key, allowed[0])
         if value not in allowed and not (value is None and not all(allowed)):
             words = ", ".join(map(repr, allowed))

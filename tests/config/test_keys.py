@@ -54,6 +54,15 @@ def test_every_alias_of_the_config_class_is_read(family):
 
 
 @pytest.mark.parametrize("family", CONFIGS)
+def test_a_name_of_the_kit_that_the_family_does_not_have_is_no_key(family, refuses):
+    theirs, read = AutoConfig.for_model(family), READ[family]
+    assert {name for name in read.aliases.values() if not hasattr(theirs, name)} == read.foreign
+    for name in read.foreign:
+        config = {"model_type": family, name: 3} | CONFIGS[family]
+        refuses(lambda config=config: Architecture.from_config(config), f"{name}=3", "spelled", family)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
 def test_what_transformers_writes_of_a_config_is_read_alike(family):
     config = {"model_type": family} | CONFIGS[family]
     written = AutoConfig.for_model(**config).to_dict()
@@ -160,6 +169,7 @@ def test_what_cannot_be_read_is_refused_by_name(change, words, refuses):
         ("deepseek_v3", {"scoring_func": "softmax"}, ("scoring_func='softmax'",)),
         ("mixtral", {"num_experts": 4}, ("num_experts=4", "num_local_experts=8", "must agree")),
         ("mixtral", {"n_shared_experts": 2}, ("n_shared_experts=2", "may change memory")),
+        ("qwen3_moe", {"num_key_value_heads": None}, ("num_key_value_heads",)),
         ("qwen3_moe", {"decoder_sparse_step": 0}, ("decoder_sparse_step=0",)),
         ("qwen3_moe", {"mlp_only_layers": 3}, ("mlp_only_layers=3", "list")),
     ],

@@ -16,13 +16,14 @@ class Family:
 
     read: the checked keys of a config to the fields of an `Architecture`. aliases: {other spelling: the kit's name}, as
     in the `attribute_map` of transformers' config class. defaults: what that class puts in place of an absent key, by
-    the kit's names. harmless: keys of this family that move no byte, beside `keys.HARMLESS`.
+    the kit's names. harmless: keys of this family that move no byte, beside `keys.HARMLESS`. foreign: as in `Keys`.
     """
 
     read: Callable[[Keys], dict[str, Any]]
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     harmless: frozenset = frozenset()
+    foreign: frozenset = frozenset()
 
 
 def decoder(keys: Keys, head_dim: int | None = None) -> dict[str, Any]:

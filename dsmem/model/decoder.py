@@ -126,7 +126,7 @@ class Decoder(nn.Module):
         angles = (positions[:, None] * self.inv_freq)[:, None]
         cos = angles.cos().to(self.like["dtype"])
         sin = angles.sin().to(self.like["dtype"])
-        mask = future_mask(positions, start + seq_len) if attention == "eager" else None
+        mask = future_mask(positions, start + seq_len) if attention == "eager" or self.arch.indexed else None
         if self.arch.rope_interleave:
             cos = torch.stack((cos, cos), dim=-1).flatten(-2)
         else:
@@ -193,6 +193,7 @@ def build_model(
     arch, device, seed = Architecture.of(arch), check_device(device), whole_number("seed", seed, 0, "a seed")
     work = Workload(weights=weights, activations=activations, modules_to_not_convert=modules_to_not_convert)
     like = {"dtype": TORCH_DTYPES[work.activations], "device": "cpu" if device == "fake" else device}
+    arch.check_own_indexers()
     if device == "fake":
         arch = arch.scaled(rope_scaling=())  # scaled angles move no byte, and nobody reads them
     kind = FakeDecoder if device == "fake" else Decoder

@@ -94,8 +94,21 @@ DENSE_CONFIGS = {
     "qwen3": {"model_type": "qwen3", "head_dim": 16},
     "qwen3 with biases": {"model_type": "qwen3", "head_dim": 10, "attention_bias": True},
 }
+GPT_SIZES = {"n_embd": 48, "n_layer": 3, "n_head": 4, "n_positions": 32, "vocab_size": 61}
+OPT_SIZES = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "ffn_dim": 80, "vocab_size": 61}
+OPT_SIZES |= {"word_embed_proj_dim": 48, "max_position_embeddings": 32}
+GPT_CONFIGS = {
+    "gpt2": {"model_type": "gpt2", **GPT_SIZES},
+    "gpt2, head apart": {"model_type": "gpt2", "tie_word_embeddings": False, **GPT_SIZES},
+    "gpt2, narrow": {"model_type": "gpt2", "n_inner": 40, "activation_function": "gelu", **GPT_SIZES},
+    "gpt2, scores not divided": {"model_type": "gpt2", "scale_attn_weights": False, **GPT_SIZES},
+    "gpt2, scores by layer": {"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True, **GPT_SIZES},
+    "opt": {"model_type": "opt", **OPT_SIZES},
+    "opt, no biases": {"model_type": "opt", "enable_bias": False, "activation_function": "gelu", **OPT_SIZES},
+}
 CONFIGS = {name: SIZES | config for name, config in CONFIGS.items()}
 CONFIGS |= {name: DENSE_SIZES | config for name, config in DENSE_CONFIGS.items()}
+CONFIGS |= GPT_CONFIGS
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 TOKENS = torch.randint(61, (2, 11), generator=torch.Generator().manual_seed(5))
 

@@ -91,11 +91,28 @@ def with_experts(draw, dense, width=256):
     )
 
 
+@st.composite
+def gpt_architectures(draw, **widths):
+    """A decoder of GPT blocks: GPT-2, OPT, and mixes of both."""
+    arch = draw(architectures(**widths))
+    return arch.scaled(
+        num_key_value_heads=arch.num_attention_heads,
+        qk_norm=False,
+        layer_norm_epsilon=1e-5,
+        learned_positions=draw(st.integers(1024, 1100)),
+        position_offset=draw(st.sampled_from((0, 2))),
+        joined_qkv=draw(BOOLEANS),
+        hidden_act=draw(st.sampled_from(("gelu_new", "relu"))),
+        scale_attn_weights=draw(BOOLEANS),
+        scale_attn_by_inverse_layer_idx=draw(BOOLEANS),
+    )
+
+
 def any_architectures(width=256, **widths):
-    """Grouped, latent or indexed attention, dense or with experts; the arguments are the largest widths."""
+    """Grouped, latent or indexed attention, dense or with experts, or GPT blocks, at most as wide as the arguments."""
     latent = {"hidden": 512} | widths
     kinds = architectures(**widths), latent_architectures(**latent), indexed_architectures(**latent)
-    return st.one_of(*kinds, *(with_experts(kind, width) for kind in kinds))
+    return st.one_of(*kinds, *(with_experts(kind, width) for kind in kinds), gpt_architectures(**widths))
 
 
 @st.composite

@@ -14,15 +14,17 @@ class Architecture(Shapes):
     """The shape of one decoder: frozen, hashable, every field spelled as in `config.json` where it has one.
 
     Widths are in elements. `qkv_bias`, `o_bias`, `mlp_bias` say which projections carry a bias, `qk_norm` whether
-    queries and keys pass an RMSNorm per head (Qwen3). With `kv_lora_rank` attention is latent (MLA, arXiv
-    2405.04434, section 2.1), and `head_dim` is the part of a head that is rotated. With `index_topk` an indexer of
-    `index_n_heads` heads, each `index_head_dim` wide, chooses for every token the `index_topk` keys that it reads
-    (DeepSeek Sparse Attention, arXiv 2512.02556, section 2.1); `indexer_types` says which layers have one ("full")
-    and which take over the choice of the layer before ("shared"), where not all are "full". With `n_routed_experts`
-    every layer is a mixture of experts, but the `first_k_dense_replace` first and those in `mlp_only_layers`.
-    `head` stands on the decoder: "lm_head", "score" (a number for each of `num_labels` labels) or "none". `apart`
-    names what the config holds beside the language model (`vision_config`): none of it is counted here. Build one
-    with `Architecture.from_config`.
+    queries and keys pass an RMSNorm per head (Qwen3). With `kv_lora_rank` attention is latent (MLA, arXiv 2405.04434,
+    section 2.1), and `head_dim` is the part of a head that is rotated. With `index_topk` an indexer of `index_n_heads`
+    heads, each `index_head_dim` wide, chooses for every token the `index_topk` keys that it reads (DeepSeek Sparse
+    Attention, arXiv 2512.02556, section 2.1); `indexer_types` says which layers have one ("full") and which take over
+    the choice of the layer before ("shared"), where not all are "full". With `n_routed_experts` every layer is a
+    mixture of experts, but the `first_k_dense_replace` first and those in `mlp_only_layers`. With `layer_norm_epsilon`
+    the layers are GPT blocks: LayerNorms with a bias, an MLP without a gate, and a table of `learned_positions`, whose
+    first `position_offset` rows no token reads; `joined_qkv` says whether one matrix makes queries, keys and values.
+    `head` stands on the decoder: "lm_head", "score" (a number for each of `num_labels` labels) or "none". `apart` names
+    what the config holds beside the language model (`vision_config`): none of it is counted here. Build one with
+    `Architecture.from_config`.
     """
 
     name: str
@@ -66,6 +68,13 @@ class Architecture(Shapes):
     norm_topk_prob: bool = False
     routed_scaling_factor: float = 1.0
     num_nextn_predict_layers: int = 0
+    hidden_act: str = "silu"
+    layer_norm_epsilon: float | None = None
+    learned_positions: int = 0
+    position_offset: int = 0
+    joined_qkv: bool = False
+    scale_attn_weights: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
     head: str = "lm_head"
     num_labels: int = 0
     score_bias: bool = False
@@ -86,7 +95,7 @@ class Architecture(Shapes):
             whole_number("num_labels", self.num_labels, what="a number of labels")
         if self.tie_word_embeddings and self.head != "lm_head":
             raise ValueError(f"head={self.head!r} is not tied to an embedding; tie_word_embeddings must be False")
-        if self.head_dim % 2:
+        if self.head_dim % 2 and not self.gpt_block:
             raise ValueError(f"head_dim={self.head_dim} is odd; rotary positions turn pairs, so it must be even")
         if self.latent:
             self._check_latent()
@@ -94,6 +103,8 @@ class Architecture(Shapes):
             self.check_indexer()
         if self.n_routed_experts:
             self._check_experts()
+        if self.gpt_block:
+            self._check_gpt_block()
 
     def _check_latent(self):
         for field in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"):
@@ -128,6 +139,20 @@ class Architecture(Shapes):
             raise ValueError(
                 f"num_experts_per_tok={self.num_experts_per_tok} is more than the experts a token may choose from; "
                 f"allowed: at most {reach}"
+            )
+
+    def _check_gpt_block(self):
+        whole_number("learned_positions", self.learned_positions, what="a size")
+        for field, value in _GPT_BLOCK.items():
+            if getattr(self, field) != value:
+                raise ValueError(
+                    f"{field}={getattr(self, field)!r} is not known beside layer_norm_epsilon="
+                    f"{self.layer_norm_epsilon!r}; allowed: {value!r}"
+                )
+        if self.num_key_value_heads != self.num_attention_heads:
+            raise ValueError(
+                f"num_key_value_heads={self.num_key_value_heads} goes with grouped heads; with layer_norm_epsilon it "
+                f"must be num_attention_heads={self.num_attention_heads}"
             )
 
     @classmethod
@@ -204,4 +229,7 @@ _COUNTS = (
     "index_n_heads",
     "index_head_dim",
     "index_topk",
+    "learned_positions",
+    "position_offset",
 )
+_GPT_BLOCK = {"kv_lora_rank": None, "n_routed_experts": 0, "qk_norm": False, "sliding_window": None}

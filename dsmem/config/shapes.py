@@ -18,6 +18,11 @@ class Shapes(IndexerShapes):
         return self.kv_lora_rank is not None
 
     @property
+    def gpt_block(self) -> bool:
+        """Whether the layers are GPT-2's: LayerNorm, learned positions, no gate in the MLP."""
+        return self.layer_norm_epsilon is not None
+
+    @property
     def qk_head_dim(self) -> int:
         """Elements of one head's query or key: in latent attention the plain and the rotated part together."""
         return self.qk_nope_head_dim + self.qk_rope_head_dim if self.latent else self.head_dim
@@ -94,6 +99,14 @@ class Shapes(IndexerShapes):
                 "allowed: no more than the window"
             )
 
+    def check_positions(self, tokens: Any) -> None:
+        """Raise ValueError where `tokens`, a number or an array, are more than the table of learned positions has."""
+        if self.learned_positions and np.any(tokens > self.learned_positions):
+            raise ValueError(
+                f"seq_len={np.max(tokens)} is past learned_positions={self.learned_positions} of {self.name}; "
+                "allowed: no more than those"
+            )
+
     def census(self) -> dict[str, int]:
         """Parameters by named part, all layers together.
 
@@ -114,11 +127,18 @@ class Shapes(IndexerShapes):
         parts = {name: count for name, count in parts.items() if count}
         head = {} if self.tie_word_embeddings else _elements(self.head_linears())
         embedding = {"embed_tokens": self.vocab_size * self.hidden_size}
-        return embedding | parts | {"norm": self.hidden_size} | head
+        if self.learned_positions:
+            embedding["embed_positions"] = (self.learned_positions + self.position_offset) * self.hidden_size
+        return embedding | parts | {"norm": self.norm_params} | head
+
+    @property
+    def norm_params(self) -> int:
+        """Parameters of one norm as wide as the model: a weight, and in a GPT block a bias."""
+        return self.hidden_size * (2 if self.gpt_block else 1)
 
     def layer_census(self, experts: bool) -> dict[str, int]:
         """Parameters of one layer by named part, dense or with experts."""
-        norms = {"input_layernorm": self.hidden_size, "post_attention_layernorm": self.hidden_size} | self.norms()
+        norms = dict.fromkeys(("input_layernorm", "post_attention_layernorm"), self.norm_params) | self.norms()
         shapes = self.attention_linears() | (self.shared_linears() if experts else self.mlp_linears())
         stacks = {name: math.prod(shape) for name, shape in self.expert_stacks().items()} if experts else {}
         router = {"router": self.n_routed_experts * self.hidden_size} if experts else {}
@@ -186,6 +206,9 @@ class Shapes(IndexerShapes):
     def attention_linears(self) -> dict[str, tuple[int, int, bool]]:
         """The linear layers of attention, in order; latent attention has others than grouped attention."""
         hidden = self.hidden_size
+        if self.joined_qkv:
+            joined = hidden, self.query_width + 2 * self.kv_width, self.qkv_bias
+            return {"qkv_proj": joined, "o_proj": (self.query_width, hidden, self.o_bias)}
         if not self.latent:
             return {
                 "q_proj": (hidden, self.query_width, self.qkv_bias),
@@ -208,7 +231,10 @@ class Shapes(IndexerShapes):
 
     def mlp_linears(self) -> dict[str, tuple[int, int, bool]]:
         """The linear layers of a dense layer's MLP."""
-        return _swiglu("", self.hidden_size, self.intermediate_size, self.mlp_bias)
+        hidden, width = self.hidden_size, self.intermediate_size
+        if self.gpt_block:
+            return {"up_proj": (hidden, width, self.mlp_bias), "down_proj": (width, hidden, self.mlp_bias)}
+        return _swiglu("", hidden, width, self.mlp_bias)
 
     def shared_linears(self) -> dict[str, tuple[int, int, bool]]:
         """The linear layers of the experts that every token passes through: one MLP as wide as all of them."""

@@ -1,5 +1,7 @@
 """Attention's half of a layer: grouped heads, latent attention expanded, and latent attention on the latents."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from dsmem import formulas
@@ -7,6 +9,7 @@ from dsmem.footprint import cache, indexer
 from dsmem.footprint.walk import COPIED, Pass
 
 INSIDE = (
+    "query_key_value",
     "query",
     "key",
     "value",
@@ -19,11 +22,11 @@ INSIDE = (
 )
 
 
-def attention(p: Pass) -> None:
-    """`Layer`'s attention half, from the norm to the residual stream."""
+def attention(p: Pass, mix: Callable | None = None) -> None:
+    """`Layer`'s attention half, from the norm to the residual stream; mix: what is not in this file, up to `o_proj`."""
     p.alive |= {"residual": p.hidden(), "normed": p.hidden()}
     cache.set_grown(p, p.arch.num_hidden_layers - 1)
-    (latent if p.arch.latent else grouped)(p)
+    (mix or (latent if p.arch.latent else grouped))(p)
     p.drop(*INSIDE)
     p.alive |= {"attention_out": heads_out(p)}
     p.linear("o_proj", "attention_projected")
@@ -166,7 +169,10 @@ def eager(p):
     """Scores in memory, and again as the softmax's result; queries and outputs change between two layouts."""
     heads = p.arch.num_attention_heads
     scores = p.new(formulas.attention_scores_bytes, p.work.key_len, heads)
-    p.instant("queries_by_head", query_by_head=p.new(formulas.query_bytes, heads, p.arch.qk_head_dim))
+    query = p.new(formulas.query_bytes, heads, p.arch.qk_head_dim)
+    p.instant("queries_by_head", query_by_head=query)
+    p.drop("query_key_value")
+    p.alive |= {"query": query}
     p.instant("scores", scores=scores)
     p.instant("softmax", scores=scores, attention_weights=scores)
     out = heads_out(p)

@@ -9,6 +9,7 @@ from typing import Any
 from dsmem import formulas
 from dsmem.config.architecture import Architecture
 from dsmem.config.workload import CACHE_FORMATS, STORED_CACHES, Workload
+from dsmem.footprint import gpt
 from dsmem.footprint.attention import attention
 from dsmem.footprint.cache import set_grown
 from dsmem.footprint.instants import Footprint
@@ -46,20 +47,36 @@ def inference_footprint(arch: Any, work: Workload | None = None, sharding: None 
         )
     arch.check_window(work.key_len)
     arch.check_own_indexers()
+    arch.check_positions(work.key_len)
     check_range(work, lambda largest: inference_footprint(arch, largest).total_bytes)
     p = Pass(arch, work, resident(arch, work))
+    (gpt_layers if arch.gpt_block else layers)(p)
+    return Footprint(p.instants, arch, work)
+
+
+def gpt_layers(p: Pass) -> None:
+    """GPT blocks, from the embedding to the head."""
+    gpt.embedding(p)
+    gpt.block(p)
+    gpt.final_norm(p)
+    if p.arch.head != "none":
+        head(p)
+
+
+def layers(p: Pass) -> None:
+    """`Layer`s: the last attention half, the last of each kind of MLP, and the head."""
+    arch = p.arch
     attention(p)
     dense = [index for index in range(arch.num_hidden_layers) if not arch.has_experts(index)]
-    for layers, half in ((dense, mlp), (arch.expert_layers, experts)):
-        if layers:
+    for indices, half in ((dense, mlp), (arch.expert_layers, experts)):
+        if indices:
             before = dict(p.alive)
-            set_grown(p, max(layers) + 1)
+            set_grown(p, max(indices) + 1)
             half(p)
             p.alive = before
     set_grown(p, arch.num_hidden_layers)
     p.drop("residual")
     head(p)
-    return Footprint(p.instants, arch, work)
 
 
 def resident(arch: Architecture, work: Workload) -> dict[str, Any]:
@@ -69,8 +86,10 @@ def resident(arch: Architecture, work: Workload) -> dict[str, Any]:
         "buffers": buffer_bytes(arch),
         "token_ids": formulas.token_ids_bytes(work.batch, work.new_tokens),
         **cache_bytes(arch, work),
-        "rope_tables": formulas.rope_tables_bytes(work.new_tokens, arch.head_dim, dtype_bits(work.activations)),
     }
+    if not arch.learned_positions:
+        bits = dtype_bits(work.activations)
+        parts["rope_tables"] = formulas.rope_tables_bytes(work.new_tokens, arch.head_dim, bits)
     if work.attention == "eager" or arch.indexed:
         parts["causal_mask"] = formulas.causal_mask_bytes(work.new_tokens, work.key_len)
     return parts

@@ -17,7 +17,7 @@ PARTS = ("embed_tokens", "attention", "mlp", "experts", "shared_experts", "other
 KEPT = {  # what a menu calls it: the linear layers that stay in 16 bit
     "head": ("lm_head",),
     "nothing more": (),
-    "head and attention": ("lm_head", *(name for name in LINEARS if name.startswith(("q_", "k", "v_", "o_", "index")))),
+    "head and attention": ("lm_head", *(name for name in LINEARS if name.startswith(("q", "k", "v_", "o_", "index")))),
     "all but routed experts": tuple(name for name in LINEARS if not name.startswith("experts.")),
 }
 """Usual choices of `modules_to_not_convert`, by what a menu calls them."""
@@ -112,11 +112,12 @@ def weight_formats(arch: Any, work: Workload | None = None, **fields: Any) -> di
 
 
 def buffer_bytes(arch: Any) -> int:
-    """Bytes of what a model keeps beside its weights: rotary frequencies, and router biases where it has them."""
+    """Bytes of what a model keeps beside its weights: rotary frequencies and router biases, where it has them."""
     arch = Architecture.of(arch)
     biased = len(arch.expert_layers) if arch.scoring_func == "sigmoid" else 0
     routers = biased * formulas.router_bias_bytes(arch.n_routed_experts)
-    return formulas.rope_frequencies_bytes(arch.head_dim) + routers
+    rotary = 0 if arch.learned_positions else formulas.rope_frequencies_bytes(arch.head_dim)
+    return rotary + routers
 
 
 def check_range(work: Workload, total_of: Callable[[Workload], int]) -> None:
@@ -194,6 +195,7 @@ def cache_bytes(arch: Any, work: Workload | None = None, **fields: Any) -> dict[
     if work.cache == "none":
         return {}
     arch.check_window(work.cache_len)
+    arch.check_positions(work.cache_len)
     check_range(work, lambda largest: sum(cache_bytes(arch, largest).values()))
     tokens = work.cached_tokens if work.cache == "growing" else work.cache_len
     if work.cache == "paged":

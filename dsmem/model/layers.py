@@ -23,14 +23,14 @@ class Step:
     """What all layers of one pass share; `Decoder.step` makes it.
 
     cos: cosines of the new tokens' rotary angles, (seq_len, 1, head_dim); both halves of a pair have the same one.
-    sin: their sines, (seq_len, 1, head_dim / 2). Both are in the model's dtype.
+    sin: their sines, (seq_len, 1, head_dim / 2). Both are in the model's dtype, and None where positions are learned.
     mask: True where a token may not look, (seq_len, key_len); eager attention has one, and an indexer.
     cache: the `KVCache` that holds the earlier tokens, or None.
     attention: "fused", "expanded" or "eager". absorbed: whether latent attention reads the cached latents as they are.
     """
 
-    cos: torch.Tensor
-    sin: torch.Tensor
+    cos: torch.Tensor | None
+    sin: torch.Tensor | None
     mask: torch.Tensor | None = None
     cache: "KVCache | None" = None
     attention: str = "fused"
@@ -75,12 +75,14 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Norm over the last axis with weight and bias, one operator (arXiv 1607.06450); arguments as in `RMSNorm`."""
+    """Mean and standard deviation taken out along the last axis, then a weight and a bias (arXiv 1607.06450).
+
+    width: elements of the last axis. eps: added under the root. like: dtype and device of both, (width,).
+    """
 
     def __init__(self, width: int, eps: float, **like: Any):
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(width, **like))
-        self.bias = nn.Parameter(torch.zeros(width, **like))
+        self.weight, self.bias = nn.Parameter(torch.ones(width, **like)), nn.Parameter(torch.zeros(width, **like))
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -246,7 +246,7 @@ def test_every_active_parameter_of_a_dense_model_is_a_parameter():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model_type": "gpt2"}, ("model_type", "'gpt2'", *FAMILIES)),
+        ({"model_type": "bert"}, ("model_type", "'bert'", *FAMILIES)),
         ({"model_type": None}, ("model_type", "None", *FAMILIES)),
         ({"hidden_size": None}, ("hidden_size", "missing", "at least 1")),
         ({"vocab_size": 0}, ("vocab_size", "0", "at least 1")),

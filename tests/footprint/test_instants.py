@@ -10,6 +10,12 @@ from strategies import any_architectures, live_after, passes, workloads
 import dsmem
 from dsmem.units import QUANTIZED
 
+
+def inside(module, table):
+    """The table with its modules named from the root; those of `module` itself are ""."""
+    return {name: (f"{module}.{part}".rstrip("."), op, index) for name, (part, op, index) in table.items()}
+
+
 SWIGLU = {
     "gate_proj": ("gate_proj", None, 0),
     "silu": ("", "silu", 0),
@@ -59,6 +65,18 @@ INDEXER = {
     "index_bias": ("", "new_full", 0),
 }
 INDEXER_EAGER = INDEXER | {"index_scores by head": ("", "bmm", 0), "index_scores": ("", "bmm", 1)}
+GPT = inside("layers.0.self_attn", GROUPED | {"qkv_proj": ("qkv_proj", None, 0)}) | {
+    "embed_positions": ("embed_positions", "embedding", 0),
+    "add_positions": ("", "add", 0),
+    "input_layernorm": ("layers.0.input_layernorm", "layer_norm", 2),
+    "post_attention_layernorm": ("layers.0.post_attention_layernorm", "layer_norm", 2),
+    "up_proj": ("layers.0.mlp.up_proj", None, 0),
+    "gelu_new": ("layers.0.mlp", "gelu", 0),
+    "relu": ("layers.0.mlp", "relu", 0),
+    "down_proj": ("layers.0.mlp.down_proj", None, 0),
+    "add_mlp": ("layers.0", "add", 1),
+    "norm": ("norm", "layer_norm", 2),
+}
 EXPERTS = {
     "router": ("gate", "mm", 0),
     "route": ("gate", None, -1),
@@ -75,19 +93,14 @@ EXPERTS = {
 }
 
 
-def inside(module, table):
-    """The table with its modules named from the root; those of `module` itself are ""."""
-    return {name: (f"{module}.{part}".rstrip("."), op, index) for name, (part, op, index) in table.items()}
-
-
 def places(arch, work):
     """{instant: (module, operator, which birth)} for all that this kind of decoder may go through."""
+    ends = {"add_attention": ("layers.0", "add", 0), "lm_head": ("lm_head", None, 0)}
+    if arch.gpt_block:
+        return GPT | ends
     kind = LATENT_EAGER if work.attention == "eager" else LATENT_FUSED
     kind = (ABSORBED if work.absorbed(arch) else kind) if arch.latent else GROUPED
-    found = inside("layers.0.self_attn", kind) | {
-        "add_attention": ("layers.0", "add", 0),
-        "lm_head": ("lm_head", None, 0),
-    }
+    found = inside("layers.0.self_attn", kind) | ends
     if arch.indexed:
         found |= inside("layers.0.self_attn.indexer", INDEXER_EAGER if work.attention == "eager" else INDEXER)
     for sparse, table, added in ((False, SWIGLU, "add_mlp"), (True, EXPERTS, "add_experts")):

@@ -46,7 +46,9 @@ def _kind(config, name):
     if name.endswith(WORDS):
         return "words"
     family = str(config.get("model_type")).replace("_", "").lower()
-    endings = {f"{family}model": "none"} | {f"{family}{ending}".lower(): ending for ending in SCORES}
+    endings = {f"{family}model": "none", f"{family}lmheadmodel": "words"} | {
+        f"{family}{ending}".lower(): ending for ending in SCORES
+    }
     if name.lower() not in endings:
         raise ValueError(
             f"architectures={name!r} is a class whose head is not known; allowed: a name that ends in ForCausalLM, or "

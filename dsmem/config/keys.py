@@ -42,11 +42,13 @@ class Keys:
 
     def __init__(self, values: dict[str, Any], family: str, aliases: Mapping[str, str], defaults: Mapping[str, Any]):
         self.family, self._values, self._read = family, dict(defaults), set()
+        spelled = {}
         for key, value in values.items():
             name = aliases.get(key, key)
-            if name != key and name in values and values[name] != value:
+            other = spelled.setdefault(name, key)
+            if other != key and values[other] != value:
                 raise ValueError(
-                    f"{key}={value!r} is another spelling of {name}={values[name]!r} in {family}; they must agree"
+                    f"{key}={value!r} is another spelling of {other}={values[other]!r} in {family}; they must agree"
                 )
             self._values[name] = value
 

@@ -29,6 +29,7 @@ CONFIGS = {
     "mistral": SMALL | {"head_dim": 16},
     "qwen2": SMALL | {"tie_word_embeddings": True},
     "qwen3": SMALL | {"head_dim": 32},
+    "mixtral": SMALL | {"num_experts_per_tok": 2, "num_local_experts": 8, "head_dim": 32},
     "qwen3_moe": SMALL | EXPERTS | {"head_dim": 16, "num_experts": 8, "decoder_sparse_step": 2},
     "deepseek_v2": V2,
     "deepseek_v3": V3,
@@ -81,6 +82,24 @@ def test_qwens_coder_spelled_as_transformers_5_does():
         "vocab_size": 151_936,
     }
     assert Architecture.from_config(config).n_params == 480_154_875_392  # published as 480B
+
+
+def test_mixtral_has_the_published_count_and_cache():
+    config = {
+        "model_type": "mixtral",
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "intermediate_size": 14_336,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "vocab_size": 32_000,
+        "sliding_window": None,
+    }
+    arch = Architecture.from_config(config)
+    assert (arch.n_params, arch.n_active_params) == (46_702_792_704, 12_879_925_248)  # published as 46.7B and 12.9B
+    assert dsmem.footprint.cache_bytes(arch, seq_len=1, weights="bf16") == {"kv_cache": 131_072}
 
 
 def test_kimi_k2_is_a_deepseek_v3_of_other_sizes():
@@ -137,6 +156,8 @@ def test_what_cannot_be_read_is_refused_by_name(change, words, refuses):
         ("deepseek_v3", {"n_shared_experts": "8"}, ("n_shared_experts='8'",)),
         ("deepseek_v3", {"moe_layer_freq": 2}, ("moe_layer_freq=2",)),
         ("deepseek_v3", {"scoring_func": "softmax"}, ("scoring_func='softmax'",)),
+        ("mixtral", {"num_experts": 4}, ("num_experts=4", "num_local_experts=8", "must agree")),
+        ("mixtral", {"n_shared_experts": 2}, ("n_shared_experts=2", "may change memory")),
         ("qwen3_moe", {"decoder_sparse_step": 0}, ("decoder_sparse_step=0",)),
         ("qwen3_moe", {"mlp_only_layers": 3}, ("mlp_only_layers=3", "list")),
     ],

@@ -19,6 +19,7 @@ EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 24}
 LATENT = {"q_lora_rank": 24, "kv_lora_rank": 16, "qk_nope_head_dim": 12, "qk_rope_head_dim": 8, "v_head_dim": 12}
 V3 = SMALL | EXPERTS | LATENT | {"n_routed_experts": 8, "n_group": 4, "topk_group": 2, "num_nextn_predict_layers": 1}
 V2 = SMALL | EXPERTS | LATENT | {"n_routed_experts": 8}
+INDEX = {"index_n_heads": 4, "index_head_dim": 16, "index_topk": 5}
 GPT2 = {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 32, "n_inner": 96, "vocab_size": 128}
 OPT = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "ffn_dim": 96, "vocab_size": 128}
 CONFIGS = {
@@ -30,6 +31,8 @@ CONFIGS = {
     "qwen3_moe": SMALL | EXPERTS | {"head_dim": 16, "num_experts": 8, "decoder_sparse_step": 2},
     "deepseek_v2": V2,
     "deepseek_v3": V3,
+    "deepseek_v32": V3 | INDEX,
+    "glm_moe_dsa": V3 | INDEX | {"index_topk_freq": 2, "mlp_bias": True},
     "gpt2": GPT2,
     "opt": OPT | {"word_embed_proj_dim": 64, "enable_bias": False},
 }

@@ -46,7 +46,7 @@ def published_name(model_type: str, name: str) -> str:
 
 
 def kit_name(model_type: str, name: str) -> str:
-    """The kit's name of a tensor that a file, or transformers, calls `name`, where each word of the family has one meaning.
+    """The kit's name of a tensor that a file, or transformers, calls `name`, where each word has one meaning there.
 
     name: without the part before the decoder's own. A name that is the kit's stays as it is.
 

@@ -98,7 +98,7 @@ class MoE(nn.Module):
         return out if self.shared_experts is None else out + self.shared(x)
 
     def shared(self, x: torch.Tensor) -> torch.Tensor:
-        """What all tokens pass through, (batch, seq_len, hidden_size); a gate scales it token by token, if there is one."""
+        """What all tokens pass through, (batch, seq_len, hidden_size); a gate may scale it token by token."""
         out = self.shared_experts(x)
         if self.shared_expert_gate is not None:
             out = out * self.shared_expert_gate(x).sigmoid()

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dsmem.config.families.common import Family, decoder, optional_window
+from dsmem.config.families.common import Family, decoder
 from dsmem.config.families.dense import qwen3
 from dsmem.config.keys import Keys
 from dsmem.units import whole_number
@@ -36,17 +36,28 @@ def _mixtral(keys):
 def _qwen2_moe(keys):
     fields = decoder(keys) | routed(keys) | {"qkv_bias": keys.flag("qkv_bias", True)}
     fields["shared_expert_intermediate_size"] = keys.whole("shared_expert_intermediate_size")
-    # transformers writes a window of 0 where none is used
-    fields["sliding_window"] = optional_window(keys, all_layers=True) if keys.get("sliding_window") != 0 else None
+    keys.whole("num_key_value_heads")  # a null is not "as many as heads" in this family
+    fields["sliding_window"] = _alternate_window(keys)
     return fields | {"norm_topk_prob": keys.flag("norm_topk_prob"), "mlp_only_layers": dense_layers(keys)}
+
+
+def _alternate_window(keys):
+    """The window where every second layer slides, of those before max_window_layers; None where none does."""
+    first, kinds = keys.whole("max_window_layers", 28, least=0), keys.get("layer_types")
+    slides = first > 0 if kinds is None else "sliding_attention" in kinds
+    used = keys.flag("use_sliding_window") and slides
+    keys.get("sliding_window")  # not checked where it is not used: transformers writes 0 there
+    return keys.maybe_whole("sliding_window") if used else None
 
 
 def _qwen3_moe(keys):
     norm, dense = keys.flag("norm_topk_prob"), dense_layers(keys)
+    keys.whole("num_key_value_heads")  # a null is not "as many as heads" in this family
     return qwen3(keys, all_slide=True) | routed(keys) | {"norm_topk_prob": norm, "mlp_only_layers": dense}
 
 
 _EXPERTS = {"num_experts": "n_routed_experts", "num_local_experts": "n_routed_experts"}
+_NOT_THEIRS = frozenset({"n_routed_experts"})
 
 FAMILIES = {
     "mixtral": Family(
@@ -60,10 +71,11 @@ FAMILIES = {
             "n_routed_experts": 8,
             "num_experts_per_tok": 2,
         },
+        foreign=_NOT_THEIRS,
     ),
     "qwen2_moe": Family(
         _qwen2_moe,
-        _EXPERTS,
+        {"num_experts": "n_routed_experts"},
         {
             "num_key_value_heads": 16,
             "intermediate_size": 5632,
@@ -73,6 +85,7 @@ FAMILIES = {
             "shared_expert_intermediate_size": 5632,
             "sliding_window": 4096,
         },
+        foreign=_NOT_THEIRS,
     ),
     "qwen3_moe": Family(
         _qwen3_moe,
@@ -85,5 +98,6 @@ FAMILIES = {
             "moe_intermediate_size": 768,
             "sliding_window": 4096,
         },
+        foreign=_NOT_THEIRS,
     ),
 }

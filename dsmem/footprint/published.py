@@ -5,7 +5,7 @@ from collections import Counter
 from typing import Any
 
 from dsmem.config.architecture import Architecture
-from dsmem.config.names import published_name
+from dsmem.config.names import STACKED, published_name
 from dsmem.config.schemes import FP8_TILE as TILE
 from dsmem.units import FLOATS, dtype_bits, one_of
 
@@ -87,6 +87,11 @@ def _experts(arch, prefix, weights, plain):
     if arch.scoring_func == "sigmoid":
         found[f"{prefix}gate.e_score_correction_bias"] = (arch.n_routed_experts,), "fp32"
     width, hidden = arch.moe_intermediate_size, arch.hidden_size
+    if arch.model_type in STACKED:
+        one_of("weights", weights, FLOATS, f"a format of a checkpoint of {arch.name}")
+        for name, (experts, n_out, n_in) in arch.expert_stacks().items():
+            found[f"{prefix}{name}"] = (experts, n_in, n_out), weights
+        return found
     for expert in range(arch.n_routed_experts):
         for name, shape in {
             "gate_proj": (hidden, width),

@@ -18,6 +18,8 @@ from dsmem.table import Table
 from dsmem.units import FLOATS, format_name
 
 _RUN_AS = {"kimi_k2": "deepseek_v3"}  # as its publisher says
+# a language model that has no class but inside a whole: with positions of text alone it is this one
+_RUN_AS |= {"qwen3_vl_text": "qwen3", "qwen3_vl_moe_text": "qwen3_moe", "qwen2_5_vl_text": "qwen2"}
 _TEXT_ALONE = ("kimi_k25",)  # its outer class looks at values of tokens, which fake tensors do not have
 _NOT_APPLIED = ("quantization_config", "auto_map")
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")

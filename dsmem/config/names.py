@@ -40,4 +40,4 @@ def published_name(model_type: str, name: str) -> str:
     """
     words = WORDS.get(model_type, {})
     spelled = ".".join(filter(None, (words.get(word, word) for word in name.split("."))))
-    return spelled if name.startswith("lm_head") else PREFIXES.get(model_type, "model.") + spelled
+    return spelled if name.startswith(("lm_head", "score")) else PREFIXES.get(model_type, "model.") + spelled

@@ -15,9 +15,12 @@ class Architecture(Shapes):
 
     Widths are in elements. `qkv_bias`, `o_bias`, `mlp_bias` say which projections carry a bias, `qk_norm` whether
     queries and keys pass an RMSNorm per head (Qwen3). With `kv_lora_rank` attention is latent (MLA, arXiv 2405.04434,
-    section 2.1), and `head_dim` is the part of a head that is rotated. With `n_routed_experts` every layer is a mixture
-    of experts, but the `first_k_dense_replace` first and those in `mlp_only_layers`. With `layer_norm_epsilon` the
-    layers are GPT blocks: LayerNorms with a bias, an MLP without a gate, and a table of `learned_positions`, whose
+    section 2.1), and `head_dim` is the part of a head that is rotated. With `index_topk` an indexer of `index_n_heads`
+    heads, each `index_head_dim` wide, chooses for every token the `index_topk` keys that it reads (DeepSeek Sparse
+    Attention, arXiv 2512.02556, section 2.1); `indexer_types` says which layers have one ("full") and which take over
+    the choice of the layer before ("shared"), where not all are "full". With `n_routed_experts` every layer is a
+    mixture of experts, but the `first_k_dense_replace` first and those in `mlp_only_layers`. With `layer_norm_epsilon`
+    the layers are GPT blocks: LayerNorms with a bias, an MLP without a gate, and a table of `learned_positions`, whose
     first `position_offset` rows no token reads; `joined_qkv` says whether one matrix makes queries, keys and values.
     `head` stands on the decoder: "lm_head", "score" (a number for each of `num_labels` labels) or "none". `apart` names
     what the config holds beside the language model (`vision_config`): none of it is counted here. Build one with
@@ -48,6 +51,11 @@ class Architecture(Shapes):
     qk_nope_head_dim: int = 0
     qk_rope_head_dim: int = 0
     v_head_dim: int = 0
+    index_n_heads: int = 0
+    index_head_dim: int = 0
+    index_topk: int = 0
+    indexer_types: tuple = ()
+    indexer_rope_interleave: bool = False
     n_routed_experts: int = 0
     n_shared_experts: int = 0
     num_experts_per_tok: int = 0
@@ -88,9 +96,12 @@ class Architecture(Shapes):
         if self.tie_word_embeddings and self.head != "lm_head":
             raise ValueError(f"head={self.head!r} is not tied to an embedding; tie_word_embeddings must be False")
         if self.head_dim % 2 and not self.gpt_block:
-            raise ValueError(f"head_dim={self.head_dim} is odd; rotary positions turn pairs, so it must be even")
+            name = "qk_rope_head_dim" if self.latent else "head_dim"
+            raise ValueError(f"{name}={self.head_dim} is odd; rotary positions turn pairs, so it must be even")
         if self.latent:
             self._check_latent()
+        if self.indexed:
+            self.check_indexer()
         if self.n_routed_experts:
             self._check_experts()
         if self.gpt_block:
@@ -183,6 +194,8 @@ class Architecture(Shapes):
 
     def __str__(self) -> str:
         attention = "latent attention" if self.latent else f"{self.num_attention_heads} heads"
+        if self.indexed:
+            attention += f" to the {self.index_topk:,} keys that an indexer chooses"
         if not self.latent and self.num_key_value_heads < self.num_attention_heads:
             attention += f" over {self.num_key_value_heads} key-value heads"
         active = f", {self.n_active_params:,} active" if self.n_routed_experts else ""
@@ -214,6 +227,9 @@ _COUNTS = (
     "n_shared_experts",
     "first_k_dense_replace",
     "num_nextn_predict_layers",
+    "index_n_heads",
+    "index_head_dim",
+    "index_topk",
     "learned_positions",
     "position_offset",
 )

@@ -94,6 +94,11 @@ def _mistral(arch):
     return {"sliding_window": arch.sliding_window}
 
 
+def _mixtral(arch):
+    # all layers are mixtures, so the one width is that of an expert, and a choice is always normed
+    return {"intermediate_size": arch.moe_intermediate_size, "moe_intermediate_size": None, "norm_topk_prob": None}
+
+
 def _deepseek_v2(arch):
     grouped = {"topk_method": "group_limited_greedy", "n_group": arch.n_group, "topk_group": arch.topk_group}
     # its heads are always rotated in neighbouring pairs, and its config has no word for that
@@ -108,6 +113,7 @@ def _gpt(arch):
 
 _FAMILY_KEYS = {
     "mistral": _mistral,
+    "mixtral": _mixtral,
     "qwen2": _windowed,
     "qwen3": _windowed,
     "qwen3_moe": _windowed,

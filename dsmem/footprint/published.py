@@ -91,9 +91,22 @@ def _layer(arch, index, experts, weights, plain):
         found[f"{prefix}self_attn.{name}.weight"] = (width,), plain
     for name, shape in arch.attention_linears().items():
         found |= _linear(f"{prefix}self_attn.{name}", *shape, weights, plain)
+    if arch.indexed and not arch.shares_index(index):
+        found |= _indexer(arch, f"{prefix}self_attn.", weights, plain)
     for name, shape in (arch.shared_linears() if experts else arch.mlp_linears()).items():
         found |= _linear(f"{prefix}mlp.{name}", *shape, weights, plain)
     return found | (_experts(arch, f"{prefix}mlp.", weights, plain) if experts else {})
+
+
+def _indexer(arch, prefix, weights, plain):
+    """An indexer's tensors; each head's weight stays in 16 bit in the FP8 files of DeepSeek-V3.2, as its code says."""
+    found = {}
+    for name, shape in arch.indexer_linears().items():
+        found |= _linear(f"{prefix}{name}", *shape, weights, plain)
+    for part in ("weight", "bias"):
+        found[f"{prefix}indexer.k_norm.{part}"] = (arch.index_head_dim,), plain
+    found[f"{prefix}indexer.weights_proj.weight"] = (arch.index_n_heads, arch.hidden_size), plain
+    return found
 
 
 def _experts(arch, prefix, weights, plain):

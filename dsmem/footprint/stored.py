@@ -17,7 +17,7 @@ PARTS = ("embed_tokens", "attention", "mlp", "experts", "shared_experts", "other
 KEPT = {  # what a menu calls it: the linear layers that stay in 16 bit
     "head": ("lm_head",),
     "nothing more": (),
-    "head and attention": ("lm_head", *(name for name in LINEARS if name.startswith(("q", "k", "v_", "o_")))),
+    "head and attention": ("lm_head", *(name for name in LINEARS if name.startswith(("q", "k", "v_", "o_", "index")))),
     "all but routed experts": tuple(name for name in LINEARS if not name.startswith("experts.")),
 }
 """Usual choices of `modules_to_not_convert`, by what a menu calls them."""
@@ -85,7 +85,7 @@ def weight_part(arch: Architecture, name: str) -> str:
     >>> weight_part(Architecture.of("deepseek-r1"), "kv_b_proj")
     'attention'
     """
-    if name in arch.attention_linears():
+    if name in arch.attention_linears() or name in arch.indexer_census():
         return "attention"
     if name in arch.mlp_linears():
         return "mlp"
@@ -164,13 +164,27 @@ def model_rows(
     return layers * sum(stored for stored, _ in pairs), layers * sum(scales for _, scales in pairs)
 
 
-def cache_part(arch: Architecture, work: Workload) -> str:
-    """The name of the part that the cache's rows are: "kv_cache" or "latent_cache"."""
+def rows_of(
+    arch: Architecture, rows: dict[str, tuple[int, int]], kv_cache: str, batch: Any, tokens: Any
+) -> tuple[Any, Any]:
+    """(numbers, scales) in bytes of `rows` in all layers of `arch` that keep them; an indexer's keys not all do."""
+    pairs = [
+        model_rows({name: shape}, arch.layers_caching(name), kv_cache, batch, tokens) for name, shape in rows.items()
+    ]
+    return sum(stored for stored, _ in pairs), sum(scales for _, scales in pairs)
+
+
+def cache_part(arch: Architecture, work: Workload, name: str = "") -> str:
+    """The part that the cache's rows called `name` are: "kv_cache" or "latent_cache", or "indexer_cache"."""
+    if name == "indexer_keys":
+        return "indexer_cache"
     return "latent_cache" if "latents" in arch.cache_rows(work.mla_cache) else "kv_cache"
 
 
 def cache_bytes(arch: Any, work: Workload | None = None, **fields: Any) -> dict[str, Any]:
     """{part: bytes} of the KV cache before the pass: its rows, their scales, and the places of a paged one's tokens.
+
+    An indexer's keys are a part of their own, "indexer_cache".
 
     arch: whatever `Architecture.of` takes. work: a `Workload`, or its fields as keywords.
 
@@ -186,9 +200,11 @@ def cache_bytes(arch: Any, work: Workload | None = None, **fields: Any) -> dict[
     tokens = work.cached_tokens if work.cache == "growing" else work.cache_len
     if work.cache == "paged":
         tokens = formulas.paged_tokens(work.cache_len, work.block_size)
-    kinds = arch.cache_rows(work.mla_cache)
-    rows, scales = model_rows(kinds, arch.num_hidden_layers, work.kv_cache, work.batch, tokens)
-    parts = {cache_part(arch, work): rows}
+    parts, scales = {}, 0
+    for name, shape in arch.cache_rows(work.mla_cache).items():
+        stored, extra = rows_of(arch, {name: shape}, work.kv_cache, work.batch, tokens)
+        part, scales = cache_part(arch, work, name), scales + extra
+        parts[part] = parts.get(part, 0) + stored
     if work.kv_cache == "int8":
         parts["cache_scales"] = scales
     if work.cache == "paged":
@@ -220,9 +236,9 @@ def cache_growth(
     """
     arch, lengths = Architecture.of(arch), whole_numbers("lengths", lengths, least=0)
     room, block_size = whole_number("room", room), whole_number("block_size", block_size)
-    rows, layers = arch.cache_rows(), arch.num_hidden_layers
+    rows = arch.cache_rows()
     sizes = [size for kind in rows.items() for size in model_rows(dict([kind]), 1, kv_cache, 1, 1)]
-    token = layers * sum(sizes)
+    token = sum(rows_of(arch, rows, kv_cache, 1, 1))
     # tensors are joined one after the other, so those still to come lack the new token's row
     beside = [(lengths - 1) * size - sum(sizes[index + 1 :]) for index, size in enumerate(sizes)]
     return {

@@ -27,6 +27,7 @@ DERIVED = {
     "rope_theta",
     "rope_scaling",
     "sliding_window",
+    "indexer_types",
 }
 each_family = pytest.mark.parametrize("family", FAMILIES)
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from decoders import each_config
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
@@ -27,6 +28,13 @@ def counted_by_transformers(config):
 @pytest.mark.parametrize("name", model_names())
 def test_a_shipped_model_comes_back_and_is_of_the_same_size_in_transformers(name):
     arch = Architecture.from_config(name).scaled(num_hidden_layers=4)
+    assert Architecture.from_config(config_of(arch)) == arch
+    assert counted_by_transformers(config_of(arch)) == arch.n_params
+
+
+@each_config
+def test_a_decoder_of_every_family_comes_back_and_is_of_the_same_size_in_transformers(config):
+    arch = Architecture.from_config(config)
     assert Architecture.from_config(config_of(arch)) == arch
     assert counted_by_transformers(config_of(arch)) == arch.n_params
 

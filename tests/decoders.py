@@ -119,18 +119,18 @@ GPT_CONFIGS = {
 CONFIGS = {name: SIZES | config for name, config in CONFIGS.items()}
 CONFIGS |= {name: DENSE_SIZES | config for name, config in DENSE_CONFIGS.items()}
 CONFIGS |= GPT_CONFIGS
-TEXT_SIZES = DENSE_SIZES | {"head_dim": 16}
 TEXT_EXPERTS = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 20}
 VISION = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 24, "out_hidden_size": 48}
 VISION |= {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
+SECTIONS = {"rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}
 WHOLES = {
-    "qwen3_vl": ("qwen3_vl", {"model_type": "qwen3_vl_text"}, {"tie_word_embeddings": True}),
-    "qwen3_vl, with biases": ("qwen3_vl", {"model_type": "qwen3_vl_text", "attention_bias": True}, {}),
+    "qwen3_vl": ("qwen3_vl", {"model_type": "qwen3_vl_text", "head_dim": 16}, {"tie_word_embeddings": True}),
+    "qwen3_vl, with biases": ("qwen3_vl", {"model_type": "qwen3_vl_text", "head_dim": 10, "attention_bias": True}, {}),
     "qwen3_vl_moe": ("qwen3_vl_moe", {"model_type": "qwen3_vl_moe_text", **TEXT_EXPERTS}, {}),
-    "qwen2_5_vl": ("qwen2_5_vl", {"model_type": "qwen2_5_vl_text"}, {}),
+    "qwen2_5_vl": ("qwen2_5_vl", {"model_type": "qwen2_5_vl_text", **SECTIONS}, {}),
 }
 CONFIGS |= {
-    name: {"model_type": whole, "text_config": TEXT_SIZES | text, "vision_config": VISION, **outer}
+    name: {"model_type": whole, "text_config": DENSE_SIZES | text, "vision_config": VISION, **outer}
     for name, (whole, text, outer) in WHOLES.items()
 }
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)

@@ -97,10 +97,11 @@ def _bare(name):
 def _respelled(model, state):
     """`state` with the kit's names in place of the family's own, and matrices turned where they lie the other way."""
     family, found = model.arch.model_type, {}
+    rest = {name.replace("classifier.", "score."): tensor for name, tensor in state.items()}
     # masks that old files of GPT-2 hold as if they were weights
-    rest = {name: tensor for name, tensor in state.items() if not name.endswith((".attn.bias", ".attn.masked_bias"))}
+    rest = {name: tensor for name, tensor in rest.items() if not name.endswith((".attn.bias", ".attn.masked_bias"))}
     for name, module in model.named_modules():
-        turned = family in TURNED and hasattr(module, "in_features") and name != "lm_head"
+        turned = family in TURNED and hasattr(module, "in_features") and name not in model.arch.head_linears()
         for part in ("weight", "bias"):
             theirs = _bare(published_name(family, f"{name}.{part}"))
             if theirs in rest:
@@ -130,7 +131,7 @@ def _copy_own(state, name, module):
 
 
 def _stack(state, name, shape):
-    """A layer's routed experts as one tensor, be they stored so (transformers, this kit), turned, or one by one (the hub)."""
+    """A layer's routed experts as one tensor, be they stored so (transformers, this kit), turned, or one by one."""
     for key in (name, f"{name}.weight"):
         if key in state:
             turned = shape[0], shape[2], shape[1]

@@ -6,6 +6,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import dsmem
 from dsmem import Architecture
 from dsmem.config.families import FAMILIES as READ
+from dsmem.model.library import RUN_AS
 
 SMALL = {
     "hidden_size": 64,
@@ -30,6 +31,9 @@ CONFIGS = {
     "mixtral": SMALL | {"num_experts_per_tok": 2, "num_local_experts": 8, "head_dim": 32},
     "qwen2_moe": SMALL | EXPERTS | {"num_experts": 8, "shared_expert_intermediate_size": 40, "mlp_only_layers": [1]},
     "qwen3_moe": SMALL | EXPERTS | {"head_dim": 16, "num_experts": 8, "decoder_sparse_step": 2},
+    "qwen3_vl_text": SMALL | {"head_dim": 32},
+    "qwen3_vl_moe_text": SMALL | EXPERTS | {"head_dim": 32, "num_experts": 8, "tie_word_embeddings": False},
+    "qwen2_5_vl_text": SMALL,
     "deepseek_v2": V2,
     "deepseek_v3": V3,
     "deepseek_v32": V3 | INDEX,
@@ -44,7 +48,9 @@ def on_meta(config):
     import torch
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+        # a language model that has no class but inside a whole is counted as the one that it is with text alone
+        family = RUN_AS.get(config["model_type"], config["model_type"])
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config | {"model_type": family}))
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -49,7 +49,11 @@ def _qwen3_vl_moe_text(keys: Keys) -> dict[str, Any]:
 
 
 def _qwen2_5_vl_text(keys: Keys) -> dict[str, Any]:
-    return decoder(keys) | {"qkv_bias": True, "sliding_window": optional_window(keys)}
+    keys.only("head_dim", keys.whole("hidden_size") // keys.whole("num_attention_heads"))
+    fields = decoder(keys) | {"qkv_bias": True, "sliding_window": optional_window(keys)}
+    if ("rope_type", "mrope") in fields["rope_scaling"]:
+        fields["rope_scaling"] = ()
+    return fields
 
 
 _TOKENS = frozenset(f"{kind}_token_id" for kind in ("image", "video", "vision", "vision_start", "vision_end"))

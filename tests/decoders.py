@@ -67,6 +67,13 @@ CONFIGS = {
         "index_topk": 50,
         **LATENT,
     },
+    "glm-5.2": {
+        "model_type": "glm_moe_dsa",
+        "q_lora_rank": 24,
+        **INDEX,
+        "indexer_types": ["full", "shared", "shared"],
+        **LATENT,
+    },
     "glm-5": {"model_type": "glm_moe_dsa", "q_lora_rank": 24, "mlp_bias": True, **INDEX, **LATENT},
     "mixtral": {"model_type": "mixtral", "num_local_experts": 8, "num_key_value_heads": 2},
     "qwen3_moe": {"model_type": "qwen3_moe", "norm_topk_prob": True, **QWEN_MOE},

@@ -96,7 +96,8 @@ class Architecture(Shapes):
         if self.tie_word_embeddings and self.head != "lm_head":
             raise ValueError(f"head={self.head!r} is not tied to an embedding; tie_word_embeddings must be False")
         if self.head_dim % 2 and not self.gpt_block:
-            raise ValueError(f"head_dim={self.head_dim} is odd; rotary positions turn pairs, so it must be even")
+            name = "qk_rope_head_dim" if self.latent else "head_dim"
+            raise ValueError(f"{name}={self.head_dim} is odd; rotary positions turn pairs, so it must be even")
         if self.latent:
             self._check_latent()
         if self.indexed:

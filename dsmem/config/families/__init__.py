@@ -35,7 +35,7 @@ def read(source: Any) -> dict[str, Any]:
         )
     top = head(whole)  # after the family: of one that is not read another's code may know the head
     known = FAMILIES[family]
-    keys = Keys(config, family, known.aliases, known.defaults)
+    keys = Keys(config, family, known.aliases, known.defaults, known.foreign)
     fields = {"name": name, "model_type": family, "apart": apart} | known.read(keys) | top
     keys.finish(known.harmless)
     return fields

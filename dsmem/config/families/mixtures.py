@@ -35,10 +35,12 @@ def _mixtral(keys):
 
 def _qwen3_moe(keys):
     norm, dense = keys.flag("norm_topk_prob"), dense_layers(keys)
+    keys.whole("num_key_value_heads")  # a null is not "as many as heads" in this family
     return qwen3(keys, all_slide=True) | routed(keys) | {"norm_topk_prob": norm, "mlp_only_layers": dense}
 
 
 _EXPERTS = {"num_experts": "n_routed_experts", "num_local_experts": "n_routed_experts"}
+_NOT_THEIRS = frozenset({"n_routed_experts"})
 
 FAMILIES = {
     "mixtral": Family(
@@ -52,6 +54,7 @@ FAMILIES = {
             "n_routed_experts": 8,
             "num_experts_per_tok": 2,
         },
+        foreign=_NOT_THEIRS,
     ),
     "qwen3_moe": Family(
         _qwen3_moe,
@@ -64,5 +67,6 @@ FAMILIES = {
             "moe_intermediate_size": 768,
             "sliding_window": 4096,
         },
+        foreign=_NOT_THEIRS,
     ),
 }

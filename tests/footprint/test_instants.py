@@ -89,6 +89,9 @@ EXPERTS = {
         f"shared_experts.{name}": (f"shared_experts.{part}".rstrip("."), *rest)
         for name, (part, *rest) in SWIGLU.items()
     },
+    "shared_expert_gate": ("shared_expert_gate", None, 0),
+    "shared_gate_sigmoid": ("", "sigmoid", 0),
+    "scale_shared_experts": ("", "mul", 0),
     "add_shared_experts": ("", "add", 0),
 }
 

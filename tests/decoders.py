@@ -19,6 +19,8 @@ SIZES = {
 LATENT = {"kv_lora_rank": 16, "qk_nope_head_dim": 12, "qk_rope_head_dim": 8, "v_head_dim": 12, "n_shared_experts": 2}
 LATENT |= {"n_routed_experts": 8, "first_k_dense_replace": 1, "moe_intermediate_size": 40}
 QWEN_MOE = {"head_dim": 16, "num_experts": 8, "moe_intermediate_size": 40}
+# as many heads as make a score of exactly 0 rare: among equals the choice goes by the number of keys
+INDEX = {"index_n_heads": 8, "index_head_dim": 20, "index_topk": 4}
 CONFIGS = {
     "v3": {"model_type": "deepseek_v3", "q_lora_rank": 24, "n_group": 4, "topk_group": 2, **LATENT},
     "v3, pairs side by side": {
@@ -54,7 +56,28 @@ CONFIGS = {
         "topk_group": 2,
         **LATENT,
     },
+    "v3.2": {"model_type": "deepseek_v32", "q_lora_rank": 24, "n_group": 4, "topk_group": 2, **INDEX, **LATENT},
+    "v3.2, fewer tokens than keys to choose": {
+        "model_type": "deepseek_v32",
+        "q_lora_rank": 24,
+        "n_group": 1,
+        "topk_group": 1,
+        "attention_bias": True,
+        **INDEX,
+        "index_topk": 50,
+        **LATENT,
+    },
+    "glm-5": {"model_type": "glm_moe_dsa", "q_lora_rank": 24, "mlp_bias": True, **INDEX, **LATENT},
     "mixtral": {"model_type": "mixtral", "num_local_experts": 8, "num_key_value_heads": 2},
+    "qwen2_moe": {"model_type": "qwen2_moe", "shared_expert_intermediate_size": 72, **QWEN_MOE},
+    "qwen2_moe, some dense, no biases": {
+        "model_type": "qwen2_moe",
+        "qkv_bias": False,
+        "norm_topk_prob": True,
+        "shared_expert_intermediate_size": 24,
+        "mlp_only_layers": [1],
+        **QWEN_MOE,
+    },
     "qwen3_moe": {"model_type": "qwen3_moe", "norm_topk_prob": True, **QWEN_MOE},
     "qwen3_moe, some dense": {"model_type": "qwen3_moe", "mlp_only_layers": [1], **QWEN_MOE},
     "qwen3_moe, every second": {"model_type": "qwen3_moe", "decoder_sparse_step": 2, **QWEN_MOE},

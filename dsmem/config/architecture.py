@@ -15,10 +15,15 @@ class Architecture(Shapes):
 
     Widths are in elements. `qkv_bias`, `o_bias`, `mlp_bias` say which projections carry a bias, `qk_norm` whether
     queries and keys pass an RMSNorm per head (Qwen3). With `kv_lora_rank` attention is latent (MLA, arXiv 2405.04434,
-    section 2.1), and `head_dim` is the part of a head that is rotated. With `n_routed_experts` every layer is a mixture
-    of experts, but the `first_k_dense_replace` first and those in `mlp_only_layers`. With `layer_norm_epsilon` the
-    layers are GPT blocks: LayerNorms with a bias, an MLP without a gate, and a table of `learned_positions`, whose
-    first `position_offset` rows no token reads; `joined_qkv` says whether one matrix makes queries, keys and values.
+    section 2.1), and `head_dim` is the part of a head that is rotated. With `index_topk` an indexer of `index_n_heads`
+    heads, each `index_head_dim` wide, chooses for every token the `index_topk` keys that it reads (DeepSeek Sparse
+    Attention, arXiv 2512.02556, section 2.1); `indexer_types` says which layers have one ("full") and which take over
+    the choice of the layer before ("shared"), where not all are "full". With `n_routed_experts` every layer is a
+    mixture of experts, but the `first_k_dense_replace` first and those in `mlp_only_layers`; all tokens share
+    `n_shared_experts`, or one of `shared_expert_intermediate_size` whose output a gate scales. With
+    `layer_norm_epsilon` the layers are GPT blocks: LayerNorms with a bias, an MLP without a gate, and a table of
+    `learned_positions`, whose first `position_offset` rows no token reads; `joined_qkv` says whether one matrix makes
+    queries, keys and values.
     `head` stands on the decoder: "lm_head", "score" (a number for each of `num_labels` labels) or "none". `apart` names
     what the config holds beside the language model (`vision_config`): none of it is counted here. Build one with
     `Architecture.from_config`.
@@ -48,10 +53,16 @@ class Architecture(Shapes):
     qk_nope_head_dim: int = 0
     qk_rope_head_dim: int = 0
     v_head_dim: int = 0
+    index_n_heads: int = 0
+    index_head_dim: int = 0
+    index_topk: int = 0
+    indexer_types: tuple = ()
+    indexer_rope_interleave: bool = False
     n_routed_experts: int = 0
     n_shared_experts: int = 0
     num_experts_per_tok: int = 0
     moe_intermediate_size: int = 0
+    shared_expert_intermediate_size: int = 0
     first_k_dense_replace: int = 0
     mlp_only_layers: tuple = ()
     scoring_func: str = "softmax"
@@ -88,9 +99,12 @@ class Architecture(Shapes):
         if self.tie_word_embeddings and self.head != "lm_head":
             raise ValueError(f"head={self.head!r} is not tied to an embedding; tie_word_embeddings must be False")
         if self.head_dim % 2 and not self.gpt_block:
-            raise ValueError(f"head_dim={self.head_dim} is odd; rotary positions turn pairs, so it must be even")
+            name = "qk_rope_head_dim" if self.latent else "head_dim"
+            raise ValueError(f"{name}={self.head_dim} is odd; rotary positions turn pairs, so it must be even")
         if self.latent:
             self._check_latent()
+        if self.indexed:
+            self.check_indexer()
         if self.n_routed_experts:
             self._check_experts()
         if self.gpt_block:
@@ -120,6 +134,11 @@ class Architecture(Shapes):
     def _check_experts(self):
         for field in ("n_routed_experts", "num_experts_per_tok", "moe_intermediate_size", "n_group", "topk_group"):
             whole_number(field, getattr(self, field), what="a size")
+        if self.n_shared_experts and self.shared_expert_intermediate_size:
+            raise ValueError(
+                f"n_shared_experts={self.n_shared_experts} says the same as shared_expert_intermediate_size="
+                f"{self.shared_expert_intermediate_size}; one of them must be 0"
+            )
         if self.n_routed_experts % self.n_group:
             raise ValueError(
                 f"n_group={self.n_group} does not divide n_routed_experts={self.n_routed_experts}; it must"
@@ -183,6 +202,8 @@ class Architecture(Shapes):
 
     def __str__(self) -> str:
         attention = "latent attention" if self.latent else f"{self.num_attention_heads} heads"
+        if self.indexed:
+            attention += f" to the {self.index_topk:,} keys that an indexer chooses"
         if not self.latent and self.num_key_value_heads < self.num_attention_heads:
             attention += f" over {self.num_key_value_heads} key-value heads"
         active = f", {self.n_active_params:,} active" if self.n_routed_experts else ""
@@ -212,8 +233,12 @@ _POSITIVE = (
 _COUNTS = (
     "n_routed_experts",
     "n_shared_experts",
+    "shared_expert_intermediate_size",
     "first_k_dense_replace",
     "num_nextn_predict_layers",
+    "index_n_heads",
+    "index_head_dim",
+    "index_topk",
     "learned_positions",
     "position_offset",
 )

@@ -12,9 +12,13 @@ if TYPE_CHECKING:
 
 _SWIGLU = ("gate_proj", "up_proj", "down_proj")
 LATENT_LINEARS = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj")
+INDEXER = ("indexer.wq_b", "indexer.wk")
 EXPERTS = ("experts.gate_up_proj", "experts.down_proj")
 SHARED = tuple(f"shared_experts.{name}" for name in _SWIGLU)
-LINEARS = ("q_proj", "k_proj", "v_proj", "qkv_proj", *LATENT_LINEARS, "o_proj", *_SWIGLU, *SHARED, *EXPERTS, "lm_head")
+LINEARS = (
+    *("q_proj", "k_proj", "v_proj", "qkv_proj", *LATENT_LINEARS, "o_proj", *INDEXER),
+    *(*_SWIGLU, *SHARED, *EXPERTS, "lm_head"),
+)
 CACHE_FORMATS = (*FLOATS, "fp8", "int8")
 STORED_CACHES = ("q8_0", "q4_0", "fp8_ds_mla")  # of llama.cpp and FlashMLA: their size is known, no pass is modelled
 _CHOICES = {

@@ -74,7 +74,7 @@ def _dense(arch):
 
 def _windowed(arch):
     """Qwen's: a switch says whether layers slide, and a number which of them."""
-    bias = {} if arch.model_type == "qwen2" else _dense(arch)
+    bias = {"qwen2": {}, "qwen2_moe": {"qkv_bias": arch.qkv_bias}}.get(arch.model_type, _dense(arch))
     return bias | ({"use_sliding_window": True, "max_window_layers": 0} if arch.sliding_window else {})
 
 
@@ -97,6 +97,7 @@ _FAMILY_KEYS = {
     "mistral": _mistral,
     "mixtral": _mixtral,
     "qwen2": _windowed,
+    "qwen2_moe": _windowed,
     "qwen3": _windowed,
     "qwen3_moe": _windowed,
     "deepseek_v2": _deepseek_v2,

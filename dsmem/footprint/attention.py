@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from dsmem import formulas
-from dsmem.footprint import cache
+from dsmem.footprint import cache, indexer
 from dsmem.footprint.walk import COPIED, Pass
 
 INSIDE = (
@@ -18,6 +18,7 @@ INSIDE = (
     "key_expanded",
     "value_expanded",
     "query_absorbed",
+    "index_bias",
 )
 
 
@@ -91,6 +92,8 @@ def queries(p):
         inverse_rms = formulas.inverse_rms_bytes(p.work.batch, p.work.new_tokens, 1)
         p.instant("q_a_layernorm", query_latent_normed=p.alive["query_latent"], inverse_rms=inverse_rms)
         p.alive |= {"query_latent_normed": p.alive.pop("query_latent")}
+        if p.arch.indexed:
+            indexer.choose(p)
         p.linear("q_b_proj", "query")
         p.drop("query_latent_normed")
     rotated = p.new(formulas.query_bytes, p.arch.num_attention_heads, p.arch.qk_rope_head_dim)

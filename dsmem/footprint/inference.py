@@ -46,6 +46,7 @@ def inference_footprint(arch: Any, work: Workload | None = None, sharding: None 
             f"is modelled in: {', '.join(CACHE_FORMATS)}"
         )
     arch.check_window(work.key_len)
+    arch.check_own_indexers()
     arch.check_positions(work.key_len)
     check_range(work, lambda largest: inference_footprint(arch, largest).total_bytes)
     p = Pass(arch, work, resident(arch, work))
@@ -89,6 +90,6 @@ def resident(arch: Architecture, work: Workload) -> dict[str, Any]:
     if not arch.learned_positions:
         bits = dtype_bits(work.activations)
         parts["rope_tables"] = formulas.rope_tables_bytes(work.new_tokens, arch.head_dim, bits)
-    if work.attention == "eager":
+    if work.attention == "eager" or arch.indexed:
         parts["causal_mask"] = formulas.causal_mask_bytes(work.new_tokens, work.key_len)
     return parts

@@ -5,6 +5,7 @@ from collections import Counter
 from typing import Any
 
 from dsmem.config.architecture import Architecture
+from dsmem.config.names import published_name
 from dsmem.config.schemes import FP8_TILE as TILE
 from dsmem.units import FLOATS, dtype_bits, one_of
 
@@ -31,7 +32,7 @@ def published_tensors(arch: Any, weights: str = "bf16", mtp: bool = True) -> dic
     found["model.norm.weight"] = (arch.hidden_size,), plain
     for name, shape in arch.head_linears().items() if not arch.tie_word_embeddings else ():
         found |= _linear(name, *shape, plain, plain)
-    return found
+    return {published_name(arch.model_type, name.removeprefix("model.")): tensor for name, tensor in found.items()}
 
 
 def elements_by_format(found: dict[str, tuple[tuple, str]]) -> dict[str, int]:
@@ -60,9 +61,24 @@ def _layer(arch, index, experts, weights, plain):
         found[f"{prefix}self_attn.{name}.weight"] = (width,), plain
     for name, shape in arch.attention_linears().items():
         found |= _linear(f"{prefix}self_attn.{name}", *shape, weights, plain)
+    if arch.indexed and not arch.shares_index(index):
+        found |= _indexer(arch, f"{prefix}self_attn.", weights, plain)
     for name, shape in (arch.shared_linears() if experts else arch.mlp_linears()).items():
         found |= _linear(f"{prefix}mlp.{name}", *shape, weights, plain)
+    if experts and arch.shared_expert_intermediate_size:
+        found |= _linear(f"{prefix}mlp.shared_expert_gate", arch.hidden_size, 1, False, plain, plain)
     return found | (_experts(arch, f"{prefix}mlp.", weights, plain) if experts else {})
+
+
+def _indexer(arch, prefix, weights, plain):
+    """An indexer's tensors; each head's weight stays in 16 bit in the FP8 files of DeepSeek-V3.2, as its code says."""
+    found = {}
+    for name, shape in arch.indexer_linears().items():
+        found |= _linear(f"{prefix}{name}", *shape, weights, plain)
+    for part in ("weight", "bias"):
+        found[f"{prefix}indexer.k_norm.{part}"] = (arch.index_head_dim,), plain
+    found[f"{prefix}indexer.weights_proj.weight"] = (arch.index_n_heads, arch.hidden_size), plain
+    return found
 
 
 def _experts(arch, prefix, weights, plain):

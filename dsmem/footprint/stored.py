@@ -19,7 +19,7 @@ FLASHMLA_ROWS = {512 + 64: 64, 128: 0}  # width of a cached row: numbers of it t
 KEPT = {  # what a menu calls it: the linear layers that stay in 16 bit
     "head": ("lm_head",),
     "nothing more": (),
-    "head and attention": ("lm_head", *(name for name in LINEARS if name.startswith(("q", "k", "v_", "o_")))),
+    "head and attention": ("lm_head", *(name for name in LINEARS if name.startswith(("q", "k", "v_", "o_", "index")))),
     "all but routed experts": tuple(name for name in LINEARS if not name.startswith("experts.")),
 }
 """Usual choices of `modules_to_not_convert`, by what a menu calls them."""
@@ -103,7 +103,7 @@ def weight_part(arch: Architecture, name: str) -> str:
     >>> weight_part(Architecture.of("deepseek-r1"), "kv_b_proj")
     'attention'
     """
-    if name in arch.attention_linears():
+    if name in arch.attention_linears() or name in arch.indexer_census():
         return "attention"
     if name in arch.mlp_linears():
         return "mlp"
@@ -200,13 +200,33 @@ def model_rows(
     return layers * sum(stored for stored, _ in pairs), layers * sum(scales for _, scales in pairs)
 
 
-def cache_part(arch: Architecture, work: Workload) -> str:
-    """The name of the part that the cache's rows are: "kv_cache" or "latent_cache"."""
+def rows_of(
+    arch: Architecture,
+    rows: dict[str, tuple[int, int]],
+    kv_cache: str,
+    batch: Any,
+    tokens: Any,
+    row_alignment: int = 1,
+) -> tuple[Any, Any]:
+    """(numbers, scales) in bytes of `rows` in all layers of `arch` that keep them; an indexer's keys not all do."""
+    pairs = [
+        model_rows({name: shape}, arch.layers_caching(name), kv_cache, batch, tokens, row_alignment)
+        for name, shape in rows.items()
+    ]
+    return sum(stored for stored, _ in pairs), sum(scales for _, scales in pairs)
+
+
+def cache_part(arch: Architecture, work: Workload, name: str = "") -> str:
+    """The part that the cache's rows called `name` are: "kv_cache" or "latent_cache", or "indexer_cache"."""
+    if name == "indexer_keys":
+        return "indexer_cache"
     return "latent_cache" if "latents" in arch.cache_rows(work.mla_cache) else "kv_cache"
 
 
 def cache_bytes(arch: Any, work: Workload | None = None, row_alignment: int = 1, **fields: Any) -> dict[str, Any]:
     """{part: bytes} of the KV cache before the pass: its rows, their scales, and the places of a paged one's tokens.
+
+    An indexer's keys are a part of their own, "indexer_cache".
 
     arch: whatever `Architecture.of` takes. work: a `Workload`, or its fields as keywords. row_alignment: see
     `cache_rows`.
@@ -229,8 +249,11 @@ def cache_bytes(arch: Any, work: Workload | None = None, row_alignment: int = 1,
             f"kv_cache='fp8_ds_mla' is a format of latent rows, and {arch.name} caches {' and '.join(kinds)}; allowed "
             "there: any other"
         )
-    rows, scales = model_rows(kinds, arch.num_hidden_layers, work.kv_cache, work.batch, tokens, row_alignment)
-    parts = {cache_part(arch, work): rows}
+    parts, scales = {}, 0
+    for name, shape in kinds.items():
+        stored, extra = rows_of(arch, {name: shape}, work.kv_cache, work.batch, tokens, row_alignment)
+        part, scales = cache_part(arch, work, name), scales + extra
+        parts[part] = parts.get(part, 0) + stored
     if work.kv_cache == "int8":
         parts["cache_scales"] = scales
     if work.cache == "paged":
@@ -262,9 +285,9 @@ def cache_growth(
     """
     arch, lengths = Architecture.of(arch), whole_numbers("lengths", lengths, least=0)
     room, block_size = whole_number("room", room), whole_number("block_size", block_size)
-    rows, layers = arch.cache_rows(), arch.num_hidden_layers
+    rows = arch.cache_rows()
     sizes = [size for kind in rows.items() for size in model_rows(dict([kind]), 1, kv_cache, 1, 1)]
-    token = layers * sum(sizes)
+    token = sum(rows_of(arch, rows, kv_cache, 1, 1))
     # tensors are joined one after the other, so those still to come lack the new token's row
     beside = [(lengths - 1) * size - sum(sizes[index + 1 :]) for index, size in enumerate(sizes)]
     return {

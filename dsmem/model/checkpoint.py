@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsmem.config.architecture import Architecture
-from dsmem.config.names import TURNED, WORDS, published_name
+from dsmem.config.names import PREFIXES, TURNED, kit_name, published_name
 from dsmem.units import FLOATS, format_name, one_of
 
 if TYPE_CHECKING:
@@ -62,8 +62,9 @@ def fill_from(model: "Decoder", state: "dict[str, torch.Tensor]") -> None:
 
     from dsmem.model.quantize import QuantizedLinear, QuantizedStack
 
-    state = {_bare(name): tensor for name, tensor in state.items()}
-    if model.arch.model_type in WORDS:
+    family = model.arch.model_type
+    state = {kit_name(family, _bare(name)): tensor for name, tensor in state.items()}
+    if family in PREFIXES:
         state = _respelled(model, state)
     if model.arch.tie_word_embeddings:
         state["lm_head.weight"] = state.get("embed_tokens.weight")

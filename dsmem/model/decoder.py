@@ -22,8 +22,8 @@ from dsmem.model.attention import Attention, LatentAttention
 from dsmem.model.cache import KVCache
 from dsmem.model.devices import ATTENTION, TORCH_DTYPES, attention_for, check_device
 from dsmem.model.experts import ExpertStack, MoE, Router
-from dsmem.model.gpt import GPTBlock, LayerNorm, LearnedPositions
-from dsmem.model.layers import MLP, Embedding, Linear, RMSNorm, Step, future_mask, rope_frequencies
+from dsmem.model.gpt import GPTBlock, LearnedPositions
+from dsmem.model.layers import MLP, Embedding, LayerNorm, Linear, RMSNorm, Step, future_mask, rope_frequencies
 from dsmem.model.mtp import FurtherToken
 from dsmem.model.quantize import LAYERS, QuantizedLinear, QuantizedStack
 from dsmem.units import format_name, one_of, whole_number
@@ -136,7 +136,7 @@ class Decoder(nn.Module):
             attention = attention_for(self.like["device"], self.arch, self.like["dtype"])
         start = 0 if cache is None else cache.length
         positions = torch.arange(start, start + seq_len, device=self.like["device"])
-        mask = future_mask(positions, start + seq_len) if attention == "eager" else None
+        mask = future_mask(positions, start + seq_len) if attention == "eager" or self.arch.indexed else None
         if self.arch.learned_positions:
             return Step(None, None, mask, cache, attention)
         angles = (positions[:, None] * self.inv_freq)[:, None]
@@ -208,6 +208,7 @@ def build_model(
     arch, device, seed = Architecture.of(arch), check_device(device), whole_number("seed", seed, 0, "a seed")
     work = Workload(weights=weights, activations=activations, modules_to_not_convert=modules_to_not_convert)
     like = {"dtype": TORCH_DTYPES[work.activations], "device": "cpu" if device == "fake" else device}
+    arch.check_own_indexers()
     if device == "fake":
         arch = arch.scaled(rope_scaling=())  # scaled angles move no byte, and nobody reads them
     kind = FakeDecoder if device == "fake" else Decoder

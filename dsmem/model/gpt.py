@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dsmem.model import operators
-from dsmem.model.layers import Embedding, Step, eager_attention, repeat_heads, split_heads
+from dsmem.model.layers import Embedding, LayerNorm, Step, eager_attention, repeat_heads, split_heads
 
 if TYPE_CHECKING:
     from dsmem.config.architecture import Architecture
@@ -21,22 +21,6 @@ if TYPE_CHECKING:
 _GELU_BY_TANH = functools.partial(F.gelu, approximate="tanh")
 ACTIVATIONS = {"gelu_new": _GELU_BY_TANH, "gelu_pytorch_tanh": _GELU_BY_TANH, "gelu": F.gelu, "relu": F.relu}
 """One operator for each name of `hidden_act`; transformers writes "gelu_new" out in eight, with the same numbers."""
-
-
-class LayerNorm(nn.Module):
-    """Mean and standard deviation taken out along the last axis, then a weight and a bias (arXiv 1607.06450).
-
-    width: elements of the last axis. eps: added under the root. like: dtype and device of both, (width,).
-    """
-
-    def __init__(self, width: int, eps: float, **like: Any):
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.ones(width, **like)), nn.Parameter(torch.zeros(width, **like))
-        self.eps = eps
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`x` normed, in its own shape and dtype."""
-        return operators.layer_norm(x, self.weight, self.bias, self.eps)[0]
 
 
 class LearnedPositions(Embedding):

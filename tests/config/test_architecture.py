@@ -47,7 +47,7 @@ SMALL = {
     "vocab_size": 100,
 }
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-EXPERT_FAMILIES = ("deepseek_v2", "deepseek_v3", "mixtral", "qwen3_moe")
+EXPERT_FAMILIES = ("deepseek_v2", "deepseek_v3", "mixtral", "qwen2_moe", "qwen3_moe")
 
 
 def config_object(config):
@@ -69,6 +69,7 @@ def part_name(name):
     """Our name of a parameter of transformers: the last word, with the kind of expert before it."""
     parent, _, last = name.removesuffix(".weight").removesuffix(".bias").rpartition(".")
     kind = parent.rpartition(".")[2]
+    kind = {"shared_expert": "shared_experts"}.get(kind, kind)
     return f"{kind}.{last}" if kind in ("experts", "shared_experts") else {"gate": "router"}.get(last, last)
 
 
@@ -132,7 +133,9 @@ def expert_configs(draw):
     dense, step = sorted(draw(st.sets(st.integers(0, layers - 1)))), draw(st.integers(1, 4))
     chosen = {"num_experts": 4 * groups, "head_dim": 2 * draw(st.integers(1, 8))}
     width = {"moe_intermediate_size": draw(st.integers(1, 64))}
-    own = {"mixtral": chosen, "qwen3_moe": chosen | width | {"decoder_sparse_step": step, "mlp_only_layers": dense}}
+    qwen3 = chosen | width | {"decoder_sparse_step": step, "mlp_only_layers": dense}
+    shared = {"shared_expert_intermediate_size": draw(st.integers(1, 64)), "qkv_bias": draw(st.booleans())}
+    own = {"mixtral": chosen, "qwen2_moe": qwen3 | shared, "qwen3_moe": qwen3}
     return {
         "model_type": family,
         "hidden_size": heads * draw(st.integers(1, 12)) * 2,

@@ -54,6 +54,17 @@ ABSORBED = LATENT | {
     "mix_latents": ("", "bmm", 2),
     "absorb_output": ("", "clone", 1),
 }
+INDEXER = {
+    **{f"indexer.{name}": (name, None, 0) for name in ("wq_b", "wk", "weights_proj")},
+    "indexer.rotate": ("", "mul", 0),
+    "indexer.k_norm": ("k_norm", "layer_norm", 2),
+    "indexer.rotate_key": ("", "mul", 1),
+    "widen_index_weights": ("", "_to_copy", 0),
+    "index_scores": ("", "index_scores", -1),
+    "choose_keys": ("", "topk", 1),
+    "index_bias": ("", "new_full", 0),
+}
+INDEXER_EAGER = INDEXER | {"index_scores by head": ("", "bmm", 0), "index_scores": ("", "bmm", 1)}
 GPT = inside("layers.0.self_attn", GROUPED | {"qkv_proj": ("qkv_proj", None, 0)}) | {
     "embed_positions": ("embed_positions", "embedding", 0),
     "add_positions": ("", "add", 0),
@@ -78,6 +89,9 @@ EXPERTS = {
         f"shared_experts.{name}": (f"shared_experts.{part}".rstrip("."), *rest)
         for name, (part, *rest) in SWIGLU.items()
     },
+    "shared_expert_gate": ("shared_expert_gate", None, 0),
+    "shared_gate_sigmoid": ("", "sigmoid", 0),
+    "scale_shared_experts": ("", "mul", 0),
     "add_shared_experts": ("", "add", 0),
 }
 
@@ -90,6 +104,8 @@ def places(arch, work):
     kind = LATENT_EAGER if work.attention == "eager" else LATENT_FUSED
     kind = (ABSORBED if work.absorbed(arch) else kind) if arch.latent else GROUPED
     found = inside("layers.0.self_attn", kind) | ends
+    if arch.indexed:
+        found |= inside("layers.0.self_attn.indexer", INDEXER_EAGER if work.attention == "eager" else INDEXER)
     for sparse, table, added in ((False, SWIGLU, "add_mlp"), (True, EXPERTS, "add_experts")):
         layers = [index for index in range(arch.num_hidden_layers) if arch.has_experts(index) == sparse]
         if layers:
@@ -122,7 +138,7 @@ def test_every_linear_layer_peaks_where_the_footprint_says(scheme):
         run = dsmem.measure(*case)
         most, totals = {}, run.footprint.totals
         live = run.ledger.timeline().live_bytes
-        linears = [name for name in totals if name.split(".")[-1].endswith(("proj", "mqa", "lm_head"))]
+        linears = [name for name in totals if name.split(".")[-1].endswith(("proj", "mqa", "lm_head", "wq_b", "wk"))]
         modules = {place[0]: name for name, place in places(*case).items() if name in linears}
         for record in run.ledger.records:
             if name := modules.get(record.module):

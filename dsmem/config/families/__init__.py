@@ -4,18 +4,18 @@ A key that is absent takes the value that transformers' config class puts in its
 `attribute_map` is that key. A family that is not listed, a head that is not known, and a key that may move a byte and
 is not read are refused by name, never guessed. Of a config that holds a language model beside other
 parts (`text_config`) the language model is read, and the others are named. The families lie in files by kind:
-`dense`, `mixtures` (of experts), `latent` (attention), `gpt`.
+`dense`, `mixtures` (of experts), `latent` (attention), `indexed` (attention to chosen keys), `gpt`.
 """
 
 from typing import Any
 
-from dsmem.config.families import dense, gpt, latent, mixtures
+from dsmem.config.families import dense, gpt, indexed, latent, mixtures
 from dsmem.config.families.common import Family
 from dsmem.config.families.heads import head
 from dsmem.config.keys import Keys
 from dsmem.config.source import load
 
-FAMILIES: dict[str, Family] = dense.FAMILIES | mixtures.FAMILIES | latent.FAMILIES | gpt.FAMILIES
+FAMILIES: dict[str, Family] = dense.FAMILIES | mixtures.FAMILIES | latent.FAMILIES | indexed.FAMILIES | gpt.FAMILIES
 """Every family that is read, by its `model_type`."""
 
 
@@ -35,7 +35,7 @@ def read(source: Any) -> dict[str, Any]:
         )
     top = head(whole)  # after the family: of one that is not read another's code may know the head
     known = FAMILIES[family]
-    keys = Keys(config, family, known.aliases, known.defaults)
+    keys = Keys(config, family, known.aliases, known.defaults, known.foreign)
     fields = {"name": name, "model_type": family, "apart": apart} | known.read(keys) | top
     keys.finish(known.harmless)
     return fields

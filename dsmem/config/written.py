@@ -11,6 +11,15 @@ _OURS = ("name", "apart", "qkv_bias", "o_bias", "qk_norm", "rope_scaling", "head
 _ALWAYS = ("tie_word_embeddings", "num_nextn_predict_layers")  # whatever a class puts in place of an absent key
 
 
+# {key of a config: the field that it says}
+_GPT = {"model_type": "model_type", "vocab_size": "vocab_size", "tie_word_embeddings": "tie_word_embeddings"}
+_GPT |= {"max_position_embeddings": "learned_positions", "activation_function": "hidden_act"}
+_GPT |= {name: name for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
+_SCALES = ("layer_norm_epsilon", "scale_attn_weights", "scale_attn_by_inverse_layer_idx")
+_GPT2 = _GPT | {"n_inner": "intermediate_size"} | {name: name for name in _SCALES}
+_OPT = _GPT | {"ffn_dim": "intermediate_size", "enable_bias": "qkv_bias"}
+
+
 def config_of(arch: Architecture) -> dict[str, Any]:
     """The `config.json` dict of `arch`; `Architecture.from_config` reads the same architecture from it.
 
@@ -20,7 +29,10 @@ def config_of(arch: Architecture) -> dict[str, Any]:
     >>> Architecture.from_config(config_of(arch)) == arch
     True
     """
-    config = _plain_fields(arch) | _rope(arch) | _head(arch) | _FAMILY_KEYS.get(arch.model_type, _dense)(arch)
+    if arch.gpt_block:
+        config = _gpt(arch) | _head(arch)
+    else:
+        config = _plain_fields(arch) | _rope(arch) | _head(arch) | _FAMILY_KEYS.get(arch.model_type, _dense)(arch)
     arch = arch.scaled(apart=())
     try:
         read = Architecture.from_config(config)
@@ -91,6 +103,12 @@ def _deepseek_v2(arch):
     grouped = {"topk_method": "group_limited_greedy", "n_group": arch.n_group, "topk_group": arch.topk_group}
     # its heads are always rotated in neighbouring pairs, and its config has no word for that
     return _dense(arch) | {"rope_interleave": None} | (grouped if arch.n_group > 1 else {"topk_method": "greedy"})
+
+
+def _gpt(arch):
+    """GPT-2 and OPT, each of which spells its sizes in its own way."""
+    fields = _GPT2 if arch.model_type == "gpt2" else _OPT
+    return {"_name_or_path": arch.name} | {key: getattr(arch, field) for key, field in fields.items()}
 
 
 _FAMILY_KEYS = {

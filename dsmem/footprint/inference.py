@@ -42,8 +42,8 @@ def inference_footprint(arch: Any, work: Workload | None = None, sharding: None 
         raise ValueError(f"sharding={sharding!r} is not modelled; allowed: None")
     if work.kv_cache in STORED_CACHES:
         raise ValueError(
-            f"kv_cache={work.kv_cache!r} is a format of llama.cpp, of which only the size is known; a pass is modelled "
-            f"in: {', '.join(CACHE_FORMATS)}"
+            f"kv_cache={work.kv_cache!r} is a format of llama.cpp or FlashMLA, of which only the size is known; a pass "
+            f"is modelled in: {', '.join(CACHE_FORMATS)}"
         )
     arch.check_window(work.key_len)
     arch.check_positions(work.key_len)

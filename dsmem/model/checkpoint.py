@@ -92,10 +92,11 @@ def _bare(name):
 def _respelled(model, state):
     """`state` with the kit's names in place of the family's own, and matrices turned where they lie the other way."""
     family, found = model.arch.model_type, {}
+    rest = {name.replace("classifier.", "score."): tensor for name, tensor in state.items()}
     # masks that old files of GPT-2 hold as if they were weights
-    rest = {name: tensor for name, tensor in state.items() if not name.endswith((".attn.bias", ".attn.masked_bias"))}
+    rest = {name: tensor for name, tensor in rest.items() if not name.endswith((".attn.bias", ".attn.masked_bias"))}
     for name, module in model.named_modules():
-        turned = family in TURNED and hasattr(module, "in_features") and name != "lm_head"
+        turned = family in TURNED and hasattr(module, "in_features") and name not in model.arch.head_linears()
         for part in ("weight", "bias"):
             theirs = _bare(published_name(family, f"{name}.{part}"))
             if theirs in rest:

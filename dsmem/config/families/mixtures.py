@@ -53,6 +53,7 @@ def _alternate_window(keys):
 def _qwen3_moe(keys):
     norm, dense = keys.flag("norm_topk_prob"), dense_layers(keys)
     keys.whole("num_key_value_heads")  # a null is not "as many as heads" in this family
+    keys.whole("head_dim", 2)  # absent it follows from the heads; a null does not
     return qwen3(keys, all_slide=True) | routed(keys) | {"norm_topk_prob": norm, "mlp_only_layers": dense}
 
 

@@ -11,9 +11,18 @@ from typing import Any
 import numpy as np
 
 DTYPE_BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "fp8": 8, "int6": 6, "int5": 5, "int4": 4, "nf4": 4}
+DTYPE_BITS |= {
+    "int3": 3,
+    "int2": 2,
+    "fp4": 4,
+    "uint8": 8,
+    "int32": 32,
+    "int64": 64,
+}  # FP4 comes two in a byte; words hold packed numbers
 """Bits of one element, by the name of its number format."""
 
 BLOCK_FORMATS = {"q8_0": (32, 34), "q4_0": (32, 18), "q4_K": (256, 144), "q5_K": (256, 176), "q6_K": (256, 210)}
+BLOCK_FORMATS |= {"mxfp4": (32, 17), "nvfp4": (64, 36)}
 """GGUF's formats: numbers in a block, and bytes of the block, scales and all (llama.cpp, `ggml/src/ggml-common.h`)."""
 
 FLOATS = ("fp32", "bf16", "fp16")

@@ -41,7 +41,15 @@ NONSENSE += (math.nan, math.inf, -math.inf)
 SCALINGS = (4, "yarn", [4.0], True, {}, {"factor": 4.0}, {"rope_type": "yarn", "factor": 4.0}, {"rope_type": "linear"})
 SCALINGS += ({"type": "linear", "factor": 2.0}, {"rope_type": 7}, {"rope_theta": "high"}, {"rope_theta": 1e6}, 0)
 HEADS = ("Model", "ForCausalLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "")
-PREFIXES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "deepseek_v3": "DeepseekV3"}
+PREFIXES = {
+    "gpt2": "GPT2",
+    "opt": "OPT",
+    "llama": "Llama",
+    "mistral": "Mistral",
+    "qwen2": "Qwen2",
+    "qwen3": "Qwen3",
+    "deepseek_v3": "DeepseekV3",
+}
 LABELS = (None, 1, 5, "3", {"0": "a"}, {"0": "a", "1": "b", "2": "c"})
 SECONDS = 20
 # checks of transformers 5 between fields, of which one is not used or both stand for themselves

@@ -22,7 +22,9 @@ _OPT = {
     "down_proj": "fc2",
     "norm": "final_layer_norm",
 }
-WORDS = {"gpt2": _GPT2, "opt": _OPT}
+_MIXTRAL = {"mlp": "block_sparse_moe", "gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
+_QWEN2_MOE = {"shared_experts": "shared_expert"}
+WORDS = {"gpt2": _GPT2, "opt": _OPT, "mixtral": _MIXTRAL, "qwen2_moe": _QWEN2_MOE}
 """{model_type: {a word of the kit's name of a tensor: the family's word}}."""
 
 PREFIXES = {"gpt2": "", "opt": "model.decoder."}
@@ -40,4 +42,19 @@ def published_name(model_type: str, name: str) -> str:
     """
     words = WORDS.get(model_type, {})
     spelled = ".".join(filter(None, (words.get(word, word) for word in name.split("."))))
-    return spelled if name.startswith("lm_head") else PREFIXES.get(model_type, "model.") + spelled
+    return spelled if name.startswith(("lm_head", "score")) else PREFIXES.get(model_type, "model.") + spelled
+
+
+def kit_name(model_type: str, name: str) -> str:
+    """The kit's name of a tensor that a file, or transformers, calls `name`, where each word has one meaning there.
+
+    name: without the part before the decoder's own. A name that is the kit's stays as it is.
+
+    >>> kit_name("mixtral", "layers.0.block_sparse_moe.experts.3.w2.weight")
+    'layers.0.mlp.experts.3.down_proj.weight'
+    """
+    words = WORDS.get(model_type, {})
+    ours = {theirs: word for word, theirs in words.items()}
+    if len(ours) < len(words):
+        return name
+    return ".".join(ours.get(word, word) for word in name.split("."))

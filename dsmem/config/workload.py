@@ -20,7 +20,7 @@ LINEARS = (
     *(*_SWIGLU, *SHARED, *EXPERTS, "lm_head"),
 )
 CACHE_FORMATS = (*FLOATS, "fp8", "int8")
-STORED_CACHES = ("q8_0", "q4_0")  # of llama.cpp: their size is known, no pass on them is modelled
+STORED_CACHES = ("q8_0", "q4_0", "fp8_ds_mla")  # of llama.cpp and FlashMLA: their size is known, no pass is modelled
 _CHOICES = {
     "phase": ("prefill", "decode"),
     "attention": ("fused", "expanded", "eager", "auto"),
@@ -41,8 +41,8 @@ class Workload:
     weights: "fp32", "bf16", "fp16", or a scheme for the linear layers: "int8", "int8_w8a8", "fp8", "int4".
     activations: a float format; defaults to the weights' own, or "fp16" for a scheme. kv_cache: a float format, "fp8"
     (E4M3) or "int8" (a float32 scale per token and head); defaults to the activations' format. Formats may be spelled
-    as torch spells them: "float16", `torch.float16`. Of llama.cpp's kv_cache "q8_0" and "q4_0" the size is known
-    (`footprint.stored.cache_bytes`), and no pass is modelled.
+    as torch spells them: "float16", `torch.float16`. Of llama.cpp's kv_cache "q8_0" and "q4_0", and of
+    FlashMLA's "fp8_ds_mla", the size is known (`footprint.stored.cache_bytes`), and no pass is modelled.
     modules_to_not_convert: linear layers that a scheme leaves in the activations' format, by name; embedding and norms
     always stay.
     attention: "fused" (one kernel, no scores in memory), "expanded" (the same after widening keys and values to all

@@ -113,6 +113,8 @@ def _matrices(arch: Architecture) -> dict[str, tuple]:
     """Every matrix that is stored: single, joined as engines join them, and in whole stacks."""
     shapes = {name: (n_out, n_in) for name, (n_in, n_out, _) in arch.linears().items()}
     found = {"embed_tokens": (arch.vocab_size, arch.hidden_size), **shapes}
+    if arch.learned_positions:
+        found["embed_positions"] = arch.learned_positions + arch.position_offset, arch.hidden_size
     if "k_proj" in shapes:
         rows = sum(shapes[name][0] for name in ("q_proj", "k_proj", "v_proj"))
         found["q_proj, k_proj and v_proj joined"] = rows, arch.hidden_size
@@ -164,7 +166,10 @@ def _widths(arch: Architecture) -> dict[str, int]:
     if arch.latent:
         widths["expanded keys of a layer"] = arch.kv_width
     if len(arch.expert_layers) < arch.num_hidden_layers:
-        widths["MLP: gate, up or their product"] = arch.intermediate_size
+        made = "up or what it activates" if arch.gpt_block else "gate, up or their product"
+        widths[f"MLP: {made}"] = arch.intermediate_size
+    if arch.joined_qkv:
+        widths["queries, keys and values of a layer, joined"] = arch.query_width + 2 * arch.kv_width
     if arch.n_routed_experts:
         widths["rows of the chosen experts"] = arch.num_experts_per_tok * arch.hidden_size
     return _twins(widths)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsmem.config.architecture import Architecture
-from dsmem.config.names import TURNED, WORDS, published_name
+from dsmem.config.names import PREFIXES, TURNED, kit_name, published_name
 from dsmem.units import FLOATS, format_name, one_of
 
 if TYPE_CHECKING:
@@ -62,8 +62,9 @@ def fill_from(model: "Decoder", state: "dict[str, torch.Tensor]") -> None:
 
     from dsmem.model.quantize import QuantizedLinear, QuantizedStack
 
-    state = {_bare(name): tensor for name, tensor in state.items()}
-    if model.arch.model_type in WORDS:
+    family = model.arch.model_type
+    state = {kit_name(family, _bare(name)): tensor for name, tensor in state.items()}
+    if family in PREFIXES:
         state = _respelled(model, state)
     if model.arch.tie_word_embeddings:
         state["lm_head.weight"] = state.get("embed_tokens.weight")
@@ -91,10 +92,11 @@ def _bare(name):
 def _respelled(model, state):
     """`state` with the kit's names in place of the family's own, and matrices turned where they lie the other way."""
     family, found = model.arch.model_type, {}
+    rest = {name.replace("classifier.", "score."): tensor for name, tensor in state.items()}
     # masks that old files of GPT-2 hold as if they were weights
-    rest = {name: tensor for name, tensor in state.items() if not name.endswith((".attn.bias", ".attn.masked_bias"))}
+    rest = {name: tensor for name, tensor in rest.items() if not name.endswith((".attn.bias", ".attn.masked_bias"))}
     for name, module in model.named_modules():
-        turned = family in TURNED and hasattr(module, "in_features") and name != "lm_head"
+        turned = family in TURNED and hasattr(module, "in_features") and name not in model.arch.head_linears()
         for part in ("weight", "bias"):
             theirs = _bare(published_name(family, f"{name}.{part}"))
             if theirs in rest:

@@ -68,6 +68,7 @@ class CachePicture(Picture):
     def __call__(self, arch, batch, seq_len, num_key_value_heads, kv_cache, mla_cache, capacity=None):
         """Show these bars; returns in words what there is to see."""
         one_of("kv_cache", kv_cache, FORMATS, "a format of this picture")
+        arch.check_positions(seq_len)
         kinds = cache_kinds(arch, num_key_value_heads, mla_cache)
         pairs = [rows_of(arch, rows, kv_cache, batch, seq_len) for rows in kinds.values()]
         totals = {name: sum(pair) for name, pair in zip(kinds, pairs, strict=True)}

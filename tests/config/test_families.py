@@ -62,9 +62,10 @@ def test_each_field_is_the_config_classs_own_where_only_the_sizes_are_given(fami
     assert {"tie_word_embeddings", "num_hidden_layers"} <= set(checked)
     assert "rms_norm_eps" in checked or arch.learned_positions == theirs.max_position_embeddings
     assert arch.learned_positions or arch.rope_theta == theirs.rope_parameters["rope_theta"]
-    biased = family == "qwen2" or getattr(theirs, "attention_bias", getattr(theirs, "enable_bias", arch.gpt_block))
+    keys = [key for key in ("attention_bias", "enable_bias", "qkv_bias") if hasattr(theirs, key)]
+    biased = getattr(theirs, keys[0]) if keys else family == "qwen2" or arch.gpt_block
     assert arch.qkv_bias == biased
-    assert arch.sliding_window == getattr(theirs, "sliding_window", None)
+    assert arch.sliding_window == (getattr(theirs, "sliding_window", None) or None)
 
 
 @each_family

@@ -41,7 +41,10 @@ def test_a_decoder_of_every_family_comes_back_and_is_of_the_same_size_in_transfo
 
 @given(st.sampled_from(model_names()), CHANGES)
 def test_a_scaled_model_comes_back(name, changes):
-    arch = Architecture.from_config(name).scaled(**changes)
+    arch = Architecture.from_config(name)
+    if arch.learned_positions:
+        changes = {field: value for field, value in changes.items() if field != "rope_theta"}
+    arch = arch.scaled(**changes)
     assert Architecture.from_config(config_of(arch)) == arch
 
 

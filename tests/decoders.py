@@ -67,6 +67,13 @@ CONFIGS = {
         "index_topk": 50,
         **LATENT,
     },
+    "glm-5.2": {
+        "model_type": "glm_moe_dsa",
+        "q_lora_rank": 24,
+        **INDEX,
+        "indexer_types": ["full", "shared", "shared"],
+        **LATENT,
+    },
     "glm-5": {"model_type": "glm_moe_dsa", "q_lora_rank": 24, "mlp_bias": True, **INDEX, **LATENT},
     "mixtral": {"model_type": "mixtral", "num_local_experts": 8, "num_key_value_heads": 2},
     "qwen2_moe": {"model_type": "qwen2_moe", "shared_expert_intermediate_size": 72, **QWEN_MOE},

@@ -83,6 +83,8 @@ def size_range(size: Any) -> tuple[int, int]:
             "error"
         )
     number, digits = float(match[1].replace(",", "")), len(match[2] or "")
+    if number == 0 or size.strip().startswith("-"):
+        raise ValueError(f"size={size!r} is nothing; it must be above 0")
     slack = 0 if unit == 1 else 0.5 * 10**-digits * unit
     exact = number * unit
     if digits == 0 and unit > 1:

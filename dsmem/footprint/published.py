@@ -9,6 +9,8 @@ from dsmem.config.names import STACKED, TURNED, published_name
 from dsmem.config.schemes import FP8_TILE as TILE
 from dsmem.units import FLOATS, dtype_bits, one_of
 
+WITHOUT_COPIES = ("glm_moe_dsa",)  # families whose modules for further tokens take the model's own embedding and head
+
 
 def published_tensors(arch: Any, weights: str = "bf16", mtp: bool = True) -> dict[str, tuple[tuple, str]]:
     """Every tensor of a published checkpoint of `arch`: {name: (shape, format)}, names as on the hub.
@@ -155,6 +157,8 @@ def _next_token_module(arch, index, weights, plain):
         "shared_head.norm": (hidden,),
         "shared_head.head": (arch.vocab_size, hidden),
     }
+    if arch.model_type in WITHOUT_COPIES:
+        del shapes["embed_tokens"], shapes["shared_head.head"]
     joined = {f"{prefix}{name}.weight": (shape, plain) for name, shape in shapes.items()}
     return joined | _layer(arch, index, arch.n_routed_experts > 0, weights, plain)
 

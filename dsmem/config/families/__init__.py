@@ -10,7 +10,7 @@ parts (`text_config`) the language model is read, and the others are named. The 
 from typing import Any
 
 from dsmem.config.families import dense, gpt, indexed, latent, mixtures, multimodal
-from dsmem.config.families.common import Family
+from dsmem.config.families.common import Family, UnknownFamily
 from dsmem.config.families.heads import head
 from dsmem.config.families.multimodal import language_model
 from dsmem.config.keys import Keys
@@ -19,10 +19,6 @@ from dsmem.config.source import load
 _KINDS = (dense, mixtures, latent, indexed, gpt, multimodal)
 FAMILIES: dict[str, Family] = {name: family for kind in _KINDS for name, family in kind.FAMILIES.items()}
 """Every family that is read, by its `model_type`."""
-
-
-class UnknownFamily(ValueError):
-    """A `model_type` whose shape is not known as formulas; transformers' own code may still run it."""
 
 
 def read(source: Any) -> dict[str, Any]:

@@ -10,17 +10,13 @@ parts (`text_config`) the language model is read, and the others are named. The 
 from typing import Any
 
 from dsmem.config.families import dense, gpt, indexed, latent, mixtures
-from dsmem.config.families.common import Family
+from dsmem.config.families.common import Family, UnknownFamily
 from dsmem.config.families.heads import head
 from dsmem.config.keys import Keys
 from dsmem.config.source import load
 
 FAMILIES: dict[str, Family] = dense.FAMILIES | mixtures.FAMILIES | latent.FAMILIES | indexed.FAMILIES | gpt.FAMILIES
 """Every family that is read, by its `model_type`."""
-
-
-class UnknownFamily(ValueError):
-    """A `model_type` whose shape is not known as formulas; transformers' own code may still run it."""
 
 
 def read(source: Any) -> dict[str, Any]:

@@ -93,6 +93,20 @@ def test_qwens_coder_spelled_as_transformers_5_does():
     assert Architecture.from_config(config).n_params == 480_154_875_392  # published as 480B
 
 
+def test_a_v3_without_further_tokens_spelled_as_transformers_does():
+    config = {"model_type": "deepseek_v3"} | {k: v for k, v in V3.items() if k != "num_nextn_predict_layers"}
+    assert Architecture.from_config(config).num_nextn_predict_layers == 1  # the class's own
+    assert Architecture.from_config(config | {"num_mtp_layers": 0}).num_nextn_predict_layers == 0
+    assert AutoConfig.for_model(**config | {"num_mtp_layers": 0}).num_nextn_predict_layers == 0
+
+
+def test_a_qwen_of_which_no_layer_slides_has_no_window():
+    config = {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 16} | SMALL
+    arch = Architecture.from_config(config | {"max_window_layers": SMALL["num_hidden_layers"]})
+    assert arch.sliding_window is None
+    assert set(AutoConfig.for_model(**config | {"max_window_layers": 3}).layer_types) == {"full_attention"}
+
+
 def test_kimi_k2_is_a_deepseek_v3_of_other_sizes():
     config = {
         "model_type": "kimi_k2",

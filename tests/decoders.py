@@ -67,6 +67,7 @@ CONFIGS = {
         "index_topk": 50,
         **LATENT,
     },
+    "glm-4.7 flash": {"model_type": "glm4_moe_lite", "q_lora_rank": 24, **LATENT},
     "glm-5.2": {
         "model_type": "glm_moe_dsa",
         "q_lora_rank": 24,

@@ -77,6 +77,11 @@ def _check(arch, mix):
             f"arch={arch.name!r} has learned positions, whose GGUF files are not known here; allowed: families with "
             "rotary positions (footprint.weight_bytes has its bytes in other formats)"
         )
+    if arch.indexed:
+        raise ValueError(
+            f"arch={arch.name!r} has an indexer, whose types in GGUF files are not known; allowed: attention to all "
+            "keys (footprint.weight_bytes has its bytes in other formats)"
+        )
     rows = [n_in for n_in, _, _ in arch.matrices().values()]
     whole = [each for each in MIXES if not any(n_in % ROW_BLOCKS.get(each, 1) for n_in in rows)]
     if mix not in whole:

@@ -94,7 +94,7 @@ def resident(arch: Architecture, work: Workload) -> dict[str, Any]:
     }
     if not arch.learned_positions:
         bits = dtype_bits(work.activations)
-        parts["rope_tables"] = formulas.rope_tables_bytes(work.new_tokens, arch.head_dim, bits)
+        parts["rope_tables"] = formulas.rope_tables_bytes(work.new_tokens, arch.rotated_dim, bits)
     if work.attention == "eager" or arch.indexed:
         parts["causal_mask"] = formulas.causal_mask_bytes(work.new_tokens, work.key_len)
     return parts

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from dsmem import Architecture, build_model
 from dsmem.model import checkpoint
@@ -13,12 +13,14 @@ SIZES = {
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
     "intermediate_size": 96,
-    "moe_intermediate_size": 40,
     "vocab_size": 61,
     "num_experts_per_tok": 3,
 }
 LATENT = {"kv_lora_rank": 16, "qk_nope_head_dim": 12, "qk_rope_head_dim": 8, "v_head_dim": 12, "n_shared_experts": 2}
-LATENT |= {"n_routed_experts": 8, "first_k_dense_replace": 1}
+LATENT |= {"n_routed_experts": 8, "first_k_dense_replace": 1, "moe_intermediate_size": 40}
+QWEN_MOE = {"head_dim": 16, "num_experts": 8, "moe_intermediate_size": 40}
+# as many heads as make a score of exactly 0 rare: among equals the choice goes by the number of keys
+INDEX = {"index_n_heads": 8, "index_head_dim": 20, "index_topk": 4}
 CONFIGS = {
     "v3": {"model_type": "deepseek_v3", "q_lora_rank": 24, "n_group": 4, "topk_group": 2, **LATENT},
     "v3, pairs side by side": {
@@ -54,9 +56,39 @@ CONFIGS = {
         "topk_group": 2,
         **LATENT,
     },
-    "qwen3_moe": {"model_type": "qwen3_moe", "head_dim": 16, "num_experts": 8, "norm_topk_prob": True},
-    "qwen3_moe, some dense": {"model_type": "qwen3_moe", "head_dim": 16, "num_experts": 8, "mlp_only_layers": [1]},
-    "qwen3_moe, every second": {"model_type": "qwen3_moe", "head_dim": 16, "num_experts": 8, "decoder_sparse_step": 2},
+    "v3.2": {"model_type": "deepseek_v32", "q_lora_rank": 24, "n_group": 4, "topk_group": 2, **INDEX, **LATENT},
+    "v3.2, fewer tokens than keys to choose": {
+        "model_type": "deepseek_v32",
+        "q_lora_rank": 24,
+        "n_group": 1,
+        "topk_group": 1,
+        "attention_bias": True,
+        **INDEX,
+        "index_topk": 50,
+        **LATENT,
+    },
+    "glm-4.7 flash": {"model_type": "glm4_moe_lite", "q_lora_rank": 24, **LATENT},
+    "glm-5.2": {
+        "model_type": "glm_moe_dsa",
+        "q_lora_rank": 24,
+        **INDEX,
+        "indexer_types": ["full", "shared", "shared"],
+        **LATENT,
+    },
+    "glm-5": {"model_type": "glm_moe_dsa", "q_lora_rank": 24, "mlp_bias": True, **INDEX, **LATENT},
+    "mixtral": {"model_type": "mixtral", "num_local_experts": 8, "num_key_value_heads": 2},
+    "qwen2_moe": {"model_type": "qwen2_moe", "shared_expert_intermediate_size": 72, **QWEN_MOE},
+    "qwen2_moe, some dense, no biases": {
+        "model_type": "qwen2_moe",
+        "qkv_bias": False,
+        "norm_topk_prob": True,
+        "shared_expert_intermediate_size": 24,
+        "mlp_only_layers": [1],
+        **QWEN_MOE,
+    },
+    "qwen3_moe": {"model_type": "qwen3_moe", "norm_topk_prob": True, **QWEN_MOE},
+    "qwen3_moe, some dense": {"model_type": "qwen3_moe", "mlp_only_layers": [1], **QWEN_MOE},
+    "qwen3_moe, every second": {"model_type": "qwen3_moe", "decoder_sparse_step": 2, **QWEN_MOE},
 }
 DENSE_SIZES = {
     "hidden_size": 48,
@@ -80,8 +112,35 @@ DENSE_CONFIGS = {
     "qwen3": {"model_type": "qwen3", "head_dim": 16},
     "qwen3 with biases": {"model_type": "qwen3", "head_dim": 10, "attention_bias": True},
 }
+GPT_SIZES = {"n_embd": 48, "n_layer": 3, "n_head": 4, "n_positions": 32, "vocab_size": 61}
+OPT_SIZES = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "ffn_dim": 80, "vocab_size": 61}
+OPT_SIZES |= {"word_embed_proj_dim": 48, "max_position_embeddings": 32}
+GPT_CONFIGS = {
+    "gpt2": {"model_type": "gpt2", **GPT_SIZES},
+    "gpt2, head apart": {"model_type": "gpt2", "tie_word_embeddings": False, **GPT_SIZES},
+    "gpt2, narrow": {"model_type": "gpt2", "n_inner": 40, "activation_function": "gelu", **GPT_SIZES},
+    "gpt2, scores not divided": {"model_type": "gpt2", "scale_attn_weights": False, **GPT_SIZES},
+    "gpt2, scores by layer": {"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True, **GPT_SIZES},
+    "opt": {"model_type": "opt", **OPT_SIZES},
+    "opt, no biases": {"model_type": "opt", "enable_bias": False, "activation_function": "gelu", **OPT_SIZES},
+}
 CONFIGS = {name: SIZES | config for name, config in CONFIGS.items()}
 CONFIGS |= {name: DENSE_SIZES | config for name, config in DENSE_CONFIGS.items()}
+CONFIGS |= GPT_CONFIGS
+TEXT_EXPERTS = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 20}
+VISION = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 24, "out_hidden_size": 48}
+VISION |= {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
+SECTIONS = {"rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}
+WHOLES = {
+    "qwen3_vl": ("qwen3_vl", {"model_type": "qwen3_vl_text", "head_dim": 16}, {"tie_word_embeddings": True}),
+    "qwen3_vl, with biases": ("qwen3_vl", {"model_type": "qwen3_vl_text", "head_dim": 10, "attention_bias": True}, {}),
+    "qwen3_vl_moe": ("qwen3_vl_moe", {"model_type": "qwen3_vl_moe_text", **TEXT_EXPERTS}, {}),
+    "qwen2_5_vl": ("qwen2_5_vl", {"model_type": "qwen2_5_vl_text", **SECTIONS}, {}),
+}
+CONFIGS |= {
+    name: {"model_type": whole, "text_config": DENSE_SIZES | text, "vision_config": VISION, **outer}
+    for name, (whole, text, outer) in WHOLES.items()
+}
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 TOKENS = torch.randint(61, (2, 11), generator=torch.Generator().manual_seed(5))
 
@@ -89,7 +148,8 @@ TOKENS = torch.randint(61, (2, 11), generator=torch.Generator().manual_seed(5))
 def transformers_model(config, dtype=torch.float32):
     """transformers' model with random weights, norms and router biases included."""
     torch.manual_seed(7)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=dtype).eval()
+    auto = AutoModelForImageTextToText if "vision_config" in config else AutoModelForCausalLM
+    model = auto.from_config(AutoConfig.for_model(**config), dtype=dtype).eval()
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             tensor.add_((0.05 if "experts" in name else 0.2) * torch.randn_like(tensor))

@@ -5,16 +5,22 @@ from typing import Any
 
 import numpy as np
 
+from dsmem.config.indexer import IndexerShapes
 from dsmem.units import one_of
 
 
-class Shapes:
+class Shapes(IndexerShapes):
     """Derived shapes: the fields they are made of are those of `Architecture`, which inherits from this class."""
 
     @property
     def latent(self) -> bool:
         """Whether attention goes through a latent that all heads share (MLA)."""
         return self.kv_lora_rank is not None
+
+    @property
+    def gpt_block(self) -> bool:
+        """Whether the layers are GPT-2's: LayerNorm, learned positions, no gate in the MLP."""
+        return self.layer_norm_epsilon is not None
 
     @property
     def qk_head_dim(self) -> int:
@@ -60,17 +66,27 @@ class Shapes:
         """What a cache keeps of one token in one layer: {name: (heads, elements per head)}.
 
         mla_cache: "latent" or "expanded" (keys and values of every head); only latent attention has the choice.
-        Raises ValueError for anything else.
+        "indexer_keys" are kept in the layers that have an indexer: see `layers_caching`. Raises ValueError for
+        anything else.
 
         >>> import dsmem
         >>> dsmem.Architecture.from_config("deepseek-r1").cache_rows()
         {'latents': (1, 576)}
         """
+        return self.indexer_rows() | self.attended_rows(mla_cache)  # in the order in which a layer writes them
+
+    def attended_rows(self, mla_cache: str = "latent") -> dict[str, tuple[int, int]]:
+        """The rows of `cache_rows` that attention itself reads."""
         one_of("mla_cache", mla_cache, ("latent", "expanded"))
         if self.latent and mla_cache == "latent":
             return {"latents": (1, self.latent_width)}
         heads = self.num_key_value_heads
         return {"keys": (heads, self.qk_head_dim), "values": (heads, self.value_head_dim)}
+
+    def layers_caching(self, name: str, first: int | None = None) -> int:
+        """Number of layers that keep the rows called `name` in `cache_rows`, of all or of the `first` so many."""
+        first = self.num_hidden_layers if first is None else first
+        return sum(index < first for index in self.indexer_layers) if name == "indexer_keys" else first
 
     def check_window(self, tokens: Any) -> None:
         """Raise ValueError where a pass that attends to `tokens`, a number or an array, is longer than the window.
@@ -81,6 +97,14 @@ class Shapes:
             raise ValueError(
                 f"seq_len={np.max(tokens)} is past sliding_window={self.sliding_window} of {self.name}; "
                 "allowed: no more than the window"
+            )
+
+    def check_positions(self, tokens: Any) -> None:
+        """Raise ValueError where `tokens`, a number or an array, are more than the table of learned positions has."""
+        if self.learned_positions and np.any(tokens > self.learned_positions):
+            raise ValueError(
+                f"seq_len={np.max(tokens)} is past learned_positions={self.learned_positions} of {self.name}; "
+                "allowed: no more than those"
             )
 
     def census(self) -> dict[str, int]:
@@ -99,17 +123,27 @@ class Shapes:
         counts = self.num_hidden_layers - sparse, sparse
         names = dict.fromkeys(name for census in layers for name in census)
         parts = {name: sum(n * part.get(name, 0) for n, part in zip(counts, layers, strict=True)) for name in names}
+        parts |= {name: len(self.indexer_layers) * count for name, count in self.indexer_census().items()}
         parts = {name: count for name, count in parts.items() if count}
         head = {} if self.tie_word_embeddings else _elements(self.head_linears())
         embedding = {"embed_tokens": self.vocab_size * self.hidden_size}
-        return embedding | parts | {"norm": self.hidden_size} | head
+        if self.learned_positions:
+            embedding["embed_positions"] = (self.learned_positions + self.position_offset) * self.hidden_size
+        return embedding | parts | {"norm": self.norm_params} | head
+
+    @property
+    def norm_params(self) -> int:
+        """Parameters of one norm as wide as the model: a weight, and in a GPT block a bias."""
+        return self.hidden_size * (2 if self.gpt_block else 1)
 
     def layer_census(self, experts: bool) -> dict[str, int]:
         """Parameters of one layer by named part, dense or with experts."""
-        norms = {"input_layernorm": self.hidden_size, "post_attention_layernorm": self.hidden_size} | self.norms()
+        norms = dict.fromkeys(("input_layernorm", "post_attention_layernorm"), self.norm_params) | self.norms()
         shapes = self.attention_linears() | (self.shared_linears() if experts else self.mlp_linears())
         stacks = {name: math.prod(shape) for name, shape in self.expert_stacks().items()} if experts else {}
         router = {"router": self.n_routed_experts * self.hidden_size} if experts else {}
+        if experts and self.shared_expert_intermediate_size:
+            router["shared_expert_gate"] = self.hidden_size
         return norms | _elements(shapes) | router | stacks
 
     def norms(self) -> dict[str, int]:
@@ -129,7 +163,8 @@ class Shapes:
         >>> dsmem.Architecture.from_config("llama-2-7b").linears()["lm_head"]
         (4096, 32000, False)
         """
-        return self.attention_linears() | self.mlp_linears() | self.shared_linears() | self.head_linears()
+        attention = self.attention_linears() | self.indexer_linears()
+        return attention | self.mlp_linears() | self.shared_linears() | self.head_linears()
 
     def head_linears(self) -> dict[str, tuple[int, int, bool]]:
         """What stands on the decoder: the language model's head, a score for each label, or nothing."""
@@ -165,12 +200,17 @@ class Shapes:
             return int(not self.tie_word_embeddings)
         if name in self.attention_linears():
             return self.num_hidden_layers
+        if name in self.indexer_linears():
+            return len(self.indexer_layers)
         sparse = len(self.expert_layers)
         return self.num_hidden_layers - sparse if name in self.mlp_linears() else sparse
 
     def attention_linears(self) -> dict[str, tuple[int, int, bool]]:
         """The linear layers of attention, in order; latent attention has others than grouped attention."""
         hidden = self.hidden_size
+        if self.joined_qkv:
+            joined = hidden, self.query_width + 2 * self.kv_width, self.qkv_bias
+            return {"qkv_proj": joined, "o_proj": (self.query_width, hidden, self.o_bias)}
         if not self.latent:
             return {
                 "q_proj": (hidden, self.query_width, self.qkv_bias),
@@ -193,11 +233,15 @@ class Shapes:
 
     def mlp_linears(self) -> dict[str, tuple[int, int, bool]]:
         """The linear layers of a dense layer's MLP."""
-        return _swiglu("", self.hidden_size, self.intermediate_size, self.mlp_bias)
+        hidden, width = self.hidden_size, self.intermediate_size
+        if self.gpt_block:
+            return {"up_proj": (hidden, width, self.mlp_bias), "down_proj": (width, hidden, self.mlp_bias)}
+        return _swiglu("", hidden, width, self.mlp_bias)
 
     def shared_linears(self) -> dict[str, tuple[int, int, bool]]:
         """The linear layers of the experts that every token passes through: one MLP as wide as all of them."""
-        width = self.n_shared_experts * self.moe_intermediate_size
+        # a family spells the width in one way or the other
+        width = self.n_shared_experts * self.moe_intermediate_size + self.shared_expert_intermediate_size
         return _swiglu("shared_experts.", self.hidden_size, width, self.mlp_bias) if width else {}
 
     def expert_stacks(self) -> dict[str, tuple[int, int, int]]:

@@ -8,6 +8,8 @@ __getattr__, __dir__, __all__ = attach(
         "Footprint": "instants",
         "inference_footprint": "inference",
         "find_tensor": "find",
+        "checkpoint": "weigh",
+        "Checkpoint": "weigh",
         "weight_bytes": "stored",
         "weight_parts": "stored",
         "weight_formats": "stored",

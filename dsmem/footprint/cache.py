@@ -13,21 +13,33 @@ def set_grown(p: Pass, layers: int) -> None:
     """A growing cache as it stands when `layers` layers have taken their new rows and the others have not."""
     if p.work.cache != "growing":
         return
-    shapes = p.arch.cache_rows(p.work.mla_cache).values()
-    old, new = ([_rows(p, tokens, *shape) for shape in shapes] for tokens in (p.work.cached_tokens, p.work.key_len))
-    rest = p.arch.num_hidden_layers - layers
-    held = [rest * sum(o[i] for o in old) + layers * sum(n[i] for n in new) for i in (0, 1)]
-    p.alive |= {cache_part(p.arch, p.work): held[0]} | ({"cache_scales": held[1]} if p.work.kv_cache == "int8" else {})
+    held = {}
+    for name, shape in p.arch.cache_rows(p.work.mla_cache).items():
+        grown = p.arch.layers_caching(name, layers)
+        rest = p.arch.layers_caching(name) - grown
+        old, new = (_rows(p, tokens, *shape) for tokens in (p.work.cached_tokens, p.work.key_len))
+        for part, before, after in zip((cache_part(p.arch, p.work, name), "cache_scales"), old, new, strict=True):
+            held[part] = held.get(part, 0) + rest * before + grown * after
+    if p.work.kv_cache != "int8":
+        held.pop("cache_scales")
+    p.alive |= held
 
 
-def write(p: Pass) -> None:
-    """`KVCache.write` of the last layer: encode, then write, one kind of rows after the other."""
-    for name, (heads, width) in p.arch.cache_rows(p.work.mla_cache).items():
+def write(p: Pass, kinds: dict[str, tuple[int, int]] | None = None) -> None:
+    """`KVCache.write` of the last layer: encode, then write, one kind of rows after the other.
+
+    kinds: {name: (heads, width)}; defaults to the rows that attention itself reads.
+    """
+    for name, (heads, width) in _kinds(p, kinds).items():
         encoded = encode(p, name, heads, width)
         if p.work.cache == "growing":
             grow(p, name, heads, width, encoded)
         elif p.work.cache == "paged" and "converted" in encoded:
             p.instant(f"write {name}", **encoded)
+
+
+def _kinds(p, kinds):
+    return p.arch.attended_rows(p.work.mla_cache) if kinds is None else kinds
 
 
 def encode(p, name, heads, width):
@@ -43,7 +55,7 @@ def encode(p, name, heads, width):
 
 def grow(p, name, heads, width, encoded):
     """Old and new rows side by side for a moment, then the new ones alone; after them their scales."""
-    parts = {cache_part(p.arch, p.work): 0} | ({"cache_scales": 1} if p.work.kv_cache == "int8" else {})
+    parts = {cache_part(p.arch, p.work, name): 0} | ({"cache_scales": 1} if p.work.kv_cache == "int8" else {})
     if "converted" in encoded:  # an empty cache converts its first rows on the way
         encoded = {"converted": encoded["converted"] * (p.work.cached_tokens > 0)}
     for part, index in parts.items():
@@ -52,12 +64,12 @@ def grow(p, name, heads, width, encoded):
         p.alive[part] = p.alive[part] + new - old
 
 
-def read(p: Pass, where: Any = True) -> None:
+def read(p: Pass, where: Any = True, kinds: dict[str, tuple[int, int]] | None = None) -> None:
     """`KVCache.read` of the last layer: views where the format is the pass's own, else copies; pages are gathered.
 
-    where: False, also in an array, for passes that do not read.
+    where: False, also in an array, for passes that do not read. kinds: as in `write`.
     """
-    for name, (heads, width) in p.arch.cache_rows(p.work.mla_cache).items():
+    for name, (heads, width) in _kinds(p, kinds).items():
         rows = where * p.seen(formulas.cache_rows_bytes, heads, width)
         payload, scales = (where * size for size in _rows(p, p.work.key_len, heads, width))
         same = p.work.kv_cache == p.work.activations
@@ -76,7 +88,7 @@ def update(p: Pass, *sources: str) -> None:
     write(p)
     read(p)
     p.drop(*sources)
-    for name in p.arch.cache_rows(p.work.mla_cache):
+    for name in p.arch.attended_rows(p.work.mla_cache):
         if f"{name}_read" in p.alive:
             p.alive[NEW_ROWS[name]] = p.alive.pop(f"{name}_read")
 

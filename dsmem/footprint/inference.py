@@ -9,6 +9,7 @@ from typing import Any
 from dsmem import formulas
 from dsmem.config.architecture import Architecture
 from dsmem.config.workload import CACHE_FORMATS, STORED_CACHES, Workload
+from dsmem.footprint import gpt, indexer
 from dsmem.footprint.attention import attention
 from dsmem.footprint.cache import set_grown
 from dsmem.footprint.instants import Footprint
@@ -41,24 +42,46 @@ def inference_footprint(arch: Any, work: Workload | None = None, sharding: None 
         raise ValueError(f"sharding={sharding!r} is not modelled; allowed: None")
     if work.kv_cache in STORED_CACHES:
         raise ValueError(
-            f"kv_cache={work.kv_cache!r} is a format of llama.cpp, of which only the size is known; a pass is modelled "
-            f"in: {', '.join(CACHE_FORMATS)}"
+            f"kv_cache={work.kv_cache!r} is a format of llama.cpp or FlashMLA, of which only the size is known; a pass "
+            f"is modelled in: {', '.join(CACHE_FORMATS)}"
         )
     arch.check_window(work.key_len)
+    arch.check_positions(work.key_len)
     check_range(work, lambda largest: inference_footprint(arch, largest).total_bytes)
     p = Pass(arch, work, resident(arch, work))
-    attention(p)
-    dense = [index for index in range(arch.num_hidden_layers) if not arch.has_experts(index)]
-    for layers, half in ((dense, mlp), (arch.expert_layers, experts)):
-        if layers:
-            before = dict(p.alive)
-            set_grown(p, max(layers) + 1)
-            half(p)
-            p.alive = before
-    set_grown(p, arch.num_hidden_layers)
-    p.drop("residual")
-    head(p)
+    (gpt_layers if arch.gpt_block else layers)(p)
     return Footprint(p.instants, arch, work)
+
+
+def gpt_layers(p: Pass) -> None:
+    """GPT blocks, from the embedding to the head."""
+    gpt.embedding(p)
+    gpt.block(p)
+    gpt.final_norm(p)
+    if p.arch.head != "none":
+        head(p)
+
+
+def layers(p: Pass) -> None:
+    """`Layer`s: the last of each kind of attention half, the last of each kind of MLP half, and the head."""
+    arch, held = p.arch, dict(p.alive)
+    for (shares, hands_on), index in _last(arch, arch.shares_index, arch.hands_on_index):
+        indexer.between(p, shares, hands_on)
+        attention(p, index)
+        p.alive = dict(held)
+    for (sparse, hands_on), index in _last(arch, arch.has_experts, arch.hands_on_index):
+        set_grown(p, index + 1)
+        indexer.between(p, hands_on, hands_on)
+        (experts if sparse else mlp)(p)
+        p.alive = dict(held)
+    p.prefix = ""
+    set_grown(p, arch.num_hidden_layers)
+    head(p)
+
+
+def _last(arch, *kinds):
+    """(what each of `kinds` says of a layer, the last layer of which they say so), for all that they say."""
+    return {tuple(kind(index) for kind in kinds): index for index in range(arch.num_hidden_layers)}.items()
 
 
 def resident(arch: Architecture, work: Workload) -> dict[str, Any]:
@@ -68,8 +91,10 @@ def resident(arch: Architecture, work: Workload) -> dict[str, Any]:
         "buffers": buffer_bytes(arch),
         "token_ids": formulas.token_ids_bytes(work.batch, work.new_tokens),
         **cache_bytes(arch, work),
-        "rope_tables": formulas.rope_tables_bytes(work.new_tokens, arch.head_dim, dtype_bits(work.activations)),
     }
-    if work.attention == "eager":
+    if not arch.learned_positions:
+        bits = dtype_bits(work.activations)
+        parts["rope_tables"] = formulas.rope_tables_bytes(work.new_tokens, arch.head_dim, bits)
+    if work.attention == "eager" or arch.indexed:
         parts["causal_mask"] = formulas.causal_mask_bytes(work.new_tokens, work.key_len)
     return parts

@@ -6,7 +6,7 @@ from dsmem.footprint.walk import COPIED, Pass
 
 def mlp(p: Pass) -> None:
     """`Layer`'s MLP half; the residual stream stands there twice, for Python still holds the layer's input."""
-    p.alive |= {"residual_mid": p.hidden(), "normed": p.hidden()}
+    p.alive |= {"residual": p.hidden(), "residual_mid": p.hidden(), "normed": p.hidden()}
     swiglu(p, "mlp_out")
     p.drop("normed")
     p.instant("add_mlp", residual_out=p.hidden())
@@ -15,17 +15,27 @@ def mlp(p: Pass) -> None:
 
 def experts(p: Pass) -> None:
     """The same half with experts: `experts.MoE.forward`."""
-    p.alive |= {"residual_mid": p.hidden(), "normed": p.hidden()}
+    p.alive |= {"residual": p.hidden(), "residual_mid": p.hidden(), "normed": p.hidden()}
     router(p)
     routed(p)
     out = {"mlp_out": p.hidden()}
-    if p.arch.n_shared_experts:
+    if p.arch.shared_linears():
         p.alive |= {"experts_out": p.hidden()}
         swiglu(p, "shared_out", "shared_experts.")
+        if p.arch.shared_expert_intermediate_size:
+            shared_gate(p)
         p.instant("add_shared_experts", **out)
         p.drop("experts_out", "shared_out")
     p.drop("normed")
     p.instant("add_experts", **out, residual_out=p.hidden())
+
+
+def shared_gate(p):
+    """One number for each token, which scales what the shared expert made."""
+    gate = formulas.tensor_bytes(p.tokens, p.bits)
+    p.instant("shared_expert_gate", shared_gate=gate)
+    p.instant("shared_gate_sigmoid", shared_gate=gate, shared_gate_activated=gate)
+    p.instant("scale_shared_experts", shared_gate_activated=gate, shared_scaled=p.hidden())
 
 
 def swiglu(p, out, prefix=""):

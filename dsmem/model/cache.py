@@ -129,6 +129,8 @@ class Sink(Static):
         return self.data[:, : min(end, self.data.shape[1])]
 
 
+OF_ALL_HEADS = ("latents", "indexer_keys")  # rows without an axis for heads
+
 LAYOUTS = {"static": Static, "growing": Growing, "paged": Paged, "sink": Sink}
 """The class of each layout, by its name."""
 
@@ -201,16 +203,21 @@ class KVCache:
         self.latent = arch.latent and mla_cache == "latent"
         self.length = 0
         self.slots = page_slots(batch, max_len, block_size, device) if layout == "paged" else None
+        if arch.indexed and layout == "sink":
+            raise ValueError(
+                f"layout='sink' gives up tokens that an indexer of {arch.name} may choose; allowed: others"
+            )
         options = {"paged": {"slots": self.slots}, "sink": {"sink": sink}}.get(layout, {})
 
         def make(**rest):
             return LAYOUTS[layout](batch, max_len, **options, **rest)
 
-        tails = {name: shape[1:] if self.latent else shape for name, shape in arch.cache_rows(mla_cache).items()}
-        self.layers = [
-            {name: Rows(make, tail, dtype, device) for name, tail in tails.items()}
-            for _ in range(arch.num_hidden_layers)
-        ]
+        def layer(index):
+            kinds = arch.attended_rows(mla_cache) | ({} if arch.shares_index(index) else arch.indexer_rows())
+            tails = {name: shape[1:] if name in OF_ALL_HEADS else shape for name, shape in kinds.items()}
+            return {name: Rows(make, tail, dtype, device) for name, tail in tails.items()}
+
+        self.layers = [layer(index) for index in range(arch.num_hidden_layers)]
 
     @property
     def room(self) -> int | None:
@@ -228,17 +235,27 @@ class KVCache:
 
         `length` stays as it is, for the other layers of the pass: `Decoder.hidden` moves it on at the end.
         """
-        for kept, new in zip(self.layers[layer].values(), rows, strict=True):
+        for kept, new in zip(self._attended(layer), rows, strict=True):
             kept.write(self.length, new)
 
     def read(self, layer: int, dtype: torch.dtype, new: int = 0) -> tuple[torch.Tensor, ...]:
         """The rows of all `length + new` tokens as `dtype`, one tensor per kind."""
-        return tuple(kept.read(self.length + new, dtype) for kept in self.layers[layer].values())
+        return tuple(kept.read(self.length + new, dtype) for kept in self._attended(layer))
 
     def update(self, layer: int, *rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Write the new tokens' rows and read all, in the dtype of the new ones."""
         self.write(layer, *rows)
         return self.read(layer, rows[0].dtype, rows[0].shape[1])
+
+    def update_indexer(self, layer: int, keys: torch.Tensor) -> torch.Tensor:
+        """Write the new tokens' indexer keys (batch, seq_len, index_head_dim), and read all, in their dtype."""
+        kept = self.layers[layer]["indexer_keys"]
+        kept.write(self.length, keys)
+        return kept.read(self.length + keys.shape[1], keys.dtype)
+
+    def _attended(self, layer):
+        """The rows that attention itself reads, kind by kind."""
+        return [rows for name, rows in self.layers[layer].items() if name != "indexer_keys"]
 
     @property
     def nbytes(self) -> int:

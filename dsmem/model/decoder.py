@@ -22,7 +22,8 @@ from dsmem.model.attention import Attention, LatentAttention
 from dsmem.model.cache import KVCache
 from dsmem.model.devices import ATTENTION, TORCH_DTYPES, attention_for, check_device
 from dsmem.model.experts import ExpertStack, MoE, Router
-from dsmem.model.layers import MLP, Embedding, Linear, RMSNorm, Step, future_mask, rope_frequencies
+from dsmem.model.gpt import GPTBlock, LearnedPositions
+from dsmem.model.layers import MLP, Embedding, LayerNorm, Linear, RMSNorm, Step, future_mask, rope_frequencies
 from dsmem.model.mtp import FurtherToken
 from dsmem.model.quantize import LAYERS, QuantizedLinear, QuantizedStack
 from dsmem.units import format_name, one_of, whole_number
@@ -60,11 +61,16 @@ class Decoder(nn.Module):
         self.arch, self.like = arch, like
 
         def layer(index):
-            return Layer(arch, index, make_linear, make_stack, **like)
+            return (GPTBlock if arch.gpt_block else Layer)(arch, index, make_linear, make_stack, **like)
 
         self.embed_tokens = Embedding(arch.vocab_size, arch.hidden_size, **like)
+        if arch.learned_positions:
+            self.embed_positions = LearnedPositions(arch, **like)
         self.layers = nn.ModuleList(layer(index) for index in range(arch.num_hidden_layers))
-        self.norm = RMSNorm(arch.hidden_size, arch.rms_norm_eps, **like)
+        if arch.gpt_block:
+            self.norm = LayerNorm(arch.hidden_size, arch.layer_norm_epsilon, **like)
+        else:
+            self.norm = RMSNorm(arch.hidden_size, arch.rms_norm_eps, **like)
         for name in arch.head_linears():
             setattr(self, name, make_linear(name))
         if arch.tie_word_embeddings:
@@ -72,7 +78,8 @@ class Decoder(nn.Module):
         # each further token has a layer of the last one's kind
         further = range(arch.num_nextn_predict_layers if mtp else 0)
         self.mtp = nn.ModuleList(FurtherToken(arch, layer(arch.num_hidden_layers - 1), **like) for _ in further)
-        self.register_buffer("inv_freq", rope_frequencies(arch, like["device"]), persistent=False)
+        if not arch.learned_positions:
+            self.register_buffer("inv_freq", rope_frequencies(arch, like["device"]), persistent=False)
 
     def forward(
         self,
@@ -95,6 +102,7 @@ class Decoder(nn.Module):
         wherever such a cache holds tokens. Raises ValueError for a call that cannot be run.
         """
         _check_call(tokens, cache, attention, logits)
+        self.arch.check_positions(tokens.shape[1] + (0 if cache is None else cache.length))
         step = self.step(tokens.shape[1], cache, attention, _absorbed(tokens, cache, absorbed))
         h = self.hidden(tokens, step)
         if logits == "last":
@@ -108,12 +116,17 @@ class Decoder(nn.Module):
 
     def hidden(self, tokens: torch.Tensor, step: Step) -> torch.Tensor:
         """The residual stream after the last layer, (batch, seq_len, hidden_size); the cache of `step` moves on."""
-        h = self.embed_tokens(tokens)
+        h = self.embed(tokens, 0 if step.cache is None else step.cache.length)
         for layer in self.layers:
             h = layer(h, step)
         if step.cache is not None:
             step.cache.length += tokens.shape[1]
         return h
+
+    def embed(self, tokens: torch.Tensor, start: int) -> torch.Tensor:
+        """The residual stream before the first layer, (batch, seq_len, hidden_size); `start` tokens came before."""
+        h = self.embed_tokens(tokens)
+        return h + self.embed_positions(start, tokens.shape[1]) if self.arch.learned_positions else h
 
     def step(
         self, seq_len: int, cache: KVCache | None = None, attention: str = "fused", absorbed: bool = False
@@ -122,11 +135,13 @@ class Decoder(nn.Module):
         if attention == "auto":
             attention = attention_for(self.like["device"], self.arch, self.like["dtype"])
         start = 0 if cache is None else cache.length
-        positions = torch.arange(start, start + seq_len, device=self.inv_freq.device)
+        positions = torch.arange(start, start + seq_len, device=self.like["device"])
+        mask = future_mask(positions, start + seq_len) if attention == "eager" or self.arch.indexed else None
+        if self.arch.learned_positions:
+            return Step(None, None, mask, cache, attention)
         angles = (positions[:, None] * self.inv_freq)[:, None]
         cos = angles.cos().to(self.like["dtype"])
         sin = angles.sin().to(self.like["dtype"])
-        mask = future_mask(positions, start + seq_len) if attention == "eager" else None
         if self.arch.rope_interleave:
             cos = torch.stack((cos, cos), dim=-1).flatten(-2)
         else:
@@ -193,6 +208,10 @@ def build_model(
     arch, device, seed = Architecture.of(arch), check_device(device), whole_number("seed", seed, 0, "a seed")
     work = Workload(weights=weights, activations=activations, modules_to_not_convert=modules_to_not_convert)
     like = {"dtype": TORCH_DTYPES[work.activations], "device": "cpu" if device == "fake" else device}
+    if mtp and arch.shares_index(arch.num_hidden_layers - 1):
+        raise ValueError(
+            f"mtp=True builds modules like the last layer of {arch.name}, which has no indexer; allowed: False"
+        )
     if device == "fake":
         arch = arch.scaled(rope_scaling=())  # scaled angles move no byte, and nobody reads them
     kind = FakeDecoder if device == "fake" else Decoder

@@ -35,19 +35,46 @@ def _(x, weight, eps):
     return torch.empty_like(x), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
 
 
+@torch.library.custom_op("dsmem::layer_norm", mutates_args=())
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """`x` less its mean, over its standard deviation along the last axis, times `weight`, plus `bias` (1607.06450).
+
+    weight, bias: (last axis of x,). eps: added to the variance.
+    Returns the output (shape and dtype of x), the mean and the inverse standard deviation (float32, last axis 1).
+    """
+    if x.is_cuda:
+        return torch.ops.aten.native_layer_norm(x, [x.shape[-1]], weight, bias, eps)
+    wide = x.float()
+    mean = wide.mean(-1, keepdim=True)
+    centered = wide - mean
+    inverse = torch.rsqrt(centered.square().mean(-1, keepdim=True) + eps)
+    return (centered * inverse * weight + bias).to(x.dtype), mean, inverse
+
+
+@layer_norm.register_fake
+def _(x, weight, bias, eps):
+    mean = x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
+    return torch.empty_like(x), mean, torch.empty_like(mean)
+
+
 @torch.library.custom_op("dsmem::attention", mutates_args=())
-def attention(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, causal: bool, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Softmax attention without the s x t scores in memory (FlashAttention, arXiv 2205.14135).
 
     query (batch, seq_len, heads, head_dim); key, value (batch, key_len, kv_heads, head_dim); kv_heads divides heads.
     causal: the tokens are the last of the keys, and each attends to the keys up to its own; otherwise to all.
+    bias: added to the scores of all heads, (batch, 1, seq_len, key_len), its rows 16 numbers apart at a time; on a GPU
+    the memory-efficient kernel takes it.
     Returns the output (shape of query) and the log-sum-exp of each row (batch, heads, seq_len) in float32.
     Raises ValueError where this GPU's kernel wants as many key heads as query heads. Left out: the memory-efficient
     kernel (a T4's) may use float32 scratch for heads wider than 128.
     """
     q, k, v = (tensor.transpose(1, 2) for tensor in (query, key, value))
-    kernel = _KERNELS[attention_backend(query.device, query.dtype)]
-    out, logsumexp = kernel(q, k, v, causal)
+    backend = attention_backend(query.device, query.dtype)
+    kernel = _KERNELS["memory-efficient" if bias is not None and query.is_cuda else backend]
+    out, logsumexp = kernel(q, k, v, causal) if bias is None else kernel(q, k, v, causal, bias)
     return unpadded(out.transpose(1, 2)), unpadded(logsumexp)
 
 
@@ -62,7 +89,7 @@ def unpadded(tensor: Tensor) -> Tensor:
 
 
 @attention.register_fake
-def _(query, key, value, causal):
+def _(query, key, value, causal, bias=None):
     batch, seq_len, heads, _ = query.shape
     return torch.empty_like(query), query.new_empty((batch, heads, seq_len), dtype=torch.float32)
 
@@ -81,9 +108,8 @@ def attention_backend(device: Any = "cpu", dtype: torch.dtype = torch.float16) -
     return "flash" if modern and dtype != torch.float32 else "memory-efficient"
 
 
-def _flash_on_cpu(q, k, v, causal):
+def _flash_on_cpu(q, k, v, causal, mask=None):
     new, seen = q.shape[2], k.shape[2]
-    mask = None
     if causal and new != seen:  # this kernel takes the tokens for the first of the keys
         mask = torch.full((new, seen), -torch.inf, dtype=q.dtype).triu_(seen - new + 1)
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
@@ -101,7 +127,7 @@ def _flash(q, k, v, causal):  # on a GPU causal tokens are the last of the keys 
     return out[..., : q.shape[-1]], logsumexp
 
 
-def _memory_efficient(q, k, v, causal):
+def _memory_efficient(q, k, v, causal, bias=None):
     if k.shape[1] != q.shape[1]:
         raise ValueError(
             f"key has {k.shape[1]} heads and query {q.shape[1]}; this GPU's kernel wants as many: "
@@ -110,7 +136,8 @@ def _memory_efficient(q, k, v, causal):
     if causal and q.shape[2] != k.shape[2]:
         out, logsumexp = _efficient_of_the_last(q, k, v)
     else:
-        out, logsumexp, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, None, True, 0.0, causal)
+        bias = bias if bias is None else bias.expand(-1, q.shape[1], -1, -1)
+        out, logsumexp, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, bias, True, 0.0, causal)
     return out, logsumexp[..., : q.shape[2]]
 
 
@@ -126,6 +153,36 @@ def _efficient_of_the_last(q, k, v):
 
 
 _KERNELS = {"flash (CPU)": _flash_on_cpu, "flash": _flash, "memory-efficient": _memory_efficient}
+
+
+@torch.library.custom_op("dsmem::index_scores", mutates_args=())
+def index_scores(query: Tensor, key: Tensor, weights: Tensor) -> list[Tensor]:
+    """An indexer's scores, head by head: no more than one head's are in memory (arXiv 2512.02556, equation 1).
+
+    query (batch, seq_len, heads, head_dim); key (batch, key_len, head_dim); weights (batch, seq_len, heads), float32.
+    Returns the weighted sum of the heads' positive scores (batch, seq_len, key_len), the last head's scores in the same
+    shape, and where they are not float32 the copies of the keys and of one head's queries that are; all float32.
+    """
+    total, wide, copies = None, key.float(), []
+    for head in range(query.shape[2]):
+        one = query[:, :, head].float()
+        total = torch.zeros(*one.shape[:2], key.shape[1], device=key.device) if total is None else total
+        scores = torch.bmm(one, wide.transpose(1, 2)).relu_()
+        total.addcmul_(scores, weights[:, :, head, None])
+        if head + 1 < query.shape[2]:
+            del scores, one
+    if key.dtype != torch.float32:
+        copies = [wide, one]
+    return [total, scores, *copies]
+
+
+@index_scores.register_fake
+def _(query, key, weights):
+    batch, seq_len, _, head_dim = query.shape
+    shapes = [(batch, seq_len, key.shape[1])] * 2
+    if key.dtype != torch.float32:
+        shapes += [key.shape, (batch, seq_len, head_dim)]
+    return [weights.new_empty(shape) for shape in shapes]
 
 
 @torch.library.custom_op("dsmem::route", mutates_args=())

@@ -46,8 +46,10 @@ def _kind(config, name):
     if name.endswith(WORDS):
         return "words"
     family = str(config.get("model_type")).replace("_", "").lower()
-    endings = {f"{family}model": "none"} | {f"{family}{ending}".lower(): ending for ending in SCORES}
-    if name.lower() not in endings:
+    endings = {f"{family}model": "none", f"{family}lmheadmodel": "words"} | {
+        f"{family}{ending}".lower(): ending for ending in SCORES
+    }
+    if name.lower() not in endings or name == "OPTForTokenClassification":  # which nobody has
         raise ValueError(
             f"architectures={name!r} is a class whose head is not known; allowed: a name that ends in ForCausalLM, or "
             f"of model_type={config.get('model_type')!r} the Model alone, {' or '.join(SCORES)} (or take the key out "
@@ -58,11 +60,10 @@ def _kind(config, name):
 
 def _labels(config):
     """As transformers counts them: `id2label` lists them, `num_labels` is their number, and two are the default."""
-    listed, number = config.get("id2label"), config.get("num_labels")
+    listed = config.get("id2label")
     if listed is not None and not isinstance(listed, dict):
         raise ValueError(f"id2label={listed!r} is not a list of labels; it must be a JSON object or null")
-    if number is None:
-        number = 2 if listed is None else len(listed)
+    number = config.get("num_labels", 2 if listed is None else len(listed))
     if listed is not None and number != len(listed):
         raise ValueError(f"num_labels={number!r} is not the {len(listed)} labels of id2label; they must agree")
     return whole_number("num_labels", number, what="a number of labels")

@@ -32,6 +32,8 @@ def levels(
     """
     footprint, device = None, beside[0]
     if arch:
+        beside_it = " and ".join(arch.apart) if model.whole is None else ""
+        notes = (*notes, f"The formula is that of the language model, without {beside_it}.") if beside_it else notes
         try:
             footprint = inference_footprint(arch, work)
         except ValueError as error:

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from dsmem.config import families
-from dsmem.config.shapes import Shapes
+from dsmem.config.shapes import FULL, SLIDING, Shapes
 from dsmem.table import Table
 from dsmem.units import one_of, whole_number
 
@@ -16,7 +16,8 @@ class Architecture(Shapes):
     Widths are in elements. `qkv_bias`, `o_bias`, `mlp_bias` say which projections carry a bias, `qk_norm` whether
     queries and keys pass an RMSNorm per head (Qwen3). With `kv_lora_rank` attention is latent (MLA, arXiv 2405.04434,
     section 2.1), and `head_dim` is the part of a head that is rotated. With `n_routed_experts` every layer is a mixture
-    of experts, but the `first_k_dense_replace` first and those in `mlp_only_layers`. `apart` names what the
+    of experts, but the `first_k_dense_replace` first and those in `mlp_only_layers`. With `sliding_window` the layers
+    that `layer_types` calls "sliding_attention" attend to so many tokens alone; it is () where all do. `apart` names what the
     config holds beside the language model (`vision_config`): none of it is counted here. Build one with
     `Architecture.from_config`.
     """
@@ -40,6 +41,7 @@ class Architecture(Shapes):
     rope_scaling: tuple = ()
     rope_interleave: bool = False
     sliding_window: int | None = None
+    layer_types: tuple = ()
     q_lora_rank: int | None = None
     kv_lora_rank: int | None = None
     qk_nope_head_dim: int = 0
@@ -71,10 +73,32 @@ class Architecture(Shapes):
             )
         if self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim} is odd; rotary positions turn pairs, so it must be even")
+        self._settle_window()
         if self.latent:
             self._check_latent()
         if self.n_routed_experts:
             self._check_experts()
+
+    def _settle_window(self):
+        """Layers that are alike need no list, and those that were cut off have no place in it."""
+        kinds = self.layer_types[: self.num_hidden_layers]
+        if self.sliding_window is None or (kinds and SLIDING not in kinds):
+            return self._settle(sliding_window=None, layer_types=())
+        whole_number("sliding_window", self.sliding_window, least=2, what="a window")
+        if kinds and len(kinds) < self.num_hidden_layers:
+            raise ValueError(
+                f"layer_types names {len(kinds)} layers; it must name all {self.num_hidden_layers} of num_hidden_layers"
+            )
+        self._settle(layer_types=kinds if FULL in kinds else ())
+        if self.latent:
+            raise ValueError(
+                f"sliding_window={self.sliding_window} is not read with kv_lora_rank={self.kv_lora_rank}; it must be "
+                "None"
+            )
+
+    def _settle(self, **fields):
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
 
     def _check_latent(self):
         for field in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"):

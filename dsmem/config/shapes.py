@@ -7,6 +7,9 @@ import numpy as np
 
 from dsmem.units import one_of
 
+FULL, SLIDING = KINDS = ("full_attention", "sliding_attention")
+"""What `layer_types` says of a layer: it attends to all tokens before, or to the last of them."""
+
 
 class Shapes:
     """Derived shapes: the fields they are made of are those of `Architecture`, which inherits from this class."""
@@ -72,16 +75,28 @@ class Shapes:
         heads = self.num_key_value_heads
         return {"keys": (heads, self.qk_head_dim), "values": (heads, self.value_head_dim)}
 
-    def check_window(self, tokens: Any) -> None:
-        """Raise ValueError where a pass that attends to `tokens`, a number or an array, is longer than the window.
+    def slides(self, index: int) -> bool:
+        """Whether layer `index` (from 0) attends to the last `sliding_window` tokens alone, its own included."""
+        return self.sliding_window is not None and (not self.layer_types or self.layer_types[index] == SLIDING)
 
-        Within its window a layer that slides is like any other; beyond it, it caches and attends to less.
+    def layers_that(self, slide: bool) -> list[int]:
+        """Indices of the layers that slide, or of those that do not."""
+        return [index for index in range(self.num_hidden_layers) if self.slides(index) == slide]
+
+    def kept_tokens(self, slide: bool, tokens: Any) -> Any:
+        """Tokens, of `tokens` (a number or an array), that a cache keeps in a layer that slides, or in one that does not.
+
+        A token attends to the `sliding_window - 1` before it, so no cache keeps more. transformers' growing cache keeps
+        as many; its static one has room for one more.
+
+        >>> import dsmem
+        >>> dsmem.Architecture.from_config("llama-2-7b").scaled(sliding_window=4096).kept_tokens(True, 32_768)
+        4095
         """
-        if self.sliding_window and np.any(tokens > self.sliding_window):
-            raise ValueError(
-                f"seq_len={np.max(tokens)} is past sliding_window={self.sliding_window} of {self.name}; "
-                "allowed: no more than the window"
-            )
+        if not slide:
+            return tokens
+        kept = np.minimum(tokens, self.sliding_window - 1)
+        return kept if kept.ndim else int(kept)
 
     def census(self) -> dict[str, int]:
         """Parameters by named part, all layers together.

@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = attach(
         "cache_bytes": "stored",
         "cache_kinds": "stored",
         "model_rows": "stored",
+        "kept_rows": "stored",
         "cache_growth": "stored",
         "buffer_bytes": "stored",
         "published_tensors": "published",

@@ -9,10 +9,10 @@ from dsmem.footprint.walk import COPIED, Pass
 INSIDE = ("query", "key", "value", "latents", "kv_expanded", "key_expanded", "value_expanded", "query_absorbed")
 
 
-def attention(p: Pass) -> None:
-    """`Layer`'s attention half, from the norm to the residual stream."""
+def attention(p: Pass, index: int) -> None:
+    """`Layer`'s attention half, from the norm to the residual stream; index: the layer's place, from 0."""
     p.alive |= {"residual": p.hidden(), "normed": p.hidden()}
-    cache.set_grown(p, p.arch.num_hidden_layers - 1)
+    cache.set_grown(p, index)
     (latent if p.arch.latent else grouped)(p)
     p.drop(*INSIDE)
     p.alive |= {"attention_out": heads_out(p)}
@@ -153,7 +153,7 @@ def widen(p):
 def eager(p):
     """Scores in memory, and again as the softmax's result; queries and outputs change between two layouts."""
     heads = p.arch.num_attention_heads
-    scores = p.new(formulas.attention_scores_bytes, p.work.key_len, heads)
+    scores = p.new(formulas.attention_scores_bytes, p.key_len, heads)
     p.instant("queries_by_head", query_by_head=p.new(formulas.query_bytes, heads, p.arch.qk_head_dim))
     p.instant("scores", scores=scores)
     p.instant("softmax", scores=scores, attention_weights=scores)

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import numpy as np
+
 from dsmem import formulas
-from dsmem.footprint.stored import cache_part, cache_rows
+from dsmem.footprint.stored import cache_part, cache_rows, model_rows
 from dsmem.footprint.walk import Pass
 
 NEW_ROWS = {"keys": "key", "values": "value", "latents": "latents"}  # the part that a cache's new rows are
@@ -13,15 +15,19 @@ def set_grown(p: Pass, layers: int) -> None:
     """A growing cache as it stands when `layers` layers have taken their new rows and the others have not."""
     if p.work.cache != "growing":
         return
-    shapes = p.arch.cache_rows(p.work.mla_cache).values()
-    old, new = ([_rows(p, tokens, *shape) for shape in shapes] for tokens in (p.work.cached_tokens, p.work.key_len))
-    rest = p.arch.num_hidden_layers - layers
-    held = [rest * sum(o[i] for o in old) + layers * sum(n[i] for n in new) for i in (0, 1)]
+    rows, held = p.arch.cache_rows(p.work.mla_cache), [0, 0]
+    for slide in (False, True):
+        places = p.arch.layers_that(slide)
+        grown = sum(index < layers for index in places)
+        for count, tokens in ((len(places) - grown, p.work.cached_tokens), (grown, p.work.key_len)):
+            kept = p.arch.kept_tokens(slide, tokens) if count else 0
+            pair = model_rows(rows, count, p.work.kv_cache, p.work.batch, kept)
+            held = [before + more for before, more in zip(held, pair, strict=True)]
     p.alive |= {cache_part(p.arch, p.work): held[0]} | ({"cache_scales": held[1]} if p.work.kv_cache == "int8" else {})
 
 
 def write(p: Pass) -> None:
-    """`KVCache.write` of the last layer: encode, then write, one kind of rows after the other."""
+    """`KVCache.write` of one layer: encode, then write, one kind of rows after the other."""
     for name, (heads, width) in p.arch.cache_rows(p.work.mla_cache).items():
         encoded = encode(p, name, heads, width)
         if p.work.cache == "growing":
@@ -32,10 +38,10 @@ def write(p: Pass) -> None:
 
 def encode(p, name, heads, width):
     """The parts that the new rows are turned into before they are written, none where they go in as they are."""
-    payload, scales = _rows(p, p.work.new_tokens, heads, width)
+    payload, scales = _rows(p, p.kept_new, heads, width)
     if p.work.kv_cache in ("fp8", "int8"):
         parts = {"rows_encoded": payload} | ({"row_scales": scales} if p.work.kv_cache == "int8" else {})
-        rows = p.new(formulas.cache_rows_bytes, heads, width)
+        rows = formulas.cache_rows_bytes(p.work.batch, p.kept_new, heads, width, p.bits)
         p.instant(f"encode {name}", **parts, **({"rows_clamped": rows} if p.work.kv_cache == "fp8" else {}))
         return parts
     return {"converted": payload} if p.work.kv_cache != p.work.activations else {}
@@ -47,19 +53,19 @@ def grow(p, name, heads, width, encoded):
     if "converted" in encoded:  # an empty cache converts its first rows on the way
         encoded = {"converted": encoded["converted"] * (p.work.cached_tokens > 0)}
     for part, index in parts.items():
-        old, new = (_rows(p, tokens, heads, width)[index] for tokens in (p.work.cached_tokens, p.work.key_len))
+        old, new = (_rows(p, tokens, heads, width)[index] for tokens in (p.kept_len, p.kept_after))
         p.instant(f"grow {name}", **encoded, cache_grown=new)
         p.alive[part] = p.alive[part] + new - old
 
 
 def read(p: Pass, where: Any = True) -> None:
-    """`KVCache.read` of the last layer: views where the format is the pass's own, else copies; pages are gathered.
+    """`KVCache.read` of one layer: views where the format is the pass's own, else copies; pages are gathered.
 
     where: False, also in an array, for passes that do not read.
     """
     for name, (heads, width) in p.arch.cache_rows(p.work.mla_cache).items():
         rows = where * p.seen(formulas.cache_rows_bytes, heads, width)
-        payload, scales = (where * size for size in _rows(p, p.work.key_len, heads, width))
+        payload, scales = (where * size for size in _rows(p, p.key_len, heads, width))
         same = p.work.kv_cache == p.work.activations
         gathered = {"rows_gathered": payload} if p.work.cache == "paged" else {}
         if gathered and same:
@@ -71,14 +77,32 @@ def read(p: Pass, where: Any = True) -> None:
             p.alive |= {f"{name}_read": rows}
 
 
+def join(p: Pass) -> None:
+    """`SlidingRows.join` of one layer: the tokens kept so far and the new ones, in one tensor; a first pass needs none."""
+    where = p.work.cached_tokens > 0
+    for name, (heads, width) in p.arch.cache_rows(p.work.mla_cache).items():
+        payload, scales = (where * size for size in _rows(p, p.kept_len, heads, width))
+        gathered = {"rows_gathered": payload, "scales_gathered": scales} if p.work.cache == "paged" else {}
+        joined = {f"{name}_read": where * p.seen(formulas.cache_rows_bytes, heads, width)}
+        if np.any(where):
+            p.instant(f"join {name}", **gathered, **joined)
+            p.alive |= joined
+
+
 def update(p: Pass, *sources: str) -> None:
-    """`KVCache.update`: afterwards attention works on what was read, and the new rows (`sources`) are gone."""
-    write(p)
-    read(p)
+    """`KVCache.update`: afterwards attention works on what was read, and the new rows (`sources`) are gone.
+
+    A layer that slides reads first, for what it writes may take the place of what it reads.
+    """
+    for step in (join, write) if p.slide else (write, read):
+        step(p)
+    if p.slide and not np.any(p.work.cached_tokens):
+        return
     p.drop(*sources)
-    for name in p.arch.cache_rows(p.work.mla_cache):
+    for name, (heads, width) in p.arch.cache_rows(p.work.mla_cache).items():
         if f"{name}_read" in p.alive:
-            p.alive[NEW_ROWS[name]] = p.alive.pop(f"{name}_read")
+            p.drop(f"{name}_read")
+            p.alive[NEW_ROWS[name]] = p.seen(formulas.cache_rows_bytes, heads, width)
 
 
 def _rows(p, tokens, heads, width):

@@ -46,10 +46,13 @@ def inference_footprint(arch: Any, work: Workload | None = None, sharding: None 
             f"kv_cache={work.kv_cache!r} is a format of llama.cpp, of which only the size is known; a pass is modelled "
             f"in: {', '.join(CACHE_FORMATS)}"
         )
-    arch.check_window(work.key_len)
     _check_range(arch, work)
     p = Pass(arch, work, resident(arch, work))
-    attention(p)
+    for slide in (False, True):
+        if layers := arch.layers_that(slide):
+            before, p.slide = dict(p.alive), slide
+            attention(p, max(layers))
+            p.alive, p.slide = before, False
     dense = [index for index in range(arch.num_hidden_layers) if not arch.has_experts(index)]
     for layers, half in ((dense, mlp), (arch.expert_layers, experts)):
         if layers:
@@ -58,7 +61,6 @@ def inference_footprint(arch: Any, work: Workload | None = None, sharding: None 
             half(p)
             p.alive = before
     set_grown(p, arch.num_hidden_layers)
-    p.drop("residual")
     head(p)
     return Footprint(p.instants, arch, work)
 
@@ -87,5 +89,8 @@ def resident(arch: Architecture, work: Workload) -> dict[str, Any]:
         "rope_tables": formulas.rope_tables_bytes(work.new_tokens, arch.head_dim, dtype_bits(work.activations)),
     }
     if work.attention == "eager":
-        parts["causal_mask"] = formulas.causal_mask_bytes(work.new_tokens, work.key_len)
+        for slide, part in ((False, "causal_mask"), (True, "window_mask")):
+            if arch.layers_that(slide):
+                seen = arch.kept_tokens(slide, work.cached_tokens) + work.new_tokens
+                parts[part] = formulas.causal_mask_bytes(work.new_tokens, seen)
     return parts

@@ -145,6 +145,13 @@ def model_rows(
     return layers * sum(stored for stored, _ in pairs), layers * sum(scales for _, scales in pairs)
 
 
+def kept_rows(arch: Architecture, rows: dict, kv_cache: str, batch: Any, tokens: Any) -> tuple[Any, Any]:
+    """`model_rows` of all layers after `tokens` tokens, those that slide with no more than they keep."""
+    kinds = [(len(arch.layers_that(slide)), slide) for slide in (False, True)]
+    pairs = [model_rows(rows, n, kv_cache, batch, arch.kept_tokens(slide, tokens)) for n, slide in kinds if n]
+    return sum(stored for stored, _ in pairs), sum(scales for _, scales in pairs)
+
+
 def cache_part(arch: Architecture, work: Workload) -> str:
     """The name of the part that the cache's rows are: "kv_cache" or "latent_cache"."""
     return "latent_cache" if "latents" in arch.cache_rows(work.mla_cache) else "kv_cache"
@@ -161,18 +168,29 @@ def cache_bytes(arch: Any, work: Workload | None = None, **fields: Any) -> dict[
     arch, work = Architecture.of(arch), Workload.of(work, **fields)
     if work.cache == "none":
         return {}
-    arch.check_window(work.cache_len)
-    tokens = work.cached_tokens if work.cache == "growing" else work.cache_len
-    if work.cache == "paged":
-        tokens = formulas.paged_tokens(work.cache_len, work.block_size)
-    kinds = arch.cache_rows(work.mla_cache)
-    rows, scales = model_rows(kinds, arch.num_hidden_layers, work.kv_cache, work.batch, tokens)
+    kinds, rows, scales, slots = arch.cache_rows(work.mla_cache), 0, 0, 0
+    for slide in (False, True):
+        if count := len(arch.layers_that(slide)):
+            tokens = cache_room(arch, work, slide)
+            more, their_scales = model_rows(kinds, count, work.kv_cache, work.batch, tokens)
+            rows, scales = rows + more, scales + their_scales
+            slots += formulas.token_ids_bytes(work.batch, tokens)
     parts = {cache_part(arch, work): rows}
     if work.kv_cache == "int8":
         parts["cache_scales"] = scales
     if work.cache == "paged":
-        parts["slot_mapping"] = formulas.token_ids_bytes(work.batch, tokens)
+        parts["slot_mapping"] = slots
     return parts
+
+
+def cache_room(arch: Architecture, work: Workload, slide: bool) -> Any:
+    """Tokens per sequence that a layer that slides, or one that does not, has room for before the pass.
+
+    Of one that slides every layout keeps the last `sliding_window - 1`: a growing cache no more than that once it is
+    full, a static one as room for them, a paged one in whole pages with places of their own.
+    """
+    tokens = arch.kept_tokens(slide, work.cached_tokens if work.cache == "growing" else work.cache_len)
+    return formulas.paged_tokens(tokens, work.block_size) if work.cache == "paged" else tokens
 
 
 def cache_kinds(arch: Any, num_key_value_heads: int, mla_cache: str = "latent") -> dict[str, dict]:
@@ -194,18 +212,27 @@ def cache_growth(
 ) -> dict[str, np.ndarray]:
     """Bytes of one sequence's cache at `lengths` tokens, an array: {layout: array}, as `plots.plot_curves` takes it.
 
-    "growing, while copied": the worst moment of a step, in the last layer, with one tensor's old rows beside its new.
-    room: tokens that the static cache is made for; block_size: tokens of a page.
+    "growing, while copied": the worst moment of a step, in the last layer of its kind, with one tensor's old rows beside
+    its new. room: tokens that the static cache is made for; block_size: tokens of a page.
     """
     arch = Architecture.of(arch)
-    rows, layers = arch.cache_rows(), arch.num_hidden_layers
-    sizes = [size for kind in rows.items() for size in model_rows(dict([kind]), 1, kv_cache, 1, 1)]
-    token = layers * sum(sizes)
-    # tensors are joined one after the other, so those still to come lack the new token's row
-    beside = [(lengths - 1) * size - sum(sizes[index + 1 :]) for index, size in enumerate(sizes)]
+    sizes = [size for kind in arch.cache_rows().items() for size in model_rows(dict([kind]), 1, kv_cache, 1, 1)]
+    layers = {slide: arch.layers_that(slide) for slide in (False, True) if arch.layers_that(slide)}
+    kept = {slide: arch.kept_tokens(slide, lengths) for slide in layers}
+    before = {slide: arch.kept_tokens(slide, lengths - 1) for slide in layers}
+
+    def held(tokens):
+        return sum(len(layers[slide]) * tokens[slide] * sum(sizes) for slide in layers)
+
+    beside = []
+    for slide, places in layers.items():
+        # tensors are joined one after the other, so those still to come lack the new token's row
+        later = sum(sum(i > places[-1] for i in layers[s]) * (kept[s] - before[s]) for s in layers) * sum(sizes)
+        grown = kept[slide] - before[slide]
+        beside += [before[slide] * size - grown * sum(sizes[i + 1 :]) - later for i, size in enumerate(sizes)]
     return {
-        "static": np.full(len(lengths), room * token),
-        "growing": lengths * token,
-        "growing, while copied": lengths * token + np.max(beside, axis=0),
-        "paged, pages in use": formulas.paged_tokens(lengths, block_size) * token,
+        "static": np.full(len(lengths), held({slide: arch.kept_tokens(slide, room) for slide in layers})),
+        "growing": held(kept),
+        "growing, while copied": held(kept) + np.max(beside, axis=0),
+        "paged, pages in use": held({slide: formulas.paged_tokens(kept[slide], block_size) for slide in layers}),
     }

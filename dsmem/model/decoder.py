@@ -119,12 +119,21 @@ class Decoder(nn.Module):
         angles = (positions[:, None] * self.inv_freq)[:, None]
         cos = angles.cos().to(self.like["dtype"])
         sin = angles.sin().to(self.like["dtype"])
-        mask = future_mask(positions, start + seq_len) if attention == "eager" else None
+        masks = {
+            slide: self._mask(positions, range(start, start + seq_len), slide, attention) for slide in (False, True)
+        }
         if self.arch.rope_interleave:
             cos = torch.stack((cos, cos), dim=-1).flatten(-2)
         else:
             cos = torch.cat((cos, cos), dim=-1)
-        return Step(cos, sin, mask, cache, attention, absorbed)
+        return Step(cos, sin, masks[False], cache, attention, absorbed, masks[True])
+
+    def _mask(self, positions, new, slide, attention):
+        """Eager attention's mask for the layers that slide, or for the others; None where there are none of them."""
+        if attention != "eager" or not self.arch.layers_that(slide):
+            return None
+        first = new.start - self.arch.kept_tokens(slide, new.start)
+        return future_mask(positions, range(first, new.stop), self.arch.sliding_window if slide else None)
 
     def new_cache(self, batch: int, max_len: int, dtype: Any = None, layout: str = "static", **options: Any) -> KVCache:
         """An empty `KVCache` for `max_len` tokens of `batch` sequences, on the model's device.

@@ -7,11 +7,22 @@ from transformers import AutoConfig
 
 from dsmem import Architecture
 from dsmem.config.families import FAMILIES as READ
+from dsmem.config.shapes import FULL, SLIDING
 
 FAMILIES = [family for family in READ if family != "kimi_k2"]  # of which transformers has no class
 NEEDED = {"hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size", "model_type"}
 # what the kit calls otherwise, or makes of several keys
-DERIVED = {"name", "model_type", "qkv_bias", "o_bias", "qk_norm", "rope_theta", "rope_scaling", "sliding_window"}
+DERIVED = {
+    "name",
+    "model_type",
+    "qkv_bias",
+    "o_bias",
+    "qk_norm",
+    "rope_theta",
+    "rope_scaling",
+    "sliding_window",
+    "layer_types",
+}
 each_family = pytest.mark.parametrize("family", FAMILIES)
 
 
@@ -41,6 +52,8 @@ def test_each_field_is_the_config_classs_own_where_only_the_sizes_are_given(fami
     assert arch.rope_theta == theirs.rope_parameters["rope_theta"]
     assert arch.qkv_bias == (family == "qwen2" or getattr(theirs, "attention_bias", False))
     assert arch.sliding_window == getattr(theirs, "sliding_window", None)
+    kinds = getattr(theirs, "layer_types", [SLIDING if arch.sliding_window else FULL] * arch.num_hidden_layers)
+    assert [SLIDING if arch.slides(index) else FULL for index in range(arch.num_hidden_layers)] == kinds
 
 
 @each_family

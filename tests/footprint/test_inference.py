@@ -119,13 +119,6 @@ def test_sharding_is_refused(refuses):
     refuses(lambda: inference_footprint(GQA, Workload(), sharding={"tensor": 8}), "sharding", "'tensor': 8", "None")
 
 
-def test_more_tokens_than_a_sliding_window_are_refused(refuses):
-    arch = GQA.scaled(sliding_window=512)
-    assert inference_footprint(arch, Workload(1, 512)).total_bytes
-    refuses(lambda: inference_footprint(arch, Workload(1, 513)), "513", "sliding_window", "512")
-    refuses(lambda: inference_footprint(arch, Workload(1, np.array([8, 600]))), "600", "sliding_window", "512")
-
-
 def test_what_64_bits_cannot_hold_is_refused_for_arrays_and_counted_for_numbers(refuses):
     arch, how = Architecture.from_config("deepseek-r1"), {"attention": "eager", "weights": "bf16"}
     alone = inference_footprint(arch, batch=64, seq_len=10_000_000, **how).total_bytes

@@ -17,8 +17,8 @@ class Architecture(Shapes):
     queries and keys pass an RMSNorm per head (Qwen3). With `kv_lora_rank` attention is latent (MLA, arXiv 2405.04434,
     section 2.1), and `head_dim` is the part of a head that is rotated. With `n_routed_experts` every layer is a mixture
     of experts, but the `first_k_dense_replace` first and those in `mlp_only_layers`. With `sliding_window` the layers
-    that `layer_types` calls "sliding_attention" attend to so many tokens alone; it is () where all do. `apart` names what the
-    config holds beside the language model (`vision_config`): none of it is counted here. Build one with
+    that `layer_types` calls "sliding_attention" attend to so many tokens alone; it is () where all do. `apart` names
+    what the config holds beside the language model (`vision_config`): none of it is counted here. Build one with
     `Architecture.from_config`.
     """
 

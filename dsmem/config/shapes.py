@@ -84,7 +84,7 @@ class Shapes:
         return [index for index in range(self.num_hidden_layers) if self.slides(index) == slide]
 
     def kept_tokens(self, slide: bool, tokens: Any) -> Any:
-        """Tokens, of `tokens` (a number or an array), that a cache keeps in a layer that slides, or in one that does not.
+        """Of `tokens`, a number or an array, those that a cache keeps in a layer that slides, or in one that does not.
 
         A token attends to the `sliding_window - 1` before it, so no cache keeps more. transformers' growing cache keeps
         as many; its static one has room for one more.

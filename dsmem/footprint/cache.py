@@ -78,7 +78,7 @@ def read(p: Pass, where: Any = True) -> None:
 
 
 def join(p: Pass) -> None:
-    """`SlidingRows.join` of one layer: the tokens kept so far and the new ones, in one tensor; a first pass needs none."""
+    """`SlidingRows.join` of one layer: the tokens kept so far and the new ones in one tensor, which a first pass spares."""
     where = p.work.cached_tokens > 0
     for name, (heads, width) in p.arch.cache_rows(p.work.mla_cache).items():
         payload, scales = (where * size for size in _rows(p, p.kept_len, heads, width))

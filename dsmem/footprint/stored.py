@@ -212,8 +212,8 @@ def cache_growth(
 ) -> dict[str, np.ndarray]:
     """Bytes of one sequence's cache at `lengths` tokens, an array: {layout: array}, as `plots.plot_curves` takes it.
 
-    "growing, while copied": the worst moment of a step, in the last layer of its kind, with one tensor's old rows beside
-    its new. room: tokens that the static cache is made for; block_size: tokens of a page.
+    "growing, while copied": the worst moment of a step, in the last layer of a kind, with one tensor's old rows beside its
+    new. room: tokens that the static cache is made for; block_size: tokens of a page.
     """
     arch = Architecture.of(arch)
     sizes = [size for kind in arch.cache_rows().items() for size in model_rows(dict([kind]), 1, kv_cache, 1, 1)]

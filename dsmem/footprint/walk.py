@@ -38,7 +38,7 @@ class Pass:
 
     @property
     def kept_new(self) -> Any:
-        """New tokens per sequence that the cache keeps of this layer, none of those that a long prompt's end displaces."""
+        """New tokens per sequence that the cache keeps of this layer: the last, where a prompt is longer than it."""
         return self.arch.kept_tokens(self.slide, self.work.new_tokens)
 
     @property

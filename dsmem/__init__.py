@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = attach(
         "Footprint": "footprint.instants",
         "inference_footprint": "footprint.inference",
         "find_tensor": "footprint.find",
+        "checkpoint": "footprint.weigh",
         "build_model": "model.decoder",
         "Ledger": "memory.ledger",
         "replay": "memory.replay",

@@ -1,6 +1,7 @@
-"""python -m dsmem find-tensor SIZE MODEL: whose tensor is this many bytes?
+"""Questions about memory, answered at a prompt.
 
 python -m dsmem find-tensor "Tried to allocate 448.00 MiB" deepseek-r1-distill-llama-70b
+python -m dsmem checkpoint path/to/folder
 """
 
 import argparse
@@ -15,16 +16,32 @@ def main(arguments: list[str] | None = None) -> int:
     finding.add_argument("size", help="bytes, '448 MiB', or the line of an out-of-memory error as it is")
     finding.add_argument("model", help="a name in data/models, or the path of a config.json")
     finding.add_argument("--most", type=int, default=12, help="how many tensors to list (default: 12)")
+    finding.set_defaults(answer=_find)
+    weighing = commands.add_parser("checkpoint", help="what do these files store?")
+    weighing.add_argument("path", help="a folder, a safetensors or GGUF file, or a model.safetensors.index.json")
+    weighing.add_argument("--most", type=int, default=5, help="how many of the largest tensors to list (default: 5)")
+    weighing.set_defaults(answer=_weigh)
     options = parser.parse_args(arguments)
     try:
-        from dsmem.footprint.find import find_tensor
-
-        size = int(options.size) if options.size.isdigit() else options.size
-        print(find_tensor(size, options.model, options.most))
+        print(options.answer(options))
     except (ValueError, OSError) as error:
         print(f"dsmem {options.command}: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _find(options):
+    from dsmem.footprint.find import find_tensor
+
+    size = int(options.size) if options.size.isdigit() else options.size
+    return find_tensor(size, options.model, options.most)
+
+
+def _weigh(options):
+    from dsmem.footprint.weigh import checkpoint
+
+    weighed = checkpoint(options.path)
+    return f"{weighed.table()}\n\n{weighed.largest(options.most)}" if weighed.tensors else weighed.table()
 
 
 if __name__ == "__main__":

@@ -83,12 +83,14 @@ def whole_number(argument: str, value: Any, least: int = 1, what: str = "a count
 
 
 def whole_numbers(argument: str, value: Any, least: int = 1) -> "int | np.ndarray":
-    """`whole_number`, or an int64 array of them: every element at least `least`."""
+    """`whole_number`, or an int64 array of them: every element at least `least`, and within 64 bits."""
+    if isinstance(value, numbers.Integral):
+        return whole_number(argument, value, least)
     try:
         array = np.asarray(value)
     except ValueError:  # rows of unequal length
         array = np.empty(0)
-    if array.dtype.kind not in "iu" or array.size == 0 or np.any(array < least):
+    if array.dtype.kind not in "iu" or array.size == 0 or np.any(array < least) or np.any(array > 2**63 - 1):
         raise ValueError(f"{argument}={value!r} is not a count; it must be a whole number of at least {least}")
     return int(array) if array.ndim == 0 else array.astype(np.int64)
 

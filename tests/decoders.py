@@ -13,12 +13,14 @@ SIZES = {
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
     "intermediate_size": 96,
-    "moe_intermediate_size": 40,
     "vocab_size": 61,
     "num_experts_per_tok": 3,
 }
 LATENT = {"kv_lora_rank": 16, "qk_nope_head_dim": 12, "qk_rope_head_dim": 8, "v_head_dim": 12, "n_shared_experts": 2}
-LATENT |= {"n_routed_experts": 8, "first_k_dense_replace": 1}
+LATENT |= {"n_routed_experts": 8, "first_k_dense_replace": 1, "moe_intermediate_size": 40}
+QWEN_MOE = {"head_dim": 16, "num_experts": 8, "moe_intermediate_size": 40}
+# as many heads as make a score of exactly 0 rare: among equals the choice goes by the number of keys
+INDEX = {"index_n_heads": 8, "index_head_dim": 20, "index_topk": 4}
 CONFIGS = {
     "v3": {"model_type": "deepseek_v3", "q_lora_rank": 24, "n_group": 4, "topk_group": 2, **LATENT},
     "v3, pairs side by side": {
@@ -54,16 +56,24 @@ CONFIGS = {
         "topk_group": 2,
         **LATENT,
     },
-    "qwen3_moe": {"model_type": "qwen3_moe", "head_dim": 16, "num_experts": 8, "norm_topk_prob": True},
-    "qwen3_moe, some dense": {"model_type": "qwen3_moe", "head_dim": 16, "num_experts": 8, "mlp_only_layers": [1]},
-    "qwen3_moe, every second": {"model_type": "qwen3_moe", "head_dim": 16, "num_experts": 8, "decoder_sparse_step": 2},
-    "qwen3_moe that slides": {
-        "model_type": "qwen3_moe",
-        "head_dim": 16,
-        "num_experts": 8,
-        "use_sliding_window": True,
-        "sliding_window": 4,
+    "v3.2": {"model_type": "deepseek_v32", "q_lora_rank": 24, "n_group": 4, "topk_group": 2, **INDEX, **LATENT},
+    "v3.2, fewer tokens than keys to choose": {
+        "model_type": "deepseek_v32",
+        "q_lora_rank": 24,
+        "n_group": 1,
+        "topk_group": 1,
+        "attention_bias": True,
+        **INDEX,
+        "index_topk": 50,
+        **LATENT,
     },
+    "glm-5": {"model_type": "glm_moe_dsa", "q_lora_rank": 24, "mlp_bias": True, **INDEX, **LATENT},
+    "mixtral": {"model_type": "mixtral", "num_local_experts": 8, "num_key_value_heads": 2},
+    "qwen3_moe": {"model_type": "qwen3_moe", "norm_topk_prob": True, **QWEN_MOE},
+    "qwen3_moe that slides": {"model_type": "qwen3_moe", "use_sliding_window": True, "sliding_window": 4, **QWEN_MOE},
+    "mixtral that slides": {"model_type": "mixtral", "num_local_experts": 8, "sliding_window": 4},
+    "qwen3_moe, some dense": {"model_type": "qwen3_moe", "mlp_only_layers": [1], **QWEN_MOE},
+    "qwen3_moe, every second": {"model_type": "qwen3_moe", "decoder_sparse_step": 2, **QWEN_MOE},
 }
 DENSE_SIZES = {
     "hidden_size": 48,
@@ -101,8 +111,21 @@ DENSE_CONFIGS = {
     },
     "qwen3 with biases": {"model_type": "qwen3", "head_dim": 10, "attention_bias": True},
 }
+GPT_SIZES = {"n_embd": 48, "n_layer": 3, "n_head": 4, "n_positions": 32, "vocab_size": 61}
+OPT_SIZES = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "ffn_dim": 80, "vocab_size": 61}
+OPT_SIZES |= {"word_embed_proj_dim": 48, "max_position_embeddings": 32}
+GPT_CONFIGS = {
+    "gpt2": {"model_type": "gpt2", **GPT_SIZES},
+    "gpt2, head apart": {"model_type": "gpt2", "tie_word_embeddings": False, **GPT_SIZES},
+    "gpt2, narrow": {"model_type": "gpt2", "n_inner": 40, "activation_function": "gelu", **GPT_SIZES},
+    "gpt2, scores not divided": {"model_type": "gpt2", "scale_attn_weights": False, **GPT_SIZES},
+    "gpt2, scores by layer": {"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True, **GPT_SIZES},
+    "opt": {"model_type": "opt", **OPT_SIZES},
+    "opt, no biases": {"model_type": "opt", "enable_bias": False, "activation_function": "gelu", **OPT_SIZES},
+}
 CONFIGS = {name: SIZES | config for name, config in CONFIGS.items()}
 CONFIGS |= {name: DENSE_SIZES | config for name, config in DENSE_CONFIGS.items()}
+CONFIGS |= GPT_CONFIGS
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 TOKENS = torch.randint(61, (2, 11), generator=torch.Generator().manual_seed(5))
 

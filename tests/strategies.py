@@ -5,7 +5,7 @@ import dataclasses
 from hypothesis import strategies as st
 
 import dsmem
-from dsmem.config.shapes import KINDS
+from dsmem.config.windows import KINDS
 from dsmem.config.workload import LINEARS
 from dsmem.units import FLOATS
 
@@ -65,6 +65,19 @@ def latent_architectures(draw, hidden=512, rank=64, head_dim=64, **widths):
 
 
 @st.composite
+def indexed_architectures(draw, **widths):
+    """A decoder with latent attention to the keys that an indexer chooses."""
+    arch = draw(latent_architectures(**widths))
+    return arch.scaled(
+        q_lora_rank=arch.q_lora_rank or draw(st.integers(1, 64)),
+        index_n_heads=draw(st.integers(1, 6)),
+        index_head_dim=arch.qk_rope_head_dim + draw(st.integers(0, 40)),
+        index_topk=draw(st.integers(1, 600)),
+        indexer_rope_interleave=draw(BOOLEANS),
+    )
+
+
+@st.composite
 def with_experts(draw, dense, width=256):
     """A decoder of `dense` with mixtures of experts in some of its layers."""
     arch, group_size, n_group = draw(dense), draw(st.integers(2, 5)), draw(st.integers(1, 3))
@@ -83,10 +96,29 @@ def with_experts(draw, dense, width=256):
     )
 
 
+@st.composite
+def gpt_architectures(draw, **widths):
+    """A decoder of GPT blocks: GPT-2, OPT, and mixes of both."""
+    arch = draw(architectures(**widths))
+    return arch.scaled(
+        num_key_value_heads=arch.num_attention_heads,
+        qk_norm=False,
+        sliding_window=None,
+        layer_norm_epsilon=1e-5,
+        learned_positions=draw(st.integers(1024, 1100)),
+        position_offset=draw(st.sampled_from((0, 2))),
+        joined_qkv=draw(BOOLEANS),
+        hidden_act=draw(st.sampled_from(("gelu_new", "relu"))),
+        scale_attn_weights=draw(BOOLEANS),
+        scale_attn_by_inverse_layer_idx=draw(BOOLEANS),
+    )
+
+
 def any_architectures(width=256, **widths):
-    """Grouped or latent attention, dense or with experts; the arguments are the largest widths."""
-    kinds = architectures(**widths), latent_architectures(**{"hidden": 512} | widths)
-    return st.one_of(*kinds, *(with_experts(kind, width) for kind in kinds))
+    """Grouped, latent or indexed attention, dense or with experts, or GPT blocks, at most as wide as the arguments."""
+    latent = {"hidden": 512} | widths
+    kinds = architectures(**widths), latent_architectures(**latent), indexed_architectures(**latent)
+    return st.one_of(*kinds, *(with_experts(kind, width) for kind in kinds), gpt_architectures(**widths))
 
 
 @st.composite

@@ -4,7 +4,8 @@ import dataclasses
 from typing import Any
 
 from dsmem.config import families
-from dsmem.config.shapes import FULL, SLIDING, Shapes
+from dsmem.config.shapes import Shapes
+from dsmem.config.windows import FULL, SLIDING
 from dsmem.table import Table
 from dsmem.units import one_of, whole_number
 
@@ -15,11 +16,17 @@ class Architecture(Shapes):
 
     Widths are in elements. `qkv_bias`, `o_bias`, `mlp_bias` say which projections carry a bias, `qk_norm` whether
     queries and keys pass an RMSNorm per head (Qwen3). With `kv_lora_rank` attention is latent (MLA, arXiv 2405.04434,
-    section 2.1), and `head_dim` is the part of a head that is rotated. With `n_routed_experts` every layer is a mixture
-    of experts, but the `first_k_dense_replace` first and those in `mlp_only_layers`. With `sliding_window` the layers
-    that `layer_types` calls "sliding_attention" attend to so many tokens alone; it is () where all do. `apart` names
-    what the config holds beside the language model (`vision_config`): none of it is counted here. Build one with
-    `Architecture.from_config`.
+    section 2.1), and `head_dim` is the part of a head that is rotated. With `index_topk` an indexer of `index_n_heads`
+    heads, each `index_head_dim` wide, chooses for every token the `index_topk` keys that it reads (DeepSeek Sparse
+    Attention, arXiv 2512.02556, section 2.1); `indexer_types` says which layers have one ("full") and which take over
+    the choice of the layer before ("shared"), where not all are "full". With `n_routed_experts` every layer is a
+    mixture of experts, but the `first_k_dense_replace` first and those in `mlp_only_layers`. With `sliding_window` the
+    layers that `layer_types` calls "sliding_attention" attend to so many tokens alone; it is () where all do. With
+    `layer_norm_epsilon` the layers are GPT blocks: LayerNorms with a bias, an MLP without a gate, and a table of
+    `learned_positions`, whose first `position_offset` rows no token reads; `joined_qkv` says whether one matrix makes
+    queries, keys and values. `head` stands on the decoder: "lm_head", "score" (a number for each of `num_labels`
+    labels) or "none". `apart` names what the config holds beside the language model (`vision_config`): none of it is
+    counted here. Build one with `Architecture.from_config`.
     """
 
     name: str
@@ -47,6 +54,11 @@ class Architecture(Shapes):
     qk_nope_head_dim: int = 0
     qk_rope_head_dim: int = 0
     v_head_dim: int = 0
+    index_n_heads: int = 0
+    index_head_dim: int = 0
+    index_topk: int = 0
+    indexer_types: tuple = ()
+    indexer_rope_interleave: bool = False
     n_routed_experts: int = 0
     n_shared_experts: int = 0
     num_experts_per_tok: int = 0
@@ -59,6 +71,16 @@ class Architecture(Shapes):
     norm_topk_prob: bool = False
     routed_scaling_factor: float = 1.0
     num_nextn_predict_layers: int = 0
+    hidden_act: str = "silu"
+    layer_norm_epsilon: float | None = None
+    learned_positions: int = 0
+    position_offset: int = 0
+    joined_qkv: bool = False
+    scale_attn_weights: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
+    head: str = "lm_head"
+    num_labels: int = 0
+    score_bias: bool = False
     apart: tuple = ()
 
     def __post_init__(self):
@@ -71,13 +93,23 @@ class Architecture(Shapes):
                 f"num_attention_heads={self.num_attention_heads} does not divide into "
                 f"num_key_value_heads={self.num_key_value_heads}; it must be a multiple of it"
             )
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim={self.head_dim} is odd; rotary positions turn pairs, so it must be even")
         self._settle_window()
+        one_of("head", self.head, HEADS, "a head")
+        if self.head == "score":
+            whole_number("num_labels", self.num_labels, what="a number of labels")
+        if self.tie_word_embeddings and self.head != "lm_head":
+            raise ValueError(f"head={self.head!r} is not tied to an embedding; tie_word_embeddings must be False")
+        if self.head_dim % 2 and not self.gpt_block:
+            name = "qk_rope_head_dim" if self.latent else "head_dim"
+            raise ValueError(f"{name}={self.head_dim} is odd; rotary positions turn pairs, so it must be even")
         if self.latent:
             self._check_latent()
+        if self.indexed:
+            self.check_indexer()
         if self.n_routed_experts:
             self._check_experts()
+        if self.gpt_block:
+            self._check_gpt_block()
 
     def _settle_window(self):
         """Layers that are alike need no list, and those that were cut off have no place in it."""
@@ -135,6 +167,20 @@ class Architecture(Shapes):
                 f"allowed: at most {reach}"
             )
 
+    def _check_gpt_block(self):
+        whole_number("learned_positions", self.learned_positions, what="a size")
+        for field, value in _GPT_BLOCK.items():
+            if getattr(self, field) != value:
+                raise ValueError(
+                    f"{field}={getattr(self, field)!r} is not known beside layer_norm_epsilon="
+                    f"{self.layer_norm_epsilon!r}; allowed: {value!r}"
+                )
+        if self.num_key_value_heads != self.num_attention_heads:
+            raise ValueError(
+                f"num_key_value_heads={self.num_key_value_heads} goes with grouped heads; with layer_norm_epsilon it "
+                f"must be num_attention_heads={self.num_attention_heads}"
+            )
+
     @classmethod
     def from_config(cls, source: Any) -> "Architecture":
         """The architecture that `source` describes.
@@ -173,12 +219,16 @@ class Architecture(Shapes):
 
     def __str__(self) -> str:
         attention = "latent attention" if self.latent else f"{self.num_attention_heads} heads"
+        if self.indexed:
+            attention += f" to the {self.index_topk:,} keys that an indexer chooses"
         if not self.latent and self.num_key_value_heads < self.num_attention_heads:
             attention += f" over {self.num_key_value_heads} key-value heads"
         active = f", {self.n_active_params:,} active" if self.n_routed_experts else ""
         layers = f"{self.num_hidden_layers} layers of width {self.hidden_size:,}"
         apart = f"; the language model alone, without {' and '.join(self.apart)}" if self.apart else ""
-        return f"{self.name} ({self.model_type}): {self.n_params:,} parameters{active}; {layers}, {attention}{apart}"
+        head = {"lm_head": "", "score": f", {self.num_labels} labels", "none": ", no head"}[self.head]
+        kind = f"{layers}, {attention}{head}{apart}"
+        return f"{self.name} ({self.model_type}): {self.n_params:,} parameters{active}; {kind}"
 
     def __repr__(self) -> str:
         return f"<Architecture {self}>"
@@ -187,6 +237,7 @@ class Architecture(Shapes):
         return self.table()._repr_html_()
 
 
+HEADS = ("lm_head", "score", "none")
 _POSITIVE = (
     "hidden_size",
     "num_hidden_layers",
@@ -196,4 +247,15 @@ _POSITIVE = (
     "intermediate_size",
     "vocab_size",
 )
-_COUNTS = ("n_routed_experts", "n_shared_experts", "first_k_dense_replace", "num_nextn_predict_layers")
+_COUNTS = (
+    "n_routed_experts",
+    "n_shared_experts",
+    "first_k_dense_replace",
+    "num_nextn_predict_layers",
+    "index_n_heads",
+    "index_head_dim",
+    "index_topk",
+    "learned_positions",
+    "position_offset",
+)
+_GPT_BLOCK = {"kv_lora_rank": None, "n_routed_experts": 0, "qk_norm": False, "sliding_window": None}

@@ -1,6 +1,6 @@
 """The keys of one `config.json`: each is checked where it is read, and none that may move a byte stays unread."""
 
-import math
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from numbers import Real
 from typing import Any
@@ -8,6 +8,8 @@ from typing import Any
 from dsmem.units import one_of, whole_number
 
 REQUIRED = object()
+LARGEST = sys.float_info.max  # an integer may be larger
+LARGEST_SIZE = 2**31 - 1  # no model has a size beyond, and torch cannot make its tensors
 
 HARMLESS = frozenset(
     # what a config says of itself, of the library, and of the way its files are loaded
@@ -37,16 +39,29 @@ class Keys:
     """One config, its aliases resolved: every read is checked, and `finish` refuses what nobody read.
 
     values: the config as a dict. family: its model_type, for messages. aliases: {other spelling: the kit's name}, as in
-    the config class's `attribute_map`. defaults: what the config class puts in place of an absent key.
+    the config class's `attribute_map`. defaults: what the config class puts in place of an absent key. foreign: names
+    of the kit that this family spells otherwise alone.
     """
 
-    def __init__(self, values: dict[str, Any], family: str, aliases: Mapping[str, str], defaults: Mapping[str, Any]):
+    def __init__(
+        self,
+        values: dict[str, Any],
+        family: str,
+        aliases: Mapping[str, str],
+        defaults: Mapping[str, Any],
+        foreign: Collection[str] = (),
+    ):
         self.family, self._values, self._read = family, dict(defaults), set()
+        spelled = {}
         for key, value in values.items():
+            if key in foreign:
+                own = " or ".join(alias for alias, name in aliases.items() if name == key)
+                raise ValueError(f"{key}={value!r} is spelled {own} in {family}; it must be, or not be there")
             name = aliases.get(key, key)
-            if name != key and name in values and values[name] != value:
+            other = spelled.setdefault(name, key)
+            if other != key and values[other] != value:
                 raise ValueError(
-                    f"{key}={value!r} is another spelling of {name}={values[name]!r} in {family}; they must agree"
+                    f"{key}={value!r} is another spelling of {other}={values[other]!r} in {family}; they must agree"
                 )
             self._values[name] = value
 
@@ -60,7 +75,10 @@ class Keys:
         value = self.get(key, default)
         if default is REQUIRED and value in (REQUIRED, None):
             raise ValueError(f"{key} is missing from the config; it must be a whole number of at least {least}")
-        return whole_number(key, value, least, "a size")
+        size = whole_number(key, value, least, "a size")
+        if size > LARGEST_SIZE:
+            raise ValueError(f"{key}={size} is more than any model has; allowed: at most {LARGEST_SIZE}")
+        return size
 
     def maybe_whole(self, key: str) -> int | None:
         """A whole number of at least 1, or None where the key is absent or null."""
@@ -76,7 +94,7 @@ class Keys:
     def number(self, key: str, default: float) -> float:
         """A finite number above 0."""
         value = self.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value <= 0:
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= LARGEST:
             raise ValueError(f"{key}={value!r} is not a number to compute with; it must be finite and above 0")
         return float(value)
 
@@ -86,9 +104,9 @@ class Keys:
         return value if value == default else one_of(key, value, allowed, f"read in {self.family}")
 
     def only(self, key: str, *allowed: Any) -> None:
-        """Refuse a key whose value would change the shape in a way that is not read; absent and null are fine."""
-        value = self.get(key)
-        if value is not None and value not in allowed:
+        """Refuse a value that would change the shape in a way that is not read; absent is fine, and a null is false."""
+        value = self.get(key, allowed[0])
+        if value not in allowed and not (value is None and not all(allowed)):
             words = ", ".join(map(repr, allowed))
             raise ValueError(f"{key}={value!r} is not read in {self.family}; allowed: {words}, or no such key")
 

@@ -5,19 +5,23 @@ from typing import Any
 
 import numpy as np
 
+from dsmem.config.indexer import IndexerShapes
+from dsmem.config.windows import WindowShapes
 from dsmem.units import one_of
 
-FULL, SLIDING = KINDS = ("full_attention", "sliding_attention")
-"""What `layer_types` says of a layer: it attends to all tokens before, or to the last of them."""
 
-
-class Shapes:
+class Shapes(IndexerShapes, WindowShapes):
     """Derived shapes: the fields they are made of are those of `Architecture`, which inherits from this class."""
 
     @property
     def latent(self) -> bool:
         """Whether attention goes through a latent that all heads share (MLA)."""
         return self.kv_lora_rank is not None
+
+    @property
+    def gpt_block(self) -> bool:
+        """Whether the layers are GPT-2's: LayerNorm, learned positions, no gate in the MLP."""
+        return self.layer_norm_epsilon is not None
 
     @property
     def qk_head_dim(self) -> int:
@@ -63,40 +67,30 @@ class Shapes:
         """What a cache keeps of one token in one layer: {name: (heads, elements per head)}.
 
         mla_cache: "latent" or "expanded" (keys and values of every head); only latent attention has the choice.
-        Raises ValueError for anything else.
+        "indexer_keys" are kept in the layers that have an indexer: see `layers_caching`. Raises ValueError for
+        anything else.
 
         >>> import dsmem
         >>> dsmem.Architecture.from_config("deepseek-r1").cache_rows()
         {'latents': (1, 576)}
         """
+        return self.indexer_rows() | self.attended_rows(mla_cache)  # in the order in which a layer writes them
+
+    def attended_rows(self, mla_cache: str = "latent") -> dict[str, tuple[int, int]]:
+        """The rows of `cache_rows` that attention itself reads."""
         one_of("mla_cache", mla_cache, ("latent", "expanded"))
         if self.latent and mla_cache == "latent":
             return {"latents": (1, self.latent_width)}
         heads = self.num_key_value_heads
         return {"keys": (heads, self.qk_head_dim), "values": (heads, self.value_head_dim)}
 
-    def slides(self, index: int) -> bool:
-        """Whether layer `index` (from 0) attends to the last `sliding_window` tokens alone, its own included."""
-        return self.sliding_window is not None and (not self.layer_types or self.layer_types[index] == SLIDING)
-
-    def layers_that(self, slide: bool) -> list[int]:
-        """Indices of the layers that slide, or of those that do not."""
-        return [index for index in range(self.num_hidden_layers) if self.slides(index) == slide]
-
-    def kept_tokens(self, slide: bool, tokens: Any) -> Any:
-        """Of `tokens`, a number or an array, those that a cache keeps in a layer that slides, or in one that does not.
-
-        A token attends to the `sliding_window - 1` before it, so no cache keeps more. transformers' growing cache keeps
-        as many; its static one has room for one more.
-
-        >>> import dsmem
-        >>> dsmem.Architecture.from_config("llama-2-7b").scaled(sliding_window=4096).kept_tokens(True, 32_768)
-        4095
-        """
-        if not slide:
-            return tokens
-        kept = np.minimum(tokens, self.sliding_window - 1)
-        return kept if kept.ndim else int(kept)
+    def check_positions(self, tokens: Any) -> None:
+        """Raise ValueError where `tokens`, a number or an array, are more than the table of learned positions has."""
+        if self.learned_positions and np.any(tokens > self.learned_positions):
+            raise ValueError(
+                f"seq_len={np.max(tokens)} is past learned_positions={self.learned_positions} of {self.name}; "
+                "allowed: no more than those"
+            )
 
     def census(self) -> dict[str, int]:
         """Parameters by named part, all layers together.
@@ -114,19 +108,26 @@ class Shapes:
         counts = self.num_hidden_layers - sparse, sparse
         names = dict.fromkeys(name for census in layers for name in census)
         parts = {name: sum(n * part.get(name, 0) for n, part in zip(counts, layers, strict=True)) for name in names}
+        parts |= {name: len(self.indexer_layers) * count for name, count in self.indexer_census().items()}
         parts = {name: count for name, count in parts.items() if count}
-        head = {} if self.tie_word_embeddings else {"lm_head": self.vocab_size * self.hidden_size}
+        head = {} if self.tie_word_embeddings else _elements(self.head_linears())
         embedding = {"embed_tokens": self.vocab_size * self.hidden_size}
-        return embedding | parts | {"norm": self.hidden_size} | head
+        if self.learned_positions:
+            embedding["embed_positions"] = (self.learned_positions + self.position_offset) * self.hidden_size
+        return embedding | parts | {"norm": self.norm_params} | head
+
+    @property
+    def norm_params(self) -> int:
+        """Parameters of one norm as wide as the model: a weight, and in a GPT block a bias."""
+        return self.hidden_size * (2 if self.gpt_block else 1)
 
     def layer_census(self, experts: bool) -> dict[str, int]:
         """Parameters of one layer by named part, dense or with experts."""
-        norms = {"input_layernorm": self.hidden_size, "post_attention_layernorm": self.hidden_size} | self.norms()
+        norms = dict.fromkeys(("input_layernorm", "post_attention_layernorm"), self.norm_params) | self.norms()
         shapes = self.attention_linears() | (self.shared_linears() if experts else self.mlp_linears())
-        linears = {name: n_in * n_out + bias * n_out for name, (n_in, n_out, bias) in shapes.items()}
         stacks = {name: math.prod(shape) for name, shape in self.expert_stacks().items()} if experts else {}
         router = {"router": self.n_routed_experts * self.hidden_size} if experts else {}
-        return norms | linears | router | stacks
+        return norms | _elements(shapes) | router | stacks
 
     def norms(self) -> dict[str, int]:
         """Widths of the norms inside attention: {name: elements}."""
@@ -145,19 +146,28 @@ class Shapes:
         >>> dsmem.Architecture.from_config("llama-2-7b").linears()["lm_head"]
         (4096, 32000, False)
         """
-        head = {"lm_head": (self.hidden_size, self.vocab_size, False)}
-        return self.attention_linears() | self.mlp_linears() | self.shared_linears() | head
+        attention = self.attention_linears() | self.indexer_linears()
+        return attention | self.mlp_linears() | self.shared_linears() | self.head_linears()
+
+    def head_linears(self) -> dict[str, tuple[int, int, bool]]:
+        """What stands on the decoder: the language model's head, a score for each label, or nothing."""
+        heads = {
+            "lm_head": (self.hidden_size, self.vocab_size, False),
+            "score": (self.hidden_size, self.num_labels, self.score_bias),
+        }
+        return {name: shape for name, shape in heads.items() if name == self.head}
 
     def matrices(self) -> dict[str, tuple[int, int, int]]:
         """Every matrix that a scheme may convert: {name of `census()`: (in_features, out_features, copies in all)}.
 
-        A tied head is not among them, for it is the embedding.
+        A tied head is not among them, for it is the embedding; nor are scores, which stay as they are.
 
         >>> import dsmem
         >>> dsmem.Architecture.from_config("deepseek-r1").matrices()["experts.down_proj"]
         (2048, 7168, 14848)
         """
         found = {name: (n_in, n_out, self.layers_with(name)) for name, (n_in, n_out, _) in self.linears().items()}
+        found.pop("score", None)
         for name, (experts, n_out, n_in) in self.expert_stacks().items():
             found[name] = n_in, n_out, experts * self.layers_with(name)
         return {name: matrix for name, matrix in found.items() if matrix[2]}
@@ -169,16 +179,21 @@ class Shapes:
         >>> dsmem.Architecture.from_config("deepseek-r1").layers_with("gate_proj")
         3
         """
-        if name == "lm_head":
+        if name in self.head_linears():
             return int(not self.tie_word_embeddings)
         if name in self.attention_linears():
             return self.num_hidden_layers
+        if name in self.indexer_linears():
+            return len(self.indexer_layers)
         sparse = len(self.expert_layers)
         return self.num_hidden_layers - sparse if name in self.mlp_linears() else sparse
 
     def attention_linears(self) -> dict[str, tuple[int, int, bool]]:
         """The linear layers of attention, in order; latent attention has others than grouped attention."""
         hidden = self.hidden_size
+        if self.joined_qkv:
+            joined = hidden, self.query_width + 2 * self.kv_width, self.qkv_bias
+            return {"qkv_proj": joined, "o_proj": (self.query_width, hidden, self.o_bias)}
         if not self.latent:
             return {
                 "q_proj": (hidden, self.query_width, self.qkv_bias),
@@ -201,7 +216,10 @@ class Shapes:
 
     def mlp_linears(self) -> dict[str, tuple[int, int, bool]]:
         """The linear layers of a dense layer's MLP."""
-        return _swiglu("", self.hidden_size, self.intermediate_size, self.mlp_bias)
+        hidden, width = self.hidden_size, self.intermediate_size
+        if self.gpt_block:
+            return {"up_proj": (hidden, width, self.mlp_bias), "down_proj": (width, hidden, self.mlp_bias)}
+        return _swiglu("", hidden, width, self.mlp_bias)
 
     def shared_linears(self) -> dict[str, tuple[int, int, bool]]:
         """The linear layers of the experts that every token passes through: one MLP as wide as all of them."""
@@ -231,6 +249,10 @@ class Shapes:
         idle = self.n_routed_experts - self.num_experts_per_tok
         one = sum(math.prod(shape[1:]) for shape in self.expert_stacks().values())
         return self.n_params - len(self.expert_layers) * idle * one
+
+
+def _elements(shapes):
+    return {name: n_in * n_out + bias * n_out for name, (n_in, n_out, bias) in shapes.items()}
 
 
 def _swiglu(prefix, hidden, width, bias):

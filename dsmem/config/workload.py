@@ -12,9 +12,13 @@ if TYPE_CHECKING:
 
 _SWIGLU = ("gate_proj", "up_proj", "down_proj")
 LATENT_LINEARS = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj")
+INDEXER = ("indexer.wq_b", "indexer.wk")
 EXPERTS = ("experts.gate_up_proj", "experts.down_proj")
 SHARED = tuple(f"shared_experts.{name}" for name in _SWIGLU)
-LINEARS = ("q_proj", "k_proj", "v_proj", *LATENT_LINEARS, "o_proj", *_SWIGLU, *SHARED, *EXPERTS, "lm_head")
+LINEARS = (
+    *("q_proj", "k_proj", "v_proj", "qkv_proj", *LATENT_LINEARS, "o_proj", *INDEXER),
+    *(*_SWIGLU, *SHARED, *EXPERTS, "lm_head"),
+)
 CACHE_FORMATS = (*FLOATS, "fp8", "int8")
 STORED_CACHES = ("q8_0", "q4_0")  # of llama.cpp: their size is known, no pass on them is modelled
 _CHOICES = {
@@ -111,7 +115,7 @@ class Workload:
         Routed experts never multiply in INT8: "int8_w8a8" stores them as "int8". Raises ValueError where a head that
         is tied to the embedding would have to convert.
         """
-        if self.weights in FLOATS or name in self.modules_to_not_convert:
+        if self.weights in FLOATS or name in self.modules_to_not_convert or name == "score":
             return self.activations
         if name == "lm_head" and arch.tie_word_embeddings:
             raise ValueError(
@@ -165,5 +169,5 @@ class Workload:
         """Tokens per sequence that a cache has room for, pages not filled up."""
         if self.phase == "prefill":
             return self.key_len
-        longest = np.maximum(self.seq_len, self.key_len)
-        return longest if longest.ndim else int(longest)
+        sizes = self.seq_len, self.key_len
+        return max(sizes) if all(isinstance(size, int) for size in sizes) else np.maximum(*sizes)

@@ -1,19 +1,35 @@
 """Attention's half of a layer: grouped heads, latent attention expanded, and latent attention on the latents."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from dsmem import formulas
-from dsmem.footprint import cache
+from dsmem.footprint import cache, indexer
 from dsmem.footprint.walk import COPIED, Pass
 
-INSIDE = ("query", "key", "value", "latents", "kv_expanded", "key_expanded", "value_expanded", "query_absorbed")
+INSIDE = (
+    "query_key_value",
+    "query",
+    "key",
+    "value",
+    "latents",
+    "kv_expanded",
+    "key_expanded",
+    "value_expanded",
+    "query_absorbed",
+    "index_bias",
+)
 
 
-def attention(p: Pass, index: int) -> None:
-    """`Layer`'s attention half, from the norm to the residual stream; index: the layer's place, from 0."""
+def attention(p: Pass, index: int, mix: Callable | None = None) -> None:
+    """`Layer`'s attention half, from the norm to the residual stream.
+
+    index: the layer's place, from 0. mix: what is not in this file, up to `o_proj`.
+    """
     p.alive |= {"residual": p.hidden(), "normed": p.hidden()}
     cache.set_grown(p, index)
-    (latent if p.arch.latent else grouped)(p)
+    (mix or (latent if p.arch.latent else grouped))(p)
     p.drop(*INSIDE)
     p.alive |= {"attention_out": heads_out(p)}
     p.linear("o_proj", "attention_projected")
@@ -79,6 +95,8 @@ def queries(p):
         inverse_rms = formulas.inverse_rms_bytes(p.work.batch, p.work.new_tokens, 1)
         p.instant("q_a_layernorm", query_latent_normed=p.alive["query_latent"], inverse_rms=inverse_rms)
         p.alive |= {"query_latent_normed": p.alive.pop("query_latent")}
+        if p.arch.indexed:
+            indexer.choose(p)
         p.linear("q_b_proj", "query")
         p.drop("query_latent_normed")
     rotated = p.new(formulas.query_bytes, p.arch.num_attention_heads, p.arch.qk_rope_head_dim)
@@ -154,7 +172,10 @@ def eager(p):
     """Scores in memory, and again as the softmax's result; queries and outputs change between two layouts."""
     heads = p.arch.num_attention_heads
     scores = p.new(formulas.attention_scores_bytes, p.key_len, heads)
-    p.instant("queries_by_head", query_by_head=p.new(formulas.query_bytes, heads, p.arch.qk_head_dim))
+    query = p.new(formulas.query_bytes, heads, p.arch.qk_head_dim)
+    p.instant("queries_by_head", query_by_head=query)
+    p.drop("query_key_value")
+    p.alive |= {"query": query}
     p.instant("scores", scores=scores)
     p.instant("softmax", scores=scores, attention_weights=scores)
     out = heads_out(p)

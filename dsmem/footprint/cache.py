@@ -1,11 +1,12 @@
 """What a step does to the KV cache: new rows are written, all rows are read; and what that makes for a moment."""
 
+import itertools
 from typing import Any
 
 import numpy as np
 
 from dsmem import formulas
-from dsmem.footprint.stored import cache_part, cache_rows, model_rows
+from dsmem.footprint.stored import cache_part, cache_rows
 from dsmem.footprint.walk import Pass
 
 NEW_ROWS = {"keys": "key", "values": "value", "latents": "latents"}  # the part that a cache's new rows are
@@ -15,25 +16,35 @@ def set_grown(p: Pass, layers: int) -> None:
     """A growing cache as it stands when `layers` layers have taken their new rows and the others have not."""
     if p.work.cache != "growing":
         return
-    rows, held = p.arch.cache_rows(p.work.mla_cache), [0, 0]
-    for slide in (False, True):
-        places = p.arch.layers_that(slide)
-        grown = sum(index < layers for index in places)
-        for count, tokens in ((len(places) - grown, p.work.cached_tokens), (grown, p.work.key_len)):
-            kept = p.arch.kept_tokens(slide, tokens) if count else 0
-            pair = model_rows(rows, count, p.work.kv_cache, p.work.batch, kept)
-            held = [before + more for before, more in zip(held, pair, strict=True)]
-    p.alive |= {cache_part(p.arch, p.work): held[0]} | ({"cache_scales": held[1]} if p.work.kv_cache == "int8" else {})
+    held = {}
+    kinds = p.arch.cache_rows(p.work.mla_cache).items()
+    for slide, (name, shape) in itertools.product((False, True), kinds):
+        grown = p.arch.layers_caching(name, slide, layers)
+        rest = p.arch.layers_caching(name, slide) - grown
+        kept = [p.arch.kept_tokens(slide, tokens) for tokens in (p.work.cached_tokens, p.work.key_len)]
+        old, new = (_rows(p, tokens, *shape) for tokens in kept)
+        for part, before, after in zip((cache_part(p.arch, p.work, name), "cache_scales"), old, new, strict=True):
+            held[part] = held.get(part, 0) + rest * before + grown * after
+    if p.work.kv_cache != "int8":
+        held.pop("cache_scales")
+    p.alive |= held
 
 
-def write(p: Pass) -> None:
-    """`KVCache.write` of one layer: encode, then write, one kind of rows after the other."""
-    for name, (heads, width) in p.arch.cache_rows(p.work.mla_cache).items():
+def write(p: Pass, kinds: dict[str, tuple[int, int]] | None = None) -> None:
+    """`KVCache.write` of one layer: encode, then write, one kind of rows after the other.
+
+    kinds: {name: (heads, width)}; defaults to the rows that attention itself reads.
+    """
+    for name, (heads, width) in _kinds(p, kinds).items():
         encoded = encode(p, name, heads, width)
         if p.work.cache == "growing":
             grow(p, name, heads, width, encoded)
         elif p.work.cache == "paged" and "converted" in encoded:
             p.instant(f"write {name}", **encoded)
+
+
+def _kinds(p, kinds):
+    return p.arch.attended_rows(p.work.mla_cache) if kinds is None else kinds
 
 
 def encode(p, name, heads, width):
@@ -49,7 +60,7 @@ def encode(p, name, heads, width):
 
 def grow(p, name, heads, width, encoded):
     """Old and new rows side by side for a moment, then the new ones alone; after them their scales."""
-    parts = {cache_part(p.arch, p.work): 0} | ({"cache_scales": 1} if p.work.kv_cache == "int8" else {})
+    parts = {cache_part(p.arch, p.work, name): 0} | ({"cache_scales": 1} if p.work.kv_cache == "int8" else {})
     if "converted" in encoded:  # an empty cache converts its first rows on the way
         encoded = {"converted": encoded["converted"] * (p.work.cached_tokens > 0)}
     for part, index in parts.items():
@@ -58,12 +69,12 @@ def grow(p, name, heads, width, encoded):
         p.alive[part] = p.alive[part] + new - old
 
 
-def read(p: Pass, where: Any = True) -> None:
+def read(p: Pass, where: Any = True, kinds: dict[str, tuple[int, int]] | None = None) -> None:
     """`KVCache.read` of one layer: views where the format is the pass's own, else copies; pages are gathered.
 
-    where: False, also in an array, for passes that do not read.
+    where: False, also in an array, for passes that do not read. kinds: as in `write`.
     """
-    for name, (heads, width) in p.arch.cache_rows(p.work.mla_cache).items():
+    for name, (heads, width) in _kinds(p, kinds).items():
         rows = where * p.seen(formulas.cache_rows_bytes, heads, width)
         payload, scales = (where * size for size in _rows(p, p.key_len, heads, width))
         same = p.work.kv_cache == p.work.activations
@@ -78,9 +89,9 @@ def read(p: Pass, where: Any = True) -> None:
 
 
 def join(p: Pass) -> None:
-    """`SlidingRows.join` of one layer: the tokens kept so far and the new ones in one tensor, which a first pass spares."""
+    """`SlidingRows.join` of one layer: the tokens kept so far and the new ones in one tensor; none in a first pass."""
     where = p.work.cached_tokens > 0
-    for name, (heads, width) in p.arch.cache_rows(p.work.mla_cache).items():
+    for name, (heads, width) in _kinds(p, None).items():
         payload, scales = (where * size for size in _rows(p, p.kept_len, heads, width))
         gathered = {"rows_gathered": payload, "scales_gathered": scales} if p.work.cache == "paged" else {}
         joined = {f"{name}_read": where * p.seen(formulas.cache_rows_bytes, heads, width)}
@@ -99,7 +110,7 @@ def update(p: Pass, *sources: str) -> None:
     if p.slide and not np.any(p.work.cached_tokens):
         return
     p.drop(*sources)
-    for name, (heads, width) in p.arch.cache_rows(p.work.mla_cache).items():
+    for name, (heads, width) in _kinds(p, None).items():
         if f"{name}_read" in p.alive:
             p.drop(f"{name}_read")
             p.alive[NEW_ROWS[name]] = p.seen(formulas.cache_rows_bytes, heads, width)

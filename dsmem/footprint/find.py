@@ -152,12 +152,14 @@ def _usual(what, bits):
 
 def _widths(arch: Architecture) -> dict[str, int]:
     """Elements per token of what a pass makes."""
-    widths = {"hidden state": arch.hidden_size, "logits": arch.vocab_size}
+    widths = {"hidden state": arch.hidden_size}
+    for _, n_out, _ in arch.head_linears().values():
+        widths["logits"] = n_out
     widths["queries of a layer"] = arch.query_width
     for name, (heads, width) in arch.cache_rows().items():
         widths[f"cached {name} of a layer"] = heads * width
         if arch.sliding_window is None:  # else it grows by fewer layers the longer it is
-            widths[f"cached {name} of all layers"] = arch.num_hidden_layers * heads * width
+            widths[f"cached {name} of all layers"] = arch.layers_caching(name, False) * heads * width
     if arch.latent:
         widths["expanded keys of a layer"] = arch.kv_width
     if len(arch.expert_layers) < arch.num_hidden_layers:

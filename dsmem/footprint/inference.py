@@ -6,16 +6,15 @@ one, in the order in which the model runs them; `tests/` holds each total agains
 
 from typing import Any
 
-import numpy as np
-
 from dsmem import formulas
 from dsmem.config.architecture import Architecture
 from dsmem.config.workload import CACHE_FORMATS, STORED_CACHES, Workload
+from dsmem.footprint import gpt
 from dsmem.footprint.attention import attention
 from dsmem.footprint.cache import set_grown
 from dsmem.footprint.instants import Footprint
 from dsmem.footprint.mlp import experts, head, mlp
-from dsmem.footprint.stored import buffer_bytes, cache_bytes, weight_formats
+from dsmem.footprint.stored import buffer_bytes, cache_bytes, check_range, weight_formats
 from dsmem.footprint.walk import Pass
 from dsmem.units import dtype_bits
 
@@ -46,37 +45,40 @@ def inference_footprint(arch: Any, work: Workload | None = None, sharding: None 
             f"kv_cache={work.kv_cache!r} is a format of llama.cpp, of which only the size is known; a pass is modelled "
             f"in: {', '.join(CACHE_FORMATS)}"
         )
-    _check_range(arch, work)
+    arch.check_own_indexers()
+    arch.check_positions(work.key_len)
+    check_range(work, lambda largest: inference_footprint(arch, largest).total_bytes)
     p = Pass(arch, work, resident(arch, work))
+    (gpt_layers if arch.gpt_block else layers)(p)
+    return Footprint(p.instants, arch, work)
+
+
+def gpt_layers(p: Pass) -> None:
+    """GPT blocks, from the embedding to the head."""
+    gpt.embedding(p)
+    gpt.block(p)
+    gpt.final_norm(p)
+    if p.arch.head != "none":
+        head(p)
+
+
+def layers(p: Pass) -> None:
+    """`Layer`s: the last attention half of those that slide and of those that do not, of each kind of MLP, the head."""
+    arch = p.arch
     for slide in (False, True):
-        if layers := arch.layers_that(slide):
+        if places := arch.layers_that(slide):
             before, p.slide = dict(p.alive), slide
-            attention(p, max(layers))
+            attention(p, max(places))
             p.alive, p.slide = before, False
     dense = [index for index in range(arch.num_hidden_layers) if not arch.has_experts(index)]
-    for layers, half in ((dense, mlp), (arch.expert_layers, experts)):
-        if layers:
+    for indices, half in ((dense, mlp), (arch.expert_layers, experts)):
+        if indices:
             before = dict(p.alive)
-            set_grown(p, max(layers) + 1)
+            set_grown(p, max(indices) + 1)
             half(p)
             p.alive = before
     set_grown(p, arch.num_hidden_layers)
     head(p)
-    return Footprint(p.instants, arch, work)
-
-
-def _check_range(arch, work):
-    """Raise ValueError where an array's largest pass is beyond 64-bit integers, which wrap around without a word."""
-    sizes = {name: getattr(work, name) for name in ("batch", "seq_len", "cached_tokens")}
-    if not any(isinstance(size, np.ndarray) for size in sizes.values()):
-        return
-    largest = {name: int(np.max(size)) for name, size in sizes.items()}
-    total = inference_footprint(arch, work.changed(**largest)).total_bytes  # Python integers have no end
-    if total >= 2**60:  # a tensor's bits are counted before they are divided by 8
-        raise ValueError(
-            f"batch={largest['batch']} with seq_len={largest['seq_len']} takes {total:,} bytes, more than an array's "
-            "64-bit integers hold; ask for such a pass by itself, with whole numbers"
-        )
 
 
 def resident(arch: Architecture, work: Workload) -> dict[str, Any]:
@@ -86,9 +88,11 @@ def resident(arch: Architecture, work: Workload) -> dict[str, Any]:
         "buffers": buffer_bytes(arch),
         "token_ids": formulas.token_ids_bytes(work.batch, work.new_tokens),
         **cache_bytes(arch, work),
-        "rope_tables": formulas.rope_tables_bytes(work.new_tokens, arch.head_dim, dtype_bits(work.activations)),
     }
-    if work.attention == "eager":
+    if not arch.learned_positions:
+        bits = dtype_bits(work.activations)
+        parts["rope_tables"] = formulas.rope_tables_bytes(work.new_tokens, arch.head_dim, bits)
+    if work.attention == "eager" or arch.indexed:
         for slide, part in ((False, "causal_mask"), (True, "window_mask")):
             if arch.layers_that(slide):
                 seen = arch.kept_tokens(slide, work.cached_tokens) + work.new_tokens

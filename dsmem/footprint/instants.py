@@ -14,6 +14,7 @@ KEPT = (
     "buffers",
     "kv_cache",
     "latent_cache",
+    "indexer_cache",
     "cache_scales",
     "slot_mapping",
 )  # how their names begin

@@ -85,8 +85,11 @@ def stack(p, name, **parts):
 
 
 def head(p: Pass) -> None:
-    """The final norm and the logits, of all positions or of the last."""
+    """The final norm and the logits or scores, of all positions or of the last; without a head the norm is the end."""
     positions = p.work.new_tokens if p.work.logits == "all" else 1
     normed = formulas.hidden_state_bytes(p.work.batch, positions, p.arch.hidden_size, p.bits)
+    if p.arch.head == "none":
+        inverse_rms = formulas.inverse_rms_bytes(p.work.batch, positions, 1)
+        return p.instant("norm", residual=normed, normed=normed, inverse_rms=inverse_rms)
     p.alive |= {"normed": normed}
-    p.linear("lm_head", "logits", positions)
+    p.linear(p.arch.head, "logits", positions)

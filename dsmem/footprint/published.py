@@ -29,8 +29,8 @@ def published_tensors(arch: Any, weights: str = "bf16", mtp: bool = True) -> dic
     for extra in range(arch.num_nextn_predict_layers if mtp else 0):
         found |= _next_token_module(arch, arch.num_hidden_layers + extra, weights, plain)
     found["model.norm.weight"] = (arch.hidden_size,), plain
-    if not arch.tie_word_embeddings:
-        found["lm_head.weight"] = (arch.vocab_size, arch.hidden_size), plain
+    for name, shape in arch.head_linears().items() if not arch.tie_word_embeddings else ():
+        found |= _linear(name, *shape, plain, plain)
     return found
 
 
@@ -60,9 +60,22 @@ def _layer(arch, index, experts, weights, plain):
         found[f"{prefix}self_attn.{name}.weight"] = (width,), plain
     for name, shape in arch.attention_linears().items():
         found |= _linear(f"{prefix}self_attn.{name}", *shape, weights, plain)
+    if arch.indexed and not arch.shares_index(index):
+        found |= _indexer(arch, f"{prefix}self_attn.", weights, plain)
     for name, shape in (arch.shared_linears() if experts else arch.mlp_linears()).items():
         found |= _linear(f"{prefix}mlp.{name}", *shape, weights, plain)
     return found | (_experts(arch, f"{prefix}mlp.", weights, plain) if experts else {})
+
+
+def _indexer(arch, prefix, weights, plain):
+    """An indexer's tensors; each head's weight stays in 16 bit in the FP8 files of DeepSeek-V3.2, as its code says."""
+    found = {}
+    for name, shape in arch.indexer_linears().items():
+        found |= _linear(f"{prefix}{name}", *shape, weights, plain)
+    for part in ("weight", "bias"):
+        found[f"{prefix}indexer.k_norm.{part}"] = (arch.index_head_dim,), plain
+    found[f"{prefix}indexer.weights_proj.weight"] = (arch.index_n_heads, arch.hidden_size), plain
+    return found
 
 
 def _experts(arch, prefix, weights, plain):

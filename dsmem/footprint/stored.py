@@ -1,5 +1,7 @@
 """What is stored before a pass begins: weights in every format, the KV cache, buffers. The one way to these bytes."""
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,7 @@ from dsmem import formulas
 from dsmem.config.architecture import Architecture
 from dsmem.config.schemes import SCHEMES
 from dsmem.config.workload import LINEARS, Workload
-from dsmem.units import BLOCK_FORMATS, FLOATS, dtype_bits, format_name, one_of
+from dsmem.units import BLOCK_FORMATS, FLOATS, dtype_bits, format_name, one_of, whole_number, whole_numbers
 
 PARTS = ("embed_tokens", "attention", "mlp", "experts", "shared_experts", "other", "lm_head", "weight_scales")
 """Where the bytes of a model's weights are, as `weight_parts` names it."""
@@ -16,7 +18,7 @@ PARTS = ("embed_tokens", "attention", "mlp", "experts", "shared_experts", "other
 KEPT = {  # what a menu calls it: the linear layers that stay in 16 bit
     "head": ("lm_head",),
     "nothing more": (),
-    "head and attention": ("lm_head", *(name for name in LINEARS if name.startswith(("q_", "k", "v_", "o_")))),
+    "head and attention": ("lm_head", *(name for name in LINEARS if name.startswith(("q", "k", "v_", "o_", "index")))),
     "all but routed experts": tuple(name for name in LINEARS if not name.startswith("experts.")),
 }
 """Usual choices of `modules_to_not_convert`, by what a menu calls them."""
@@ -84,7 +86,7 @@ def weight_part(arch: Architecture, name: str) -> str:
     >>> weight_part(Architecture.of("deepseek-r1"), "kv_b_proj")
     'attention'
     """
-    if name in arch.attention_linears():
+    if name in arch.attention_linears() or name in arch.indexer_census():
         return "attention"
     if name in arch.mlp_linears():
         return "mlp"
@@ -111,11 +113,29 @@ def weight_formats(arch: Any, work: Workload | None = None, **fields: Any) -> di
 
 
 def buffer_bytes(arch: Any) -> int:
-    """Bytes of what a model keeps beside its weights: rotary frequencies, and router biases where it has them."""
+    """Bytes of what a model keeps beside its weights: rotary frequencies and router biases, where it has them."""
     arch = Architecture.of(arch)
     biased = len(arch.expert_layers) if arch.scoring_func == "sigmoid" else 0
     routers = biased * formulas.router_bias_bytes(arch.n_routed_experts)
-    return formulas.rope_frequencies_bytes(arch.head_dim) + routers
+    rotary = 0 if arch.learned_positions else formulas.rope_frequencies_bytes(arch.head_dim)
+    return rotary + routers
+
+
+def check_range(work: Workload, total_of: Callable[[Workload], int]) -> None:
+    """Raise ValueError where an array's largest case is beyond 64-bit integers, which wrap around without a word.
+
+    total_of: the bytes of a workload without arrays.
+    """
+    sizes = {name: getattr(work, name) for name in ("batch", "seq_len", "cached_tokens")}
+    if not any(isinstance(size, np.ndarray) for size in sizes.values()):
+        return
+    largest = {name: int(np.max(size)) for name, size in sizes.items()}
+    total = total_of(work.changed(**largest))  # Python integers have no end
+    if total >= 2**60:  # a tensor's bits are counted before they are divided by 8
+        raise ValueError(
+            f"batch={largest['batch']} with seq_len={largest['seq_len']} takes {total:,} bytes, more than an array's "
+            "64-bit integers hold; ask for such a case by itself, with whole numbers"
+        )
 
 
 # --- The KV cache -----------------------------------------------------------------------------------------------------
@@ -145,20 +165,32 @@ def model_rows(
     return layers * sum(stored for stored, _ in pairs), layers * sum(scales for _, scales in pairs)
 
 
-def kept_rows(arch: Architecture, rows: dict, kv_cache: str, batch: Any, tokens: Any) -> tuple[Any, Any]:
-    """`model_rows` of all layers after `tokens` tokens, those that slide with no more than they keep."""
-    kinds = [(len(arch.layers_that(slide)), slide) for slide in (False, True)]
-    pairs = [model_rows(rows, n, kv_cache, batch, arch.kept_tokens(slide, tokens)) for n, slide in kinds if n]
+def rows_of(
+    arch: Architecture, rows: dict[str, tuple[int, int]], kv_cache: str, batch: Any, tokens: Any, block_size: Any = 1
+) -> tuple[Any, Any]:
+    """(numbers, scales) in bytes of `rows` in all layers of `arch` that keep them; an indexer's keys not all do.
+
+    tokens: cached per sequence; of a layer that slides every layout keeps the last `sliding_window - 1`, a growing
+    cache as what it holds once it is full, the others as room for them. block_size: of whole pages.
+    """
+    pairs = []
+    for slide, (name, shape) in itertools.product((False, True), rows.items()):
+        kept = formulas.paged_tokens(arch.kept_tokens(slide, tokens), block_size)
+        pairs.append(model_rows({name: shape}, arch.layers_caching(name, slide), kv_cache, batch, kept))
     return sum(stored for stored, _ in pairs), sum(scales for _, scales in pairs)
 
 
-def cache_part(arch: Architecture, work: Workload) -> str:
-    """The name of the part that the cache's rows are: "kv_cache" or "latent_cache"."""
+def cache_part(arch: Architecture, work: Workload, name: str = "") -> str:
+    """The part that the cache's rows called `name` are: "kv_cache" or "latent_cache", or "indexer_cache"."""
+    if name == "indexer_keys":
+        return "indexer_cache"
     return "latent_cache" if "latents" in arch.cache_rows(work.mla_cache) else "kv_cache"
 
 
 def cache_bytes(arch: Any, work: Workload | None = None, **fields: Any) -> dict[str, Any]:
     """{part: bytes} of the KV cache before the pass: its rows, their scales, and the places of a paged one's tokens.
+
+    An indexer's keys are a part of their own, "indexer_cache".
 
     arch: whatever `Architecture.of` takes. work: a `Workload`, or its fields as keywords.
 
@@ -168,29 +200,23 @@ def cache_bytes(arch: Any, work: Workload | None = None, **fields: Any) -> dict[
     arch, work = Architecture.of(arch), Workload.of(work, **fields)
     if work.cache == "none":
         return {}
-    kinds, rows, scales, slots = arch.cache_rows(work.mla_cache), 0, 0, 0
-    for slide in (False, True):
-        if count := len(arch.layers_that(slide)):
-            tokens = cache_room(arch, work, slide)
-            more, their_scales = model_rows(kinds, count, work.kv_cache, work.batch, tokens)
-            rows, scales = rows + more, scales + their_scales
-            slots += formulas.token_ids_bytes(work.batch, tokens)
-    parts = {cache_part(arch, work): rows}
+    arch.check_positions(work.cache_len)
+    check_range(work, lambda largest: sum(cache_bytes(arch, largest).values()))
+    tokens = work.cached_tokens if work.cache == "growing" else work.cache_len
+    block_size = work.block_size if work.cache == "paged" else 1
+    parts, scales = {}, 0
+    for name, shape in arch.cache_rows(work.mla_cache).items():
+        stored, extra = rows_of(arch, {name: shape}, work.kv_cache, work.batch, tokens, block_size)
+        part, scales = cache_part(arch, work, name), scales + extra
+        parts[part] = parts.get(part, 0) + stored
     if work.kv_cache == "int8":
         parts["cache_scales"] = scales
     if work.cache == "paged":
-        parts["slot_mapping"] = slots
+        # layers that slide have a table of their own
+        kept = [arch.kept_tokens(slide, tokens) for slide in (False, True) if arch.layers_that(slide)]
+        places = sum(formulas.paged_tokens(room, block_size) for room in kept)
+        parts["slot_mapping"] = formulas.token_ids_bytes(work.batch, places)
     return parts
-
-
-def cache_room(arch: Architecture, work: Workload, slide: bool) -> Any:
-    """Tokens per sequence that a layer that slides, or one that does not, has room for before the pass.
-
-    Of one that slides every layout keeps the last `sliding_window - 1`: a growing cache no more than that once it is
-    full, a static one as room for them, a paged one in whole pages with places of their own.
-    """
-    tokens = arch.kept_tokens(slide, work.cached_tokens if work.cache == "growing" else work.cache_len)
-    return formulas.paged_tokens(tokens, work.block_size) if work.cache == "paged" else tokens
 
 
 def cache_kinds(arch: Any, num_key_value_heads: int, mla_cache: str = "latent") -> dict[str, dict]:
@@ -212,27 +238,29 @@ def cache_growth(
 ) -> dict[str, np.ndarray]:
     """Bytes of one sequence's cache at `lengths` tokens, an array: {layout: array}, as `plots.plot_curves` takes it.
 
-    "growing, while copied": the worst moment of a step, in the last layer of a kind, with one tensor's old rows beside its
-    new. room: tokens that the static cache is made for; block_size: tokens of a page.
+    "growing, while copied": the worst moment of a step, in the last layer of a kind, with one tensor's old rows beside
+    its new. room: tokens that the static cache is made for; block_size: tokens of a page.
     """
-    arch = Architecture.of(arch)
-    sizes = [size for kind in arch.cache_rows().items() for size in model_rows(dict([kind]), 1, kv_cache, 1, 1)]
-    layers = {slide: arch.layers_that(slide) for slide in (False, True) if arch.layers_that(slide)}
-    kept = {slide: arch.kept_tokens(slide, lengths) for slide in layers}
-    before = {slide: arch.kept_tokens(slide, lengths - 1) for slide in layers}
-
-    def held(tokens):
-        return sum(len(layers[slide]) * tokens[slide] * sum(sizes) for slide in layers)
-
+    arch, lengths = Architecture.of(arch), whole_numbers("lengths", lengths, least=0)
+    room, block_size = whole_number("room", room), whole_number("block_size", block_size)
+    rows = arch.cache_rows()
+    sizes = [size for kind in rows.items() for size in model_rows(dict([kind]), 1, kv_cache, 1, 1)]
     beside = []
-    for slide, places in layers.items():
+    for places in filter(None, map(arch.layers_that, (False, True))):
         # tensors are joined one after the other, so those still to come lack the new token's row
-        later = sum(sum(i > places[-1] for i in layers[s]) * (kept[s] - before[s]) for s in layers) * sum(sizes)
-        grown = kept[slide] - before[slide]
-        beside += [before[slide] * size - grown * sum(sizes[i + 1 :]) - later for i, size in enumerate(sizes)]
+        before, grown = _step(arch, places[-1], lengths)
+        later = sum(_step(arch, index, lengths)[1] for index in range(places[-1] + 1, arch.num_hidden_layers))
+        beside += [before * size - grown * sum(sizes[i + 1 :]) - later * sum(sizes) for i, size in enumerate(sizes)]
+    held = sum(rows_of(arch, rows, kv_cache, 1, lengths))
     return {
-        "static": np.full(len(lengths), held({slide: arch.kept_tokens(slide, room) for slide in layers})),
-        "growing": held(kept),
-        "growing, while copied": held(kept) + np.max(beside, axis=0),
-        "paged, pages in use": held({slide: formulas.paged_tokens(kept[slide], block_size) for slide in layers}),
+        "static": np.full(len(lengths), sum(rows_of(arch, rows, kv_cache, 1, room))),
+        "growing": held,
+        "growing, while copied": held + np.max(beside, axis=0),
+        "paged, pages in use": sum(rows_of(arch, rows, kv_cache, 1, lengths, block_size)),
     }
+
+
+def _step(arch, index, lengths):
+    """Tokens that the layer's cache holds before it takes the last of `lengths`, and by how many it then grows."""
+    before, after = (arch.kept_tokens(arch.slides(index), tokens) for tokens in (lengths - 1, lengths))
+    return before, after - before

@@ -58,6 +58,11 @@ def inverse_rms_bytes(batch, seq_len, vectors_per_token):
     return 4 * batch * seq_len * vectors_per_token
 
 
+def layer_norm_statistics_bytes(batch, seq_len):
+    """A float32 mean and a float32 inverse standard deviation per token: what LayerNorm returns beside its output."""
+    return 8 * batch * seq_len
+
+
 def rope_tables_bytes(seq_len, head_dim, bits):
     """Cosines over the whole head and sines over half of it, for every new position."""
     return -(-seq_len * head_dim * bits // 8) + -(-seq_len * head_dim * bits // 16)

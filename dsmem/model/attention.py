@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dsmem.model import operators
+from dsmem.model.indexer import Indexer
 from dsmem.model.layers import RMSNorm, Step, eager_attention, repeat_heads, rotate, split_heads
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class LatentAttention(nn.Module):
         self.kv_a_proj_with_mqa, self.kv_b_proj = make_linear("kv_a_proj_with_mqa"), make_linear("kv_b_proj")
         self.kv_a_layernorm = RMSNorm(arch.kv_lora_rank, LATENT_EPS, **like)
         self.o_proj = make_linear("o_proj")
+        self.indexer = Indexer(arch, index, make_linear, **like) if arch.indexed else None
 
     def forward(self, x: torch.Tensor, step: Step) -> torch.Tensor:
         """(batch, seq_len, hidden_size), from the same shape."""
@@ -85,13 +87,13 @@ class LatentAttention(nn.Module):
     def mix(self, x: torch.Tensor, step: Step) -> torch.Tensor:
         """What goes into `o_proj`: (batch, seq_len, heads * v_head_dim)."""
         cache = step.cache
-        q = self.queries(x, step.cos, step.sin)
+        q, bias = self.queries(x, step)
         latents = self.latents(x, step.cos, step.sin)
         if cache is not None and cache.latent:
             cache.write(self.index, latents)
             if step.absorbed:
                 del latents
-                return self.absorb(q, cache.read(self.index, q.dtype, new=1)[0])
+                return self.absorb(q, cache.read(self.index, q.dtype, new=1)[0], bias)
             if cache.length:  # the cached tokens' keys and values are expanded again, beside the new ones'
                 new = latents.shape[1]
                 del latents
@@ -104,23 +106,31 @@ class LatentAttention(nn.Module):
             k = repeat_heads(k, 1)
             v = repeat_heads(v, 1)
             q = repeat_heads(q, 1)
-            return eager_attention(q, k, v, step.mask)
+            return eager_attention(q, k, v, step.mask, bias)
+        causal = q.shape[1] > 1 and bias is None
         if self.value_dim == self.head_dim:
-            return operators.attention(q, k, v, causal=q.shape[1] > 1)[0].flatten(2)
+            return operators.attention(q, k, v, causal, bias)[0].flatten(2)
         # fused kernels want values as wide as keys; zeros in the padding change nothing
         v = F.pad(v, (0, self.head_dim - self.value_dim))
-        out = operators.attention(q, k, v, causal=q.shape[1] > 1)[0][..., : self.value_dim]
+        out = operators.attention(q, k, v, causal, bias)[0][..., : self.value_dim]
         return out.clone(memory_format=torch.contiguous_format).flatten(2)
 
-    def queries(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """(batch, seq_len, heads, qk_head_dim), the last `qk_rope_head_dim` of each rotated in place."""
+    def queries(self, x: torch.Tensor, step: Step) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(batch, seq_len, heads, qk_head_dim), the last `qk_rope_head_dim` of each rotated in place.
+
+        And the bias with which an indexer hides the keys that it did not choose, or None.
+        """
+        bias = None
         if hasattr(self, "q_proj"):
             q = self.q_proj(x)
         else:
-            q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
+            latent = self.q_a_layernorm(self.q_a_proj(x))
+            bias = None if self.indexer is None else self.indexer(x, latent, step)
+            q = self.q_b_proj(latent)
+            del latent
         q = split_heads(q, self.head_dim)
-        q[..., self.plain :].copy_(rotate(q[..., self.plain :], cos, sin, self.interleave))
-        return q
+        q[..., self.plain :].copy_(rotate(q[..., self.plain :], step.cos, step.sin, self.interleave))
+        return q, bias
 
     def latents(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         """(batch, seq_len, kv_lora_rank + qk_rope_head_dim): the normed latent and the rotated key, side by side."""
@@ -140,16 +150,18 @@ class LatentAttention(nn.Module):
         k[..., self.plain :].copy_(latents[..., None, self.rank :])
         return k, kv[..., self.plain :]
 
-    def absorb(self, q: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    def absorb(self, q: torch.Tensor, seen: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """One token's attention on the `seen` latents, (batch, 1, heads * v_head_dim); no keys or values are made.
 
-        q: (batch, 1, heads, qk_head_dim). seen: (batch, key_len, kv_lora_rank + qk_rope_head_dim).
+        q: (batch, 1, heads, qk_head_dim). seen: (batch, key_len, kv_lora_rank + qk_rope_head_dim). bias: an indexer's.
         """
         up = self.kv_b_proj.weight_copy(q.dtype).view(self.heads, self.plain + self.value_dim, self.rank)
         plain = torch.bmm(q[:, 0, :, : self.plain].transpose(0, 1), up[:, : self.plain])
         query = torch.cat((plain.transpose(0, 1), q[:, 0, :, self.plain :]), dim=-1)
         del plain
-        weights = torch.bmm(query, seen.transpose(1, 2)).mul_(self.head_dim**-0.5).softmax(dim=-1)
+        scores = torch.bmm(query, seen.transpose(1, 2)).mul_(self.head_dim**-0.5)
+        weights = (scores if bias is None else scores.add_(bias[:, 0])).softmax(dim=-1)
+        del scores
         mixed = torch.bmm(weights, seen[..., : self.rank])
         del weights
         out = torch.bmm(mixed.transpose(0, 1), up[:, self.plain :].transpose(1, 2)).transpose(0, 1)

@@ -19,6 +19,8 @@ from dsmem.units import format_bytes, format_name, one_of, whole_number
 if TYPE_CHECKING:
     from dsmem.config.architecture import Architecture
 
+OF_ALL_HEADS = ("latents", "indexer_keys")  # rows without an axis for heads
+
 
 class KVCache:
     """Rows of every layer of `arch` for `batch` sequences; `length` tokens of each are filled. See `Decoder.new_cache`.
@@ -51,15 +53,23 @@ class KVCache:
             raise ValueError(
                 f"layout={layout!r} is not for {arch.name}, whose layers slide already; allowed: {', '.join(WINDOWS)}"
             )
+        if layout == "sink" and arch.indexed:
+            raise ValueError(
+                f"layout='sink' gives up tokens that an indexer of {arch.name} may choose; allowed: others"
+            )
         self.batch, self.max_len, self.layout, self.dtype = batch, max_len, layout, dtype
         self.latent = arch.latent and mla_cache == "latent"
         self.length, self.slots = 0, {}
-        tails = {name: shape[1:] if self.latent else shape for name, shape in arch.cache_rows(mla_cache).items()}
-        kinds = {slide: self._maker(arch, slide, block_size, sink, device) for slide in (False, True)}
-        self.layers = [
-            {name: kinds[arch.slides(index)](tail=tail, dtype=dtype, device=device) for name, tail in tails.items()}
-            for index in range(arch.num_hidden_layers)
-        ]
+        makers = {slide: self._maker(arch, slide, block_size, sink, device) for slide in (False, True)}
+
+        def layer(index):
+            kinds = arch.attended_rows(mla_cache) | ({} if arch.shares_index(index) else arch.indexer_rows())
+            tails = {name: shape[1:] if name in OF_ALL_HEADS else shape for name, shape in kinds.items()}
+            return {
+                name: makers[arch.slides(index)](tail=tail, dtype=dtype, device=device) for name, tail in tails.items()
+            }
+
+        self.layers = [layer(index) for index in range(arch.num_hidden_layers)]
 
     def _maker(self, arch, slide, block_size, sink, device):
         """Makes the `Rows` of a layer that slides, or of one that does not; all of a kind share one table of places."""
@@ -89,12 +99,12 @@ class KVCache:
 
         `length` stays as it is, for the other layers of the pass: `Decoder.hidden` moves it on at the end.
         """
-        for kept, new in zip(self.layers[layer].values(), rows, strict=True):
+        for kept, new in zip(self._attended(layer), rows, strict=True):
             kept.write(self.length, new)
 
     def read(self, layer: int, dtype: torch.dtype, new: int = 0) -> tuple[torch.Tensor, ...]:
         """The rows of all `length + new` tokens as `dtype`, one tensor per kind."""
-        return tuple(kept.read(self.length + new, dtype) for kept in self.layers[layer].values())
+        return tuple(kept.read(self.length + new, dtype) for kept in self._attended(layer))
 
     def update(self, layer: int, *rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Write the new tokens' rows and read all, in the dtype of the new ones: what attention works on.
@@ -102,11 +112,21 @@ class KVCache:
         In a layer that slides: the rows kept so far and the new ones as they are, then the last of them are kept.
         """
         if self.slides(layer):
-            seen = [kept.join(self.length, new) for kept, new in zip(self.layers[layer].values(), rows, strict=True)]
+            seen = [kept.join(self.length, new) for kept, new in zip(self._attended(layer), rows, strict=True)]
             self.write(layer, *rows)
             return tuple(seen)
         self.write(layer, *rows)
         return self.read(layer, rows[0].dtype, rows[0].shape[1])
+
+    def update_indexer(self, layer: int, keys: torch.Tensor) -> torch.Tensor:
+        """Write the new tokens' indexer keys (batch, seq_len, index_head_dim), and read all, in their dtype."""
+        kept = self.layers[layer]["indexer_keys"]
+        kept.write(self.length, keys)
+        return kept.read(self.length + keys.shape[1], keys.dtype)
+
+    def _attended(self, layer):
+        """The rows that attention itself reads, kind by kind."""
+        return [rows for name, rows in self.layers[layer].items() if name != "indexer_keys"]
 
     @property
     def nbytes(self) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsmem.config.architecture import Architecture
+from dsmem.config.names import TURNED, WORDS, published_name
 from dsmem.units import FLOATS, format_name, one_of
 
 if TYPE_CHECKING:
@@ -61,7 +62,9 @@ def fill_from(model: "Decoder", state: "dict[str, torch.Tensor]") -> None:
 
     from dsmem.model.quantize import QuantizedLinear, QuantizedStack
 
-    state = {name.removeprefix("model."): tensor for name, tensor in state.items()}
+    state = {_bare(name): tensor for name, tensor in state.items()}
+    if model.arch.model_type in WORDS:
+        state = _respelled(model, state)
     if model.arch.tie_word_embeddings:
         state["lm_head.weight"] = state.get("embed_tokens.weight")
     with torch.no_grad():
@@ -78,6 +81,26 @@ def fill_from(model: "Decoder", state: "dict[str, torch.Tensor]") -> None:
                 _copy_own(state, name, module)
     if state:
         raise ValueError(f"state holds {next(iter(state))!r}, which {model.arch.name} has no place for")
+
+
+def _bare(name):
+    """A tensor's name without the part before the decoder's own, which files and libraries write or leave out."""
+    return name.removeprefix("model.").removeprefix("decoder.").removeprefix("transformer.")
+
+
+def _respelled(model, state):
+    """`state` with the kit's names in place of the family's own, and matrices turned where they lie the other way."""
+    family, found = model.arch.model_type, {}
+    # masks that old files of GPT-2 hold as if they were weights
+    rest = {name: tensor for name, tensor in state.items() if not name.endswith((".attn.bias", ".attn.masked_bias"))}
+    for name, module in model.named_modules():
+        turned = family in TURNED and hasattr(module, "in_features") and name != "lm_head"
+        for part in ("weight", "bias"):
+            theirs = _bare(published_name(family, f"{name}.{part}"))
+            if theirs in rest:
+                tensor = rest.pop(theirs)
+                found[f"{name}.{part}"] = tensor.t() if turned and part == "weight" else tensor
+    return found | rest
 
 
 def _own_format(folder):

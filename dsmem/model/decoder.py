@@ -22,7 +22,8 @@ from dsmem.model.attention import Attention, LatentAttention
 from dsmem.model.cache import KVCache
 from dsmem.model.devices import ATTENTION, TORCH_DTYPES, attention_for, check_device
 from dsmem.model.experts import ExpertStack, MoE, Router
-from dsmem.model.layers import MLP, Embedding, Linear, RMSNorm, Step, future_mask, rope_frequencies
+from dsmem.model.gpt import GPTBlock, LearnedPositions
+from dsmem.model.layers import MLP, Embedding, LayerNorm, Linear, RMSNorm, Step, future_mask, rope_frequencies
 from dsmem.model.mtp import FurtherToken
 from dsmem.model.quantize import LAYERS, QuantizedLinear, QuantizedStack
 from dsmem.units import format_name, one_of, whole_number
@@ -60,18 +61,25 @@ class Decoder(nn.Module):
         self.arch, self.like = arch, like
 
         def layer(index):
-            return Layer(arch, index, make_linear, make_stack, **like)
+            return (GPTBlock if arch.gpt_block else Layer)(arch, index, make_linear, make_stack, **like)
 
         self.embed_tokens = Embedding(arch.vocab_size, arch.hidden_size, **like)
+        if arch.learned_positions:
+            self.embed_positions = LearnedPositions(arch, **like)
         self.layers = nn.ModuleList(layer(index) for index in range(arch.num_hidden_layers))
-        self.norm = RMSNorm(arch.hidden_size, arch.rms_norm_eps, **like)
-        self.lm_head = make_linear("lm_head")
+        if arch.gpt_block:
+            self.norm = LayerNorm(arch.hidden_size, arch.layer_norm_epsilon, **like)
+        else:
+            self.norm = RMSNorm(arch.hidden_size, arch.rms_norm_eps, **like)
+        for name in arch.head_linears():
+            setattr(self, name, make_linear(name))
         if arch.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
         # each further token has a layer of the last one's kind
         further = range(arch.num_nextn_predict_layers if mtp else 0)
         self.mtp = nn.ModuleList(FurtherToken(arch, layer(arch.num_hidden_layers - 1), **like) for _ in further)
-        self.register_buffer("inv_freq", rope_frequencies(arch, like["device"]), persistent=False)
+        if not arch.learned_positions:
+            self.register_buffer("inv_freq", rope_frequencies(arch, like["device"]), persistent=False)
 
     def forward(
         self,
@@ -83,6 +91,8 @@ class Decoder(nn.Module):
     ) -> torch.Tensor:
         """Logits of `tokens`, (batch, seq_len, vocab_size) or with logits="last" (batch, 1, vocab_size).
 
+        A model with a score gives (..., num_labels), one without a head its normed states (..., hidden_size).
+
         tokens: ids, (batch, seq_len), on the model's device (a fake model takes any).
         cache: from `new_cache`; the tokens that it holds come before `tokens`, and the new ones are added to it.
         attention: "fused", "expanded" (keys and values widened to all heads first), "eager" (scores in memory), or
@@ -92,21 +102,31 @@ class Decoder(nn.Module):
         wherever such a cache holds tokens. Raises ValueError for a call that cannot be run.
         """
         _check_call(tokens, cache, attention, logits)
+        self.arch.check_positions(tokens.shape[1] + (0 if cache is None else cache.length))
         step = self.step(tokens.shape[1], cache, attention, _absorbed(tokens, cache, absorbed))
         h = self.hidden(tokens, step)
         if logits == "last":
             h = h[:, -1:].clone(memory_format=torch.contiguous_format)
         h = self.norm(h)
-        return self.lm_head(h)
+        return self.head(h)
+
+    def head(self, h: torch.Tensor) -> torch.Tensor:
+        """What stands on the decoder, of normed states (..., hidden_size): logits, scores, or the states themselves."""
+        return h if self.arch.head == "none" else getattr(self, self.arch.head)(h)
 
     def hidden(self, tokens: torch.Tensor, step: Step) -> torch.Tensor:
         """The residual stream after the last layer, (batch, seq_len, hidden_size); the cache of `step` moves on."""
-        h = self.embed_tokens(tokens)
+        h = self.embed(tokens, 0 if step.cache is None else step.cache.length)
         for layer in self.layers:
             h = layer(h, step)
         if step.cache is not None:
             step.cache.length += tokens.shape[1]
         return h
+
+    def embed(self, tokens: torch.Tensor, start: int) -> torch.Tensor:
+        """The residual stream before the first layer, (batch, seq_len, hidden_size); `start` tokens came before."""
+        h = self.embed_tokens(tokens)
+        return h + self.embed_positions(start, tokens.shape[1]) if self.arch.learned_positions else h
 
     def step(
         self, seq_len: int, cache: KVCache | None = None, attention: str = "fused", absorbed: bool = False
@@ -115,25 +135,25 @@ class Decoder(nn.Module):
         if attention == "auto":
             attention = attention_for(self.like["device"], self.arch, self.like["dtype"])
         start = 0 if cache is None else cache.length
-        positions = torch.arange(start, start + seq_len, device=self.inv_freq.device)
+        positions = torch.arange(start, start + seq_len, device=self.like["device"])
+        masks = [self._mask(positions, start, slide, attention) for slide in (False, True)]
+        if self.arch.learned_positions:
+            return Step(None, None, masks[0], cache, attention)
         angles = (positions[:, None] * self.inv_freq)[:, None]
         cos = angles.cos().to(self.like["dtype"])
         sin = angles.sin().to(self.like["dtype"])
-        masks = {
-            slide: self._mask(positions, range(start, start + seq_len), slide, attention) for slide in (False, True)
-        }
         if self.arch.rope_interleave:
             cos = torch.stack((cos, cos), dim=-1).flatten(-2)
         else:
             cos = torch.cat((cos, cos), dim=-1)
-        return Step(cos, sin, masks[False], cache, attention, absorbed, masks[True])
+        return Step(cos, sin, masks[0], cache, attention, absorbed, masks[1])
 
-    def _mask(self, positions, new, slide, attention):
-        """Eager attention's mask for the layers that slide, or for the others; None where there are none of them."""
-        if attention != "eager" or not self.arch.layers_that(slide):
+    def _mask(self, positions, start, slide, attention):
+        """The mask of the layers that slide, or of the others; None where there are none of them, or no need of it."""
+        if not self.arch.layers_that(slide) or not (attention == "eager" or self.arch.indexed):
             return None
-        first = new.start - self.arch.kept_tokens(slide, new.start)
-        return future_mask(positions, range(first, new.stop), self.arch.sliding_window if slide else None)
+        keys = range(start - self.arch.kept_tokens(slide, start), start + len(positions))
+        return future_mask(positions, keys, self.arch.sliding_window if slide else None)
 
     def new_cache(self, batch: int, max_len: int, dtype: Any = None, layout: str = "static", **options: Any) -> KVCache:
         """An empty `KVCache` for `max_len` tokens of `batch` sequences, on the model's device.
@@ -195,6 +215,7 @@ def build_model(
     arch, device, seed = Architecture.of(arch), check_device(device), whole_number("seed", seed, 0, "a seed")
     work = Workload(weights=weights, activations=activations, modules_to_not_convert=modules_to_not_convert)
     like = {"dtype": TORCH_DTYPES[work.activations], "device": "cpu" if device == "fake" else device}
+    arch.check_own_indexers()
     if device == "fake":
         arch = arch.scaled(rope_scaling=())  # scaled angles move no byte, and nobody reads them
     kind = FakeDecoder if device == "fake" else Decoder
@@ -259,7 +280,7 @@ def _check_call(tokens, cache, attention, logits):
         )
     if cache.layout == "sink" and cache.length and tokens.shape[1] > 1:
         raise ValueError(
-            f"tokens has {tokens.shape[1]} per sequence; a cache in use that gives tokens up takes 1 new token at a time"
+            f"tokens has {tokens.shape[1]} per sequence; a cache that gives tokens up takes 1 more at a time"
         )
     if cache.layout == "sink" and tokens.shape[1] > cache.max_len:
         raise ValueError(

@@ -42,4 +42,4 @@ def sink_logits(model: torch.nn.Module, tokens: torch.Tensor, sink: int, recent:
         )
     mask = sink_mask(tokens.shape[1], sink, recent, tokens.device)
     step = dataclasses.replace(model.step(tokens.shape[1]), mask=mask, attention="eager")
-    return model.lm_head(model.norm(model.hidden(tokens, step)))
+    return model.head(model.norm(model.hidden(tokens, step)))

@@ -1,27 +1,22 @@
-"""The same pass in transformers' own code, where that library is installed: a model that nobody here wrote."""
+"""transformers and the hub: whether and which it is, kept quiet and its errors in a sentence; published weights."""
 
 import contextlib
+import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Callable
+import logging
+import re
+import warnings
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
-
-from dsmem.config.architecture import Architecture
-from dsmem.config.source import DATA
-from dsmem.config.workload import Workload
-from dsmem.model.devices import TORCH_DTYPES, check_device, settled
 
 if TYPE_CHECKING:
     from dsmem.model.decoder import Decoder
-
-KERNELS = {"fused": "sdpa", "expanded": "sdpa", "eager": "eager"}
-"""What transformers calls each attention; "sdpa" itself decides whether it widens keys and values first."""
 
 SDPA_BACKENDS = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
 """What "sdpa" may run on a GPU, the first that can: cuDNN, which a Hopper GPU may prefer, has another workspace."""
@@ -32,39 +27,44 @@ def has_transformers() -> bool:
     return importlib.util.find_spec("transformers") is not None
 
 
-def prepare(arch: Any, work: Workload, device: Any, seed: int = 0) -> tuple[Callable, torch.nn.Module]:
-    """A call that runs `work` on transformers' model of the shape of `arch`, and that model: as `runs.run.prepare`.
+def require_transformers(what: str) -> None:
+    """Raise ValueError where transformers is not installed. what: the sentence's subject and verb, "x runs"."""
+    if not has_transformers():
+        raise ValueError(f"{what} through transformers; install it with: pip install transformers")
 
-    arch: whatever `Architecture.of` takes, with the shape of a model in data/models, layers and vocabulary changed at
-    most. work: a whole prefill in a float format. device: as in `devices.check_device`. seed: of the random weights.
-    Raises ValueError for another shape, other work, or without transformers.
 
-    A known difference from a GPU: eager attention takes its softmax in float32, for which a CPU and fake tensors copy
-    FP16 scores and a GPU does not, so on fake tensors an FP16 pass counts 4 bytes a score too many. BF16 and FP32 do
-    not differ.
+def version() -> str:
+    """transformers and its release, "transformers 5.23.0": its code is another in each."""
+    return f"transformers {importlib.metadata.version('transformers')}"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings and no log lines from inside.
+
+    Libraries report, at import and at a first call, GPU kernels that a CPU build has no use for; a reader would take
+    these lines for errors.
     """
-    arch, device = Architecture.of(arch), check_device(device)
-    _require_transformers(f"arch={arch.name!r} runs")
-    if work.phase != "prefill" or work.cached_tokens or work.weights not in TORCH_DTYPES:
-        raise ValueError(
-            f"work is a {work.phase} after {work.cached_tokens} tokens in weights={work.weights!r}, which is not run in "
-            f"transformers' code; allowed: phase='prefill' after 0 with weights {', '.join(TORCH_DTYPES)} "
-            "(code='dsmem' runs all)"
-        )
-    mode = FakeTensorMode() if device == "fake" else contextlib.nullcontext()
-    torch.manual_seed(seed)
-    with mode, torch.device("cpu" if device == "fake" else device), torch.no_grad():
-        model = _build(arch, settled(arch, work, device))
-        if device == "cuda":
-            torch.cuda.empty_cache()  # what building left behind must not hold what the pass makes
-        tokens = torch.randint(arch.vocab_size, (work.batch, work.seq_len))
-    keep = {"logits_to_keep": 1} if work.logits == "last" else {}
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)  # fake tensors log what they then raise
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
-    def forward():
-        with mode, torch.no_grad(), pinned_attention(device):
-            return model(tokens, **keep)
 
-    return forward, model
+@contextlib.contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Whatever the library raises inside becomes one sentence: ValueError, "`what`: Type: its first sentence"."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of any kind: it is another's code on a config that nobody has tried
+        words = re.split(r"[.!?]\s", " ".join(str(error).split()))[0][:300]
+        raise ValueError(f"{what}: {type(error).__name__}: {words}") from error
 
 
 def pinned_attention(device: str) -> AbstractContextManager:
@@ -80,7 +80,7 @@ def fetch(name: str, text: str) -> "tuple[Decoder, torch.Tensor]":
     Downloads the weights where they are not on this machine yet. Raises ValueError without transformers or a network,
     or for a name that the hub does not have.
     """
-    _require_transformers(f"name={name!r} is fetched")
+    require_transformers(f"name={name!r} is fetched")
     from huggingface_hub import snapshot_download
     from transformers import AutoTokenizer
 
@@ -95,32 +95,6 @@ def fetch(name: str, text: str) -> "tuple[Decoder, torch.Tensor]":
         ) from None
     tokens = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt").input_ids
     return load_model(folder), tokens
-
-
-def _require_transformers(what):
-    if not has_transformers():
-        raise ValueError(f"{what} through transformers; install it with: pip install transformers")
-
-
-def _build(arch, work):
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = _config_of(arch) | {"num_hidden_layers": arch.num_hidden_layers, "vocab_size": arch.vocab_size}
-    config.pop("layer_types", None)
-    config = AutoConfig.for_model(**config, attn_implementation=KERNELS[work.attention])
-    return AutoModelForCausalLM.from_config(config, dtype=TORCH_DTYPES[work.weights]).eval()
-
-
-def _config_of(arch):
-    """The shipped config of `arch`, held against it: a name alone could stand for another shape."""
-    path = DATA / "models" / f"{arch.name}.json"
-    changed = {"num_hidden_layers": arch.num_hidden_layers, "vocab_size": arch.vocab_size}
-    if not path.is_file() or Architecture.from_config(path).scaled(**changed) != arch:
-        raise ValueError(
-            f"arch={arch.name!r} is not the shape of a model in data/models; transformers' code runs those, with the "
-            "layers and the vocabulary changed at most"
-        )
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def cached_numbers(path: Path, tokens: int = 10) -> int:

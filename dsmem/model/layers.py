@@ -23,15 +23,15 @@ class Step:
     """What all layers of one pass share; `Decoder.step` makes it.
 
     cos: cosines of the new tokens' rotary angles, (seq_len, 1, head_dim); both halves of a pair have the same one.
-    sin: their sines, (seq_len, 1, head_dim / 2). Both are in the model's dtype.
-    mask: True where a token may not look, (seq_len, key_len); only eager attention has one. window_mask: the same of
-    the layers that slide, over the tokens that they keep and the new ones.
+    sin: their sines, (seq_len, 1, head_dim / 2). Both are in the model's dtype, and None where positions are learned.
+    mask: True where a token may not look, (seq_len, key_len); eager attention has one, and an indexer. window_mask: the
+    same of the layers that slide, over the tokens that they keep and the new ones.
     cache: the `KVCache` that holds the earlier tokens, or None.
     attention: "fused", "expanded" or "eager". absorbed: whether latent attention reads the cached latents as they are.
     """
 
-    cos: torch.Tensor
-    sin: torch.Tensor
+    cos: torch.Tensor | None
+    sin: torch.Tensor | None
     mask: torch.Tensor | None = None
     cache: "KVCache | None" = None
     attention: str = "fused"
@@ -74,6 +74,22 @@ class RMSNorm(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x` normed, in its own shape and dtype."""
         return operators.rms_norm(x, self.weight, self.eps)[0]
+
+
+class LayerNorm(nn.Module):
+    """Mean and standard deviation taken out along the last axis, then a weight and a bias (arXiv 1607.06450).
+
+    width: elements of the last axis. eps: added under the root. like: dtype and device of both, (width,).
+    """
+
+    def __init__(self, width: int, eps: float, **like: Any):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(width, **like)), nn.Parameter(torch.zeros(width, **like))
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` normed, in its own shape and dtype."""
+        return operators.layer_norm(x, self.weight, self.bias, self.eps)[0]
 
 
 class MLP(nn.Module):
@@ -147,14 +163,18 @@ def repeat_heads(x: torch.Tensor, groups: int) -> torch.Tensor:
     return by_head.clone(memory_format=torch.contiguous_format).flatten(1, 2).transpose(1, 2)
 
 
-def eager_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def eager_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
     """Attention with its scores (batch, heads, seq_len, key_len) in memory, and the softmax's copy of them.
 
     q: (batch, seq_len, heads, head_dim). k, v: (batch, key_len, heads, head_dim), of as many heads. mask: as in `Step`.
+    bias: added to the scores in the mask's place, (batch, 1, seq_len, key_len); None where no indexer chooses.
     Returns (batch, seq_len, heads * head_dim).
     """
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    scores = torch.matmul(q, k.transpose(2, 3)).mul_(q.shape[-1] ** -0.5).masked_fill_(mask, -torch.inf)
+    scores = torch.matmul(q, k.transpose(2, 3)).mul_(q.shape[-1] ** -0.5)
+    scores = scores.masked_fill_(mask, -torch.inf) if bias is None else scores.add_(bias)
     weights = scores.softmax(dim=-1)
     del scores
     out = torch.matmul(weights, v).transpose(1, 2)

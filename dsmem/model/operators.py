@@ -35,23 +35,50 @@ def _(x, weight, eps):
     return torch.empty_like(x), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
 
 
+@torch.library.custom_op("dsmem::layer_norm", mutates_args=())
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """`x` less its mean, over its standard deviation along the last axis, times `weight`, plus `bias` (1607.06450).
+
+    weight, bias: (last axis of x,). eps: added to the variance.
+    Returns the output (shape and dtype of x), the mean and the inverse standard deviation (float32, last axis 1).
+    """
+    if x.is_cuda:
+        return torch.ops.aten.native_layer_norm(x, [x.shape[-1]], weight, bias, eps)
+    wide = x.float()
+    mean = wide.mean(-1, keepdim=True)
+    centered = wide - mean
+    inverse = torch.rsqrt(centered.square().mean(-1, keepdim=True) + eps)
+    return (centered * inverse * weight + bias).to(x.dtype), mean, inverse
+
+
+@layer_norm.register_fake
+def _(x, weight, bias, eps):
+    mean = x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
+    return torch.empty_like(x), mean, torch.empty_like(mean)
+
+
 @torch.library.custom_op("dsmem::attention", mutates_args=())
 def attention(
-    query: Tensor, key: Tensor, value: Tensor, causal: bool, window: int | None = None
+    query: Tensor, key: Tensor, value: Tensor, causal: bool, bias: Tensor | None = None, window: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention without the s x t scores in memory (FlashAttention, arXiv 2205.14135).
 
     query (batch, seq_len, heads, head_dim); key, value (batch, key_len, kv_heads, head_dim); kv_heads divides heads.
-    causal: the tokens are the last of the keys, and each attends to the keys up to its own; otherwise to all. window:
-    of those, to the last so many alone, its own included; only where causal.
+    causal: the tokens are the last of the keys, and each attends to the keys up to its own; otherwise to all.
+    bias: added to the scores of all heads, (batch, 1, seq_len, key_len), its rows 16 numbers apart at a time; on a GPU
+    the memory-efficient kernel takes it. window: of the keys up to its own a token attends to the last so many alone;
+    only where causal, and without a bias.
     Returns the output (shape of query) and the log-sum-exp of each row (batch, heads, seq_len) in float32.
     Raises ValueError where this GPU's kernel wants as many key heads as query heads. Left out: the memory-efficient
     kernel (a T4's) may use float32 scratch for heads wider than 128.
     """
     q, k, v = (tensor.transpose(1, 2) for tensor in (query, key, value))
-    kernel = _KERNELS[attention_backend(query.device, query.dtype)]
-    window = window if causal and window and window < key.shape[1] else None  # a longer one hides nothing
-    out, logsumexp = kernel(q, k, v, causal, window)
+    backend = attention_backend(query.device, query.dtype)
+    kernel = _KERNELS["memory-efficient" if bias is not None and query.is_cuda else backend]
+    if causal and window is not None and window < key.shape[1]:  # a wider one hides nothing
+        out, logsumexp = kernel(q, k, v, causal, window=window)
+    else:
+        out, logsumexp = kernel(q, k, v, causal) if bias is None else kernel(q, k, v, causal, bias)
     return unpadded(out.transpose(1, 2)), unpadded(logsumexp)
 
 
@@ -66,7 +93,7 @@ def unpadded(tensor: Tensor) -> Tensor:
 
 
 @attention.register_fake
-def _(query, key, value, causal, window=None):
+def _(query, key, value, causal, bias=None, window=None):
     batch, seq_len, heads, _ = query.shape
     return torch.empty_like(query), query.new_empty((batch, heads, seq_len), dtype=torch.float32)
 
@@ -85,9 +112,8 @@ def attention_backend(device: Any = "cpu", dtype: torch.dtype = torch.float16) -
     return "flash" if modern and dtype != torch.float32 else "memory-efficient"
 
 
-def _flash_on_cpu(q, k, v, causal, window):
+def _flash_on_cpu(q, k, v, causal, mask=None, window=None):
     new, seen = q.shape[2], k.shape[2]
-    mask = None
     if causal and (window or new != seen):  # this kernel takes the tokens for the first of the keys
         mask = torch.full((new, seen), -torch.inf, dtype=q.dtype).triu_(seen - new + 1)
     if window:
@@ -97,23 +123,25 @@ def _flash_on_cpu(q, k, v, causal, window):
     )
 
 
-def _flash(q, k, v, causal, window):  # on a GPU causal tokens are the last of the keys (torch/nn/attention/bias.py)
+def _flash(
+    q, k, v, causal, window=None
+):  # on a GPU causal tokens are the last of the keys (torch/nn/attention/bias.py)
     # the kernel reads heads in multiples of 8; zeros in the padding change no score
     pad = -q.shape[-1] % 8
     padded = [torch.nn.functional.pad(tensor, (0, pad)) if pad else tensor for tensor in (q, k, v)]
     scale = q.shape[-1] ** -0.5
     if window:
         tokens = [tensor.transpose(1, 2) for tensor in padded]
-        lengths, left = (q.shape[2], k.shape[2]), {"window_size_left": window - 1, "window_size_right": 0}
+        lengths, sides = (q.shape[2], k.shape[2]), {"window_size_left": window - 1, "window_size_right": 0}
         out, logsumexp, *_ = torch.ops.aten._flash_attention_forward(
-            *tokens, None, None, *lengths, 0.0, True, False, scale=scale, **left
+            *tokens, None, None, *lengths, 0.0, True, False, scale=scale, **sides
         )
         return out.transpose(1, 2)[..., : q.shape[-1]], logsumexp
     out, logsumexp, *_ = torch.ops.aten._scaled_dot_product_flash_attention(*padded, 0.0, causal, scale=scale)
     return out[..., : q.shape[-1]], logsumexp
 
 
-def _memory_efficient(q, k, v, causal, window):
+def _memory_efficient(q, k, v, causal, bias=None, window=None):
     if k.shape[1] != q.shape[1]:
         raise ValueError(
             f"key has {k.shape[1]} heads and query {q.shape[1]}; this GPU's kernel wants as many: "
@@ -122,7 +150,8 @@ def _memory_efficient(q, k, v, causal, window):
     if window or (causal and q.shape[2] != k.shape[2]):
         out, logsumexp = _efficient_of_the_last(q, k, v, window)
     else:
-        out, logsumexp, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, None, True, 0.0, causal)
+        bias = bias if bias is None else bias.expand(-1, q.shape[1], -1, -1)
+        out, logsumexp, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, bias, True, 0.0, causal)
     return out, logsumexp[..., : q.shape[2]]
 
 
@@ -139,6 +168,36 @@ def _efficient_of_the_last(q, k, v, window):
 
 
 _KERNELS = {"flash (CPU)": _flash_on_cpu, "flash": _flash, "memory-efficient": _memory_efficient}
+
+
+@torch.library.custom_op("dsmem::index_scores", mutates_args=())
+def index_scores(query: Tensor, key: Tensor, weights: Tensor) -> list[Tensor]:
+    """An indexer's scores, head by head: no more than one head's are in memory (arXiv 2512.02556, equation 1).
+
+    query (batch, seq_len, heads, head_dim); key (batch, key_len, head_dim); weights (batch, seq_len, heads), float32.
+    Returns the weighted sum of the heads' positive scores (batch, seq_len, key_len), the last head's scores in the same
+    shape, and where they are not float32 the copies of the keys and of one head's queries that are; all float32.
+    """
+    total, wide, copies = None, key.float(), []
+    for head in range(query.shape[2]):
+        one = query[:, :, head].float()
+        total = torch.zeros(*one.shape[:2], key.shape[1], device=key.device) if total is None else total
+        scores = torch.bmm(one, wide.transpose(1, 2)).relu_()
+        total.addcmul_(scores, weights[:, :, head, None])
+        if head + 1 < query.shape[2]:
+            del scores, one
+    if key.dtype != torch.float32:
+        copies = [wide, one]
+    return [total, scores, *copies]
+
+
+@index_scores.register_fake
+def _(query, key, weights):
+    batch, seq_len, _, head_dim = query.shape
+    shapes = [(batch, seq_len, key.shape[1])] * 2
+    if key.dtype != torch.float32:
+        shapes += [key.shape, (batch, seq_len, head_dim)]
+    return [weights.new_empty(shape) for shape in shapes]
 
 
 @torch.library.custom_op("dsmem::route", mutates_args=())

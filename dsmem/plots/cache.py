@@ -7,7 +7,7 @@ from typing import Any
 
 from dsmem.config.architecture import Architecture
 from dsmem.config.hardware import capacities
-from dsmem.footprint.stored import cache_kinds, kept_rows
+from dsmem.footprint.stored import cache_kinds, rows_of
 from dsmem.plots import axes, limits, shapes
 from dsmem.plots.picture import Picture
 from dsmem.plots.style import look
@@ -69,7 +69,7 @@ class CachePicture(Picture):
         """Show these bars; returns in words what there is to see."""
         one_of("kv_cache", kv_cache, FORMATS, "a format of this picture")
         kinds = cache_kinds(arch, num_key_value_heads, mla_cache)
-        pairs = [kept_rows(arch, rows, kv_cache, batch, seq_len) for rows in kinds.values()]
+        pairs = [rows_of(arch, rows, kv_cache, batch, seq_len) for rows in kinds.values()]
         totals = {name: sum(pair) for name, pair in zip(kinds, pairs, strict=True)}
         places = limits.limits_of(capacity)
         self._frame(list(kinds), 1.2 * max([*totals.values(), *places.values()]))

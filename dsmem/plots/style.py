@@ -14,7 +14,7 @@ STYLE = ("petroff10", Path(__file__).with_name("dsmem.mplstyle"))
 FAMILIES = {
     "#3f90da": r"weights=weight=tensor=allocated lm_head:\\\ embed_tokens:... weights_int8:/// weight_scales:+++ "
     r"master_weights:xxx weights_fp8:||| weights_int4:---",
-    "#ffa90e": r"kv_cache:... latent_cache:xxx cache_scales:+++ slot_mapping:/// cache_grown:\\\ ",
+    "#ffa90e": r"kv_cache:... latent_cache:xxx indexer_cache:ooo cache_scales:+++ slot_mapping:/// cache_grown:\\\ ",
     "#bd1f01": r"gradients=gradient:---",
     "#94a4a2": r"buffers=buffer:+++ token_ids=input:ooo rope_tables:/// causal_mask:\\\ ",
     "#832db6": r"scores=attention:xxx attention_weights=probabilities:+++ attention_out=o_proj:---"

@@ -130,13 +130,16 @@ class Explorer:
                 return
             self.error, self._shown, self.png = None, values, png
             _send(self._screen, png)
-            self._say("status", sentence or "")
             self.alt = sentence or figure_text(self.figure)
-            if self._screen.has_trait("tooltip"):  # the only name that a page can give the picture; older ones lack it
-                self._screen.tooltip = self.alt
+            self._say("status", self.alt, seen=bool(sentence))
 
-    def _say(self, role, text):
-        self._words.value = f'<p role="{role}" style="line-height: 1.5">{html.escape(text)}</p>'
+    def _say(self, role, text, seen=True):
+        """Words under the picture; seen: by the eye too, and not by a screen reader alone.
+
+        They are the picture's only name: with a `tooltip` of its own an Image is not shown at all in JupyterLab.
+        """
+        style = "line-height: 1.5" if seen else "position: absolute; clip-path: inset(50%)"
+        self._words.value = f'<p role="{role}" style="{style}">{html.escape(text)}</p>'
 
     def _repr_mimebundle_(self, **kwargs):
         """The live controls; and the picture of this moment, for a page without a kernel, such as exported HTML."""

@@ -118,7 +118,7 @@ def _levels(run: Run) -> dict[str, Any]:
     stream = [[ops.index(record.op), sign * record.nbytes] for record, sign in run.ledger.events]
     replayed = _replay(run)
     return {
-        "formula_bytes": int(run.footprint.total_bytes),
+        "formula_bytes": int(run.footprint.total_bytes) if run.footprint else None,
         "ledger_bytes": run.ledger.peak_bytes,
         "replay_bytes": replayed.peak_allocated_bytes,
         "replay_reserved_bytes": replayed.peak_reserved_bytes,

@@ -76,17 +76,19 @@ class Waterfall:
 def explain(run: Any) -> Waterfall:
     """The `Waterfall` from formula to device: every level a total, every difference between two a named gap.
 
-    run: a `Run`. Without a GPU the way ends at what the allocator is predicted to reserve. With transformers' eager
-    attention in FP16, fake and CPU tensors hold a float32 copy of the scores that a GPU does not make (see
-    `model.hub.prepare`), so "kernel scratch" may be below 0 there.
+    run: a `Run`; without a footprint the way begins at the ledger. Without a GPU it ends at what the allocator is
+    predicted to reserve. With transformers' eager attention in FP16, fake and CPU tensors hold a float32 copy of the
+    scores that a GPU does not make (see `model.library_pass.prepare`), so "kernel scratch" may be below 0 there.
     """
     if not hasattr(run, "footprint"):
         raise ValueError(f"run={run!r} is not a Run; it must be what measure(...) returns")
-    formula, ledger, replayed = run.footprint.total_bytes, run.ledger.peak_bytes, run.replay
+    ledger, replayed = run.ledger.peak_bytes, run.replay
     allocated, reserved = replayed.peak_allocated_bytes, replayed.peak_reserved_bytes
-    steps = [
-        ("formula", formula, "total"),
-        ("not in the formula", ledger - formula, "gap"),
+    steps = []
+    if run.footprint is not None:
+        formula = run.footprint.total_bytes
+        steps = [("formula", formula, "total"), ("not in the formula", ledger - formula, "gap")]
+    steps += [
         ("ledger", ledger, "total"),
         ("blocks larger than their tensors", replayed.rounding_bytes, "gap"),
         ("cuBLAS workspace", allocated - ledger - replayed.rounding_bytes, "gap"),

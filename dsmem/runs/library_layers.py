@@ -3,14 +3,10 @@
 Their layers cannot be built on fake tensors, so a layer is quantized for real, on the CPU.
 """
 
-import contextlib
 import copy
 import importlib.metadata
 import importlib.util
-import logging
 import sys
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,6 +15,7 @@ from torch import nn
 from dsmem.config.architecture import Architecture
 from dsmem.memory.ledger import plain_tensors
 from dsmem.model.decoder import build_model
+from dsmem.model.hub import quiet
 from dsmem.model.layers import Step
 from dsmem.model.quantize import LAYERS
 from dsmem.units import one_of
@@ -140,23 +137,6 @@ def module_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
 def module_bytes(module: nn.Module) -> int:
     """Bytes of the storages of `module_tensors`."""
     return sum(tensor.untyped_storage().nbytes() for tensor in module_tensors(module).values())
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """No warnings and no log lines from inside.
-
-    Both libraries report, at import and at their first call, GPU kernels that a CPU build has no use for; a reader of
-    a notebook would take these lines for errors of theirs.
-    """
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _reached(place, item, seen, depth=0):

@@ -1,7 +1,6 @@
 """One pass at every level that this machine has: formula, ledger, allocator, device."""
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,16 +9,18 @@ import torch
 from torch.utils.benchmark import Timer
 
 from dsmem.config.architecture import Architecture
+from dsmem.config.families import UnknownFamily
 from dsmem.config.workload import Workload
 from dsmem.footprint.inference import inference_footprint
 from dsmem.footprint.instants import Footprint
 from dsmem.memory import cuda
 from dsmem.memory.ledger import Ledger
-from dsmem.memory.replay import Replay, replay
-from dsmem.model import hub
+from dsmem.memory.replay import Replay
+from dsmem.model import hub, library, library_pass
 from dsmem.model.decoder import build_model
 from dsmem.model.devices import check_device, settled
 from dsmem.runs.gaps import Waterfall, explain
+from dsmem.runs.watching import watch
 from dsmem.table import Table
 from dsmem.units import format_bytes, one_of, whole_number
 
@@ -33,18 +34,23 @@ class Run:
     arch, work: what ran, with attention="auto" settled. device: "fake", "cpu" or "cuda". code: whose model ran, "dsmem"
     or "transformers". device_memory: peaks in bytes, see `memory.cuda.peaks`; trace: the allocator's own story of the
     pass, see `memory.cuda.trace`. seconds: wall time of the pass under the ledger, None on fake tensors.
+    A family without a formula has run in transformers' code: then `footprint` is None and arch a
+    `model.library.LibraryModel`. notes: what differs there from what one may expect, a sentence each. cache: {kind:
+    bytes} that transformers' cache holds after the pass, in its code.
     """
 
-    arch: Architecture
+    arch: Architecture | library.LibraryModel
     work: Workload
     device: str
-    footprint: Footprint
+    footprint: Footprint | None
     ledger: Ledger
     replay: Replay
     device_memory: dict | None
     trace: dict | None
     seconds: float | None
     code: str = "dsmem"
+    notes: tuple = ()
+    cache: dict | None = None
 
     def gaps(self) -> Waterfall:
         """The way from formula to device, every difference between two levels named: see `explain`."""
@@ -53,7 +59,8 @@ class Run:
     def table(self) -> Table:
         """The levels as a `Table`: what each says of the peak."""
         totals = [(name, nbytes, nbytes) for name, nbytes, kind in self.gaps().steps if kind == "total"]
-        return Table({"level": None, "bytes": ",", "size": format_bytes}, totals, str(self))
+        title = " ".join([str(self), *self.notes])
+        return Table({"level": None, "bytes": ",", "size": format_bytes}, totals, title)
 
     def plot_timeline(self, **options: Any) -> Any:
         """Live bytes over the pass; returns the Axes. Options: those of `plots.plot_timeline`."""
@@ -82,6 +89,8 @@ class Run:
     def __str__(self) -> str:
         work = self.work
         code = "" if self.code == "dsmem" else f", in {self.code}' code"
+        if self.footprint is None:
+            code += f" ({hub.version()}; no formula)"
         return (
             f"{self.arch.name}, {work.phase} of {work.batch:,} × {work.seq_len:,} tokens, {work.weights}, "
             f"{work.attention} attention, on {self.device} tensors{code}"
@@ -99,34 +108,72 @@ def measure(
     work: Workload | None = None,
     device: Any = "fake",
     seed: int = 0,
-    code: str = "dsmem",
+    code: str | None = None,
     **fields: Any,
 ) -> Run:
     """Run a workload once with random weights and token ids, watched at every level; returns a `Run`.
 
-    arch: an `Architecture`, or whatever `Architecture.of` takes: a name, a path, a dict.
+    arch: an `Architecture`, or whatever `Architecture.of` takes: a name, a path, a dict, a config object.
     work: a `Workload`, or its fields as keywords; attention="auto" becomes what the device can run.
     device: "fake" (any size, no memory), "cpu" or "cuda", see `model.devices.check_device`. seed: of the weights.
-    code: whose model runs, "dsmem" or "transformers"; the formula is ours in both, so the ledger of the latter need not
-    agree with it. Raises ValueError for a workload with arrays or a device that is not there, torch.OutOfMemoryError
-    where it does not fit.
+    code: whose model runs, "dsmem" or "transformers". By default ours where the family is read, else that of the
+    installed transformers, on this very config, and the run says so. The formula is ours in both, so the ledger of the
+    latter need not agree with it; where there is none, weights are by default in the format that the config names, or
+    BF16. Raises ValueError for a workload with arrays, a device that is not there or a config that neither runs,
+    torch.OutOfMemoryError where it does not fit.
 
     >>> run = measure("qwen2.5-0.5b", batch=4, seq_len=1024)
     >>> run.footprint.total_bytes == run.ledger.peak_bytes
     True
     """
-    arch, work, device = Architecture.of(arch), Workload.of(work, **fields), check_device(device)
-    one_of("code", code, CODES, "a model that runs here")
+    device = check_device(device)
+    if code is not None:
+        one_of("code", code, CODES, "a model that runs here")
+    source, arch, why = arch, *_architecture(arch, code)
+    code = code or ("dsmem" if arch else "transformers")
+    model = library.read(source) if code == "transformers" else None
+    if arch is None and work is None:
+        fields = {"weights": model.floats or "bf16"} | fields
+    work = Workload.of(work, **fields)
     for name in ("batch", "seq_len", "cached_tokens"):
         whole_number(name, getattr(work, name), least=0, what="one number, and one workload is run at a time")
-    work = settled(arch, work, device)
+    work = settled(arch, work, device) if arch else work
     # before the model, as the replay has it: a workspace that takes a hole which the model left would pin its segment
     elsewhere = cuda.held_bytes() if device == "cuda" else 0
     capacity = cuda.room_bytes(elsewhere) if device == "cuda" else None
     workspace = cuda.workspace_bytes() if device == "cuda" else 0
-    forward, model = (prepare if code == "dsmem" else hub.prepare)(arch, work, device, seed)
-    seen = watch(forward, model, device, elsewhere, workspace, capacity)
-    return Run(arch, work, device, inference_footprint(arch, work), *seen, code=code)
+    beside = device, elsewhere, workspace, capacity
+    if code == "transformers":
+        return _in_transformers(model, arch, work, seed, beside, why)
+    forward, module = prepare(arch, work, device, seed)
+    return Run(arch, work, device, inference_footprint(arch, work), *watch(forward, module, *beside))
+
+
+def _architecture(source, code):
+    """The `Architecture` of a source, or None and the reason why transformers' code runs without a formula."""
+    try:
+        return Architecture.of(source), ()
+    except UnknownFamily:
+        if code == "dsmem" or not hub.has_transformers():
+            raise
+        return None, ()
+    except ValueError as error:
+        if code != "transformers":
+            raise
+        return None, (f"No formula: {error}.",)
+
+
+def _in_transformers(model, arch, work, seed, beside, notes):
+    """The run of a `LibraryModel`; `arch` is its `Architecture`, where the family is read."""
+    ready = library_pass.prepare(model, work, beside[0], seed)
+    footprint, caches = None, []
+    try:
+        footprint = inference_footprint(arch, ready.work) if arch else None
+    except ValueError as error:
+        notes += (f"No formula: {error}.",)
+    seen = watch(ready.forward, ready.module, *beside, look=lambda out: caches.append(library_pass.cache_kinds(out)))
+    parts = {"code": "transformers", "notes": (*ready.notes, *notes), "cache": caches[-1]}
+    return Run(arch or model, ready.work, beside[0], footprint, *seen, **parts)
 
 
 def prepare(arch: Any, work: Workload, device: Any, seed: int = 0) -> tuple[Callable, torch.nn.Module]:
@@ -187,34 +234,3 @@ def tokens_per_second(arch: Any, works: Iterable[Workload], device: Any) -> np.n
         forward = first if work is works[0] else bind(model, arch, work, device)
         seconds.append(Timer("forward()", globals={"forward": forward}).blocked_autorange(min_run_time=0.15).median)
     return np.array([work.batch * work.new_tokens for work in works]) / seconds
-
-
-@torch.no_grad()
-def watch(
-    forward: Callable,
-    model: torch.nn.Module,
-    device: Any,
-    elsewhere_bytes: int = 0,
-    workspace_bytes: int | None = None,
-    capacity: int | None = None,
-) -> tuple[Ledger, Replay, dict | None, dict | None, float | None]:
-    """Ledger, replay, device memory, trace and seconds of `forward()` on any module; a GPU runs it four times.
-
-    elsewhere_bytes: what the GPU held for this process before the model was made, see `memory.cuda.held_bytes`.
-    workspace_bytes: what cuBLAS took then, see `memory.cuda.workspace_bytes`; by default it is taken now, which may
-    raise what the GPU reserves.
-    capacity: bytes that the allocator could reserve then, see `memory.cuda.room_bytes`; on a nearly full GPU cached
-    segments go back, and the replay must do so too. Raises ReplayedOutOfMemory where the replay does not fit.
-    """
-    device = check_device(device)
-    on_gpu = device == "cuda"
-    memory = cuda.peaks(forward, elsewhere_bytes, workspace_bytes) if on_gpu else None
-    trace = cuda.trace(forward) if on_gpu else None
-    with Ledger(model) as ledger:
-        start = time.perf_counter()
-        forward()
-        if on_gpu:
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - start
-    replayed = replay(ledger, workspace_bytes=memory["workspace"] if on_gpu else 0, capacity=capacity)
-    return ledger, replayed, memory, trace, None if device == "fake" else seconds

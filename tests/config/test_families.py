@@ -7,14 +7,21 @@ from transformers import AutoConfig
 
 from dsmem import Architecture
 from dsmem.config.families import FAMILIES as READ
-from dsmem.config.shapes import FULL, SLIDING
+from dsmem.config.windows import FULL, SLIDING
 
 FAMILIES = [family for family in READ if family != "kimi_k2"]  # of which transformers has no class
 NEEDED = {"hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size", "model_type"}
+SPELLED = {  # what a family's files call a size, where they do so otherwise
+    "gpt2": {name: alias for alias, name in READ["gpt2"].aliases.items()} | {"intermediate_size": "n_inner"},
+    "opt": {"intermediate_size": "ffn_dim"},
+}
 # what the kit calls otherwise, or makes of several keys
 DERIVED = {
     "name",
     "model_type",
+    "head",
+    "num_labels",
+    "score_bias",
     "qkv_bias",
     "o_bias",
     "qk_norm",
@@ -22,6 +29,7 @@ DERIVED = {
     "rope_scaling",
     "sliding_window",
     "layer_types",
+    "indexer_types",
 }
 each_family = pytest.mark.parametrize("family", FAMILIES)
 
@@ -32,10 +40,15 @@ def default_config(family):
     return AutoConfig.for_model(family, **asked)
 
 
+def needed(family):
+    """The sizes that a config must have, in its own words."""
+    return {SPELLED.get(family, {}).get(name, name) for name in NEEDED}
+
+
 @each_family
 def test_each_field_is_the_config_classs_own_where_only_the_sizes_are_given(family):
     theirs = default_config(family)
-    sizes = {name: value for name, value in theirs.to_dict().items() if name in NEEDED}
+    sizes = {name: value for name, value in theirs.to_dict().items() if name in needed(family)}
     arch = Architecture.from_config(sizes | ({"num_experts_per_tok": 6} if family == "deepseek_v2" else {}))
     spelled = {name: alias for alias, name in READ[family].aliases.items()}
     checked = []
@@ -48,12 +61,14 @@ def test_each_field_is_the_config_classs_own_where_only_the_sizes_are_given(fami
         own = getattr(arch, field.name)
         assert own == (tuple(value) if isinstance(value, list) else value), field.name
         checked.append(field.name)
-    assert {"rms_norm_eps", "tie_word_embeddings", "num_hidden_layers"} <= set(checked)
-    assert arch.rope_theta == theirs.rope_parameters["rope_theta"]
-    assert arch.qkv_bias == (family == "qwen2" or getattr(theirs, "attention_bias", False))
+    assert {"tie_word_embeddings", "num_hidden_layers"} <= set(checked)
+    assert "rms_norm_eps" in checked or arch.learned_positions == theirs.max_position_embeddings
+    assert arch.learned_positions or arch.rope_theta == theirs.rope_parameters["rope_theta"]
+    biased = family == "qwen2" or getattr(theirs, "attention_bias", getattr(theirs, "enable_bias", arch.gpt_block))
+    assert arch.qkv_bias == biased
     assert arch.sliding_window == getattr(theirs, "sliding_window", None)
     kinds = getattr(theirs, "layer_types", [SLIDING if arch.sliding_window else FULL] * arch.num_hidden_layers)
-    assert [SLIDING if arch.slides(index) else FULL for index in range(arch.num_hidden_layers)] == kinds
+    assert [arch.slides(index) for index in range(arch.num_hidden_layers)] == [kind == SLIDING for kind in kinds]
 
 
 @each_family
@@ -68,17 +83,20 @@ def test_any_key_may_be_absent_where_its_value_is_the_classs_own(family):
         except ValueError as error:
             assert "missing" in str(error) or key == "model_type"
             refused.add(key)
-    assert refused <= NEEDED | {"num_experts_per_tok"} and NEEDED - {"intermediate_size"} <= refused
+    sizes, width = needed(family), SPELLED.get(family, {}).get("intermediate_size", "intermediate_size")
+    assert refused <= sizes | {"num_experts_per_tok"} and sizes - {width} <= refused
 
 
 @each_family
 def test_widths_that_follow_from_others_do_so_as_in_transformers(family):
-    changes = {"hidden_size": 1024, "num_attention_heads": 64, "model_type": family}
+    words = SPELLED.get(family, {})
+    changes = {words.get(name, name): size for name, size in (("hidden_size", 1024), ("num_attention_heads", 64))}
     config = default_config(family).to_dict()
-    config = {name: value for name, value in config.items() if name in NEEDED | {"num_experts_per_tok"}} | changes
+    config = {name: value for name, value in config.items() if name in needed(family) | {"num_experts_per_tok"}}
+    config |= changes | {"model_type": family}
     theirs, arch = AutoConfig.for_model(**config), Architecture.from_config(config)
     if not arch.latent:
-        assert arch.num_key_value_heads == theirs.num_key_value_heads
+        assert arch.num_key_value_heads == getattr(theirs, "num_key_value_heads", theirs.num_attention_heads)
         assert arch.head_dim == (getattr(theirs, "head_dim", None) or 1024 // 64)
 
 

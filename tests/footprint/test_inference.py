@@ -8,6 +8,7 @@ from strategies import passes
 
 import dsmem
 from dsmem import Architecture, Workload, inference_footprint
+from dsmem.footprint.stored import cache_bytes, cache_growth
 from dsmem.units import QUANTIZED
 
 GQA = Architecture.from_config("deepseek-r1-distill-qwen-7b")
@@ -124,6 +125,19 @@ def test_what_64_bits_cannot_hold_is_refused_for_arrays_and_counted_for_numbers(
     alone = inference_footprint(arch, batch=64, seq_len=10_000_000, **how).total_bytes
     assert alone == 3_277_048_559_332_868_224
     refuses(lambda: inference_footprint(arch, batch=[1, 64], seq_len=[10_000_000], **how), "batch=64", "64-bit")
+    row = 70_272  # arXiv 2405.04434, table 1: 9/2 of 128 dimensions in each of 61 layers, 2 bytes each
+    big = {"batch": 2**30, "seq_len": 2**30}
+    assert cache_bytes(arch, weights="bf16", **big) == {"latent_cache": 2**60 * row}
+    refuses(lambda: cache_bytes(arch, **{name: [size, 1] for name, size in big.items()}), "batch=1073741824", "64-bit")
+    end = 2**63 - 1
+    assert cache_bytes(arch, phase="decode", seq_len=end) == {"latent_cache": end * row}
+    refuses(lambda: cache_bytes(arch, phase="decode", seq_len=[end], cached_tokens=[end]), f"seq_len={end}")
+    refuses(lambda: Workload(batch=np.array([2**63], dtype=np.uint64)), "batch", "9223372036854775808")
+
+
+def test_a_growing_cache_of_short_integers_does_not_wrap():
+    curves = cache_growth("deepseek-r1", np.array([40_000], dtype=np.int32), room=1)
+    assert curves["growing"].tolist() == [40_000 * 70_272]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,12 @@ from strategies import any_architectures, live_after, passes, workloads
 import dsmem
 from dsmem.units import QUANTIZED
 
+
+def inside(module, table):
+    """The table with its modules named from the root; those of `module` itself are ""."""
+    return {name: (f"{module}.{part}".rstrip("."), op, index) for name, (part, op, index) in table.items()}
+
+
 SWIGLU = {
     "gate_proj": ("gate_proj", None, 0),
     "silu": ("", "silu", 0),
@@ -49,6 +55,29 @@ ABSORBED = LATENT | {
     "mix_latents": ("", "bmm", 2),
     "absorb_output": ("", "clone", 1),
 }
+INDEXER = {
+    **{f"indexer.{name}": (name, None, 0) for name in ("wq_b", "wk", "weights_proj")},
+    "indexer.rotate": ("", "mul", 0),
+    "indexer.k_norm": ("k_norm", "layer_norm", 2),
+    "indexer.rotate_key": ("", "mul", 1),
+    "widen_index_weights": ("", "_to_copy", 0),
+    "index_scores": ("", "index_scores", -1),
+    "choose_keys": ("", "topk", 1),
+    "index_bias": ("", "new_full", 0),
+}
+INDEXER_EAGER = INDEXER | {"index_scores by head": ("", "bmm", 0), "index_scores": ("", "bmm", 1)}
+GPT = inside("layers.0.self_attn", GROUPED | {"qkv_proj": ("qkv_proj", None, 0)}) | {
+    "embed_positions": ("embed_positions", "embedding", 0),
+    "add_positions": ("", "add", 0),
+    "input_layernorm": ("layers.0.input_layernorm", "layer_norm", 2),
+    "post_attention_layernorm": ("layers.0.post_attention_layernorm", "layer_norm", 2),
+    "up_proj": ("layers.0.mlp.up_proj", None, 0),
+    "gelu_new": ("layers.0.mlp", "gelu", 0),
+    "relu": ("layers.0.mlp", "relu", 0),
+    "down_proj": ("layers.0.mlp.down_proj", None, 0),
+    "add_mlp": ("layers.0", "add", 1),
+    "norm": ("norm", "layer_norm", 2),
+}
 EXPERTS = {
     "router": ("gate", "mm", 0),
     "route": ("gate", None, -1),
@@ -65,22 +94,23 @@ EXPERTS = {
 }
 
 
-def inside(module, table):
-    """The table with its modules named from the root; those of `module` itself are ""."""
-    return {name: (f"{module}.{part}".rstrip("."), op, index) for name, (part, op, index) in table.items()}
-
-
 def places(arch, work):
     """{instant: (module, operator, which birth)} for all that this kind of decoder may go through."""
+    ends = {"add_attention": ("layers.0", "add", 0), "lm_head": ("lm_head", None, 0)}
+    if arch.gpt_block:
+        return GPT | ends
     kind = LATENT_EAGER if work.attention == "eager" else LATENT_FUSED
     kind = (ABSORBED if work.absorbed(arch) else kind) if arch.latent else GROUPED
-    found = {"lm_head": ("lm_head", None, 0)}
+    found = {}
     for slide in (False, True):
         if layers := arch.layers_that(slide):
             prefix = "sliding." if slide and arch.layers_that(False) else ""
             table = inside(f"layers.{layers[0]}.self_attn", kind | JOINED if slide else kind)
             table["add_attention"] = (f"layers.{layers[0]}", "add", 0)
             found |= {prefix + name: place for name, place in table.items()}
+    found |= {"lm_head": ends["lm_head"]}
+    if arch.indexed:
+        found |= inside("layers.0.self_attn.indexer", INDEXER_EAGER if work.attention == "eager" else INDEXER)
     for sparse, table, added in ((False, SWIGLU, "add_mlp"), (True, EXPERTS, "add_experts")):
         layers = [index for index in range(arch.num_hidden_layers) if arch.has_experts(index) == sparse]
         if layers:
@@ -113,7 +143,7 @@ def test_every_linear_layer_peaks_where_the_footprint_says(scheme):
         run = dsmem.measure(*case)
         most, totals = {}, run.footprint.totals
         live = run.ledger.timeline().live_bytes
-        linears = [name for name in totals if name.split(".")[-1].endswith(("proj", "mqa", "lm_head"))]
+        linears = [name for name in totals if name.split(".")[-1].endswith(("proj", "mqa", "lm_head", "wq_b", "wk"))]
         modules = {place[0]: name for name, place in places(*case).items() if name in linears}
         for record in run.ledger.records:
             if name := modules.get(record.module):

@@ -45,11 +45,18 @@ def test_each_choice_of_what_is_kept_takes_its_bytes(menu, r1, seven):
 
 
 def test_each_choice_of_what_is_kept_names_what_it_says():
-    attention = R1.attention_linears() | SEVEN.attention_linears() | R1.scaled(q_lora_rank=None).attention_linears()
-    assert set(KEPT["head and attention"]) == {"lm_head", *attention}
+    indexed = R1.scaled(index_n_heads=64, index_head_dim=128, index_topk=2048)
+    attention = (
+        R1.attention_linears()
+        | indexed.indexer_linears()
+        | SEVEN.attention_linears()
+        | R1.scaled(q_lora_rank=None).attention_linears()
+    )
+    assert set(KEPT["head and attention"]) == {"lm_head", "qkv_proj", *attention}
     assert set(KEPT["all but routed experts"]) == set(LINEARS) - set(EXPERTS)
     assert (KEPT["head"], KEPT["nothing more"]) == (("lm_head",), ())
-    assert set(LINEARS) == {"q_proj"} | R1.linears().keys() | SEVEN.linears().keys() | R1.expert_stacks().keys()
+    names = {"q_proj", "qkv_proj"}
+    assert set(LINEARS) == names | indexed.linears().keys() | SEVEN.linears().keys() | R1.expert_stacks().keys()
 
 
 def test_fused_experts_left_out_leave_qwen3_at_56_gib():

@@ -18,6 +18,8 @@ ARCH = Architecture.from_config("deepseek-r1-distill-qwen-7b").scaled(
     vocab_size=61,
 )
 LATENT = Architecture.from_config(CONFIGS["v3"])
+INDEXED = Architecture.from_config(CONFIGS["v3.2"])
+INDEXED = Architecture.from_config(CONFIGS["v3.2"])
 LAYOUTS = {"static": ("fused", "expanded", "eager"), "growing": ("fused",), "paged": ("eager",)}
 PIECES = torch.tensor(list(small.small_text()[: 2 * 64])).view(2, 64)
 
@@ -78,7 +80,7 @@ def test_the_trained_model_says_the_same_on_latents_and_on_what_comes_of_them(we
 @torch.no_grad()
 def test_a_decode_loops_cache_is_the_formula_at_every_step(dtype, layout):
     paging = {"block_size": 8} if layout == "paged" else {}
-    for arch in (ARCH, LATENT):
+    for arch in (ARCH, LATENT, INDEXED):
         model = build_model(arch, "fp32", "cpu")
         for mla_cache in kinds(arch):
             cache = model.new_cache(2, 24, dtype, layout, mla_cache=mla_cache, **paging)

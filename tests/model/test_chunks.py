@@ -58,7 +58,7 @@ def test_only_a_cache_that_keeps_all_tokens_takes_chunks(refuses):
     model = build_model(theirs_and_ours(CONFIGS["llama"])[1].arch, "fp32", "cpu")
     cache = model.new_cache(2, 16, layout="sink")
     model(TOKENS[:, :4], cache=cache)
-    refuses(lambda: model(TOKENS[:, 4:6], cache=cache), "tokens", "2 per sequence", "1 new token")
+    refuses(lambda: model(TOKENS[:, 4:6], cache=cache), "tokens", "2 per sequence", "gives tokens up")
 
 
 def test_a_chunk_expands_the_latents_of_all_tokens_and_computes_its_own_alone():

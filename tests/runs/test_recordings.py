@@ -261,11 +261,6 @@ def test_without_transformers_the_sweep_is_our_code_alone(monkeypatch):
     assert {len(cell) for cell in runs.sweep()} == {2}
 
 
-@pytest.mark.parametrize("work", [Workload(1, 8, "decode"), Workload(1, 8, weights="int8")])
-def test_transformers_code_runs_prefills_in_a_float_format(work, refuses):
-    refuses(lambda: hub.prepare(TINY, work, "fake"), "work", "prefill")
-
-
 def test_a_recording_cut_off_in_the_middle_leaves_a_whole_file(tmp_path, monkeypatch):
     measure, calls = cells_module.measure, []
 

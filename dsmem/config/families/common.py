@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dsmem.config.keys import Keys
-from dsmem.config.shapes import FULL, KINDS, SLIDING
+from dsmem.config.windows import FULL, KINDS, SLIDING
 
 MOST_LAYERS = 10_000
 NO_WINDOW = {"sliding_window": None, "layer_types": ()}
+STRETCHED = ("linear", "dynamic", "yarn", "llama3")  # scalings that a factor says the strength of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,18 +18,19 @@ class Family:
 
     read: the checked keys of a config to the fields of an `Architecture`. aliases: {other spelling: the kit's name}, as
     in the `attribute_map` of transformers' config class. defaults: what that class puts in place of an absent key, by
-    the kit's names. harmless: keys of this family that move no byte, beside `keys.HARMLESS`.
+    the kit's names. harmless: keys of this family that move no byte, beside `keys.HARMLESS`. foreign: as in `Keys`.
     """
 
     read: Callable[[Keys], dict[str, Any]]
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     harmless: frozenset = frozenset()
+    foreign: frozenset = frozenset()
 
 
 def decoder(keys: Keys, head_dim: int | None = None) -> dict[str, Any]:
     """What every decoder of RMSNorm and SwiGLU spells alike; head_dim: where the family gives it by another key."""
-    keys.only("hidden_act", "silu")
+    keys.choice("hidden_act", ("silu",), "silu")
     hidden, heads = keys.whole("hidden_size"), keys.whole("num_attention_heads")
     own = keys.maybe_whole("head_dim")
     head_dim = head_dim or own
@@ -72,6 +74,10 @@ def rope(keys: Keys) -> dict[str, Any]:
         theta = Keys({"rope_theta": own}, keys.family, {}, {}).number("rope_theta", theta)
     kinds = [scaling.pop(key, None) for key in ("rope_type", "type")]
     kind = next((kind for kind in kinds if kind), "default")
+    if not isinstance(kind, str):
+        raise ValueError(f"rope_type={kind!r} is not the name of a scaling; it must be one, such as 'yarn'")
+    if kind in STRETCHED and "factor" not in scaling:
+        raise ValueError(f"rope_type={kind!r} has no factor beside it; the scaling must give one")
     # lists become tuples, for an architecture is hashable
     rest = ((name, tuple(value) if isinstance(value, list) else value) for name, value in sorted(scaling.items()))
     return {"rope_theta": theta, "rope_scaling": () if kind == "default" else (("rope_type", kind), *rest)}

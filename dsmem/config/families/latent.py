@@ -8,6 +8,11 @@ from dsmem.config.keys import Keys
 
 def _deepseek_v2(keys):
     keys.only("scoring_func", "softmax")
+    if keys.get("norm_topk_prob"):
+        raise ValueError(
+            "norm_topk_prob=True has two meanings in deepseek_v2, for DeepSeek's code then leaves out "
+            "routed_scaling_factor, and transformers' leaves norm_topk_prob out; allowed: false, which moves no byte"
+        )
     method = keys.choice("topk_method", ("greedy", "group_limited_greedy"), "greedy")
     groups = {} if method == "group_limited_greedy" else {"n_group": 1, "topk_group": 1}
     bias = {"mlp_bias": keys.flag("mlp_bias"), "rope_interleave": True}
@@ -41,7 +46,7 @@ _ALIASES = {"num_local_experts": "n_routed_experts", "num_mtp_layers": "num_next
 
 # what transformers' config classes put in place of an absent key, where that is not "as many as heads"
 _LATENT = {"q_lora_rank": 1536, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
-_V3 = _LATENT | {
+V3 = _LATENT | {
     "n_routed_experts": 256,
     "n_shared_experts": 1,
     "num_experts_per_tok": 8,
@@ -60,6 +65,6 @@ FAMILIES = {
         aliases={"num_experts": "n_routed_experts"},
         defaults=_LATENT | {"n_routed_experts": 64, "n_shared_experts": 2, "moe_intermediate_size": 1407},
     ),
-    "deepseek_v3": Family(_deepseek_v3, _ALIASES, _V3),
-    "kimi_k2": Family(_deepseek_v3, _ALIASES, _V3),  # as its publisher says: a DeepSeek-V3 of other sizes
+    "deepseek_v3": Family(_deepseek_v3, _ALIASES, V3),
+    "kimi_k2": Family(_deepseek_v3, _ALIASES, V3),  # as its publisher says: a DeepSeek-V3 of other sizes
 }

@@ -1,9 +1,17 @@
 """Mixtures of experts with grouped attention."""
 
-from dsmem.config.families.common import Family, experts
+from typing import Any
+
+from dsmem.config.families.common import Family, decoder, windows
 from dsmem.config.families.dense import qwen3
 from dsmem.config.keys import Keys
 from dsmem.units import whole_number
+
+
+def routed(keys: Keys, width: str = "moe_intermediate_size") -> dict[str, Any]:
+    """The sizes of the experts, of which each token passes through a few; width: what the family calls their width."""
+    sizes = {name: keys.whole(name) for name in ("n_routed_experts", "num_experts_per_tok")}
+    return sizes | {"moe_intermediate_size": keys.whole(width)}
 
 
 def dense_layers(keys: Keys) -> tuple[int, ...]:
@@ -19,14 +27,37 @@ def dense_layers(keys: Keys) -> tuple[int, ...]:
     return tuple(sorted(dense))
 
 
-def _qwen3_moe(keys):
-    return qwen3(keys, all_slide=True) | experts(keys) | {"mlp_only_layers": dense_layers(keys)}
+def _mixtral(keys):
+    # every layer is a mixture, and the weights of a token's experts always sum to 1
+    return decoder(keys) | routed(keys, "intermediate_size") | {"norm_topk_prob": True} | windows(keys)
 
+
+def _qwen3_moe(keys):
+    norm, dense = keys.flag("norm_topk_prob"), dense_layers(keys)
+    keys.whole("num_key_value_heads")  # a null is not "as many as heads" in this family
+    return qwen3(keys, all_slide=True) | routed(keys) | {"norm_topk_prob": norm, "mlp_only_layers": dense}
+
+
+_EXPERTS = {"num_experts": "n_routed_experts", "num_local_experts": "n_routed_experts"}
+_NOT_THEIRS = frozenset({"n_routed_experts"})
 
 FAMILIES = {
+    "mixtral": Family(
+        _mixtral,
+        _EXPERTS,
+        {
+            "num_key_value_heads": 8,
+            "intermediate_size": 14336,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 1e6,
+            "n_routed_experts": 8,
+            "num_experts_per_tok": 2,
+        },
+        foreign=_NOT_THEIRS,
+    ),
     "qwen3_moe": Family(
         _qwen3_moe,
-        aliases={"num_experts": "n_routed_experts", "num_local_experts": "n_routed_experts"},
+        _EXPERTS,
         defaults={
             "num_key_value_heads": 4,
             "intermediate_size": 6144,
@@ -35,5 +66,6 @@ FAMILIES = {
             "moe_intermediate_size": 768,
             "sliding_window": 4096,
         },
+        foreign=_NOT_THEIRS,
     ),
 }

@@ -1,0 +1,96 @@
+"""Latent attention to the keys that an indexer chooses (DeepSeek Sparse Attention): DeepSeek-V3.2 and GLM-5."""
+
+from typing import Any
+
+from dsmem.config.families.common import Family, experts
+from dsmem.config.families.latent import V3, latent_attention
+from dsmem.config.keys import Keys
+from dsmem.units import one_of
+
+ATTENTION = ("indexed_attention", "deepseek_sparse_attention")  # the second is the older spelling
+INDEX = ("full", "shared")
+MLPS = ("dense", "sparse")
+
+
+def _deepseek_v32(keys):
+    keys.only("rope_interleave", True)
+    keys.only("indexer_rope_interleave", False)
+    return _indexed(keys)
+
+
+def _glm_moe_dsa(keys):
+    keys.only("rope_interleave", True)
+    keys.only("indexer_rope_interleave", True)
+    return _indexed(keys) | {"indexer_rope_interleave": True, "indexer_types": _indexer_types(keys)}
+
+
+def _indexed(keys):
+    keys.only("scoring_func", "sigmoid")
+    keys.only("topk_method", "noaux_tc")
+    words(keys, "layer_types", ATTENTION)
+    return {
+        **latent_attention(keys),
+        **experts(keys),
+        **_mlps(keys),
+        **{name: keys.whole(name) for name in ("q_lora_rank", "index_n_heads", "index_head_dim", "index_topk")},
+        "scoring_func": "sigmoid",
+        "rope_interleave": True,
+        "num_nextn_predict_layers": keys.whole("num_nextn_predict_layers", 0, least=0),
+    }
+
+
+def _mlps(keys) -> dict[str, Any]:
+    """Which layers are dense: those of `mlp_layer_types`, by default the first so many."""
+    first, layers = keys.whole("first_k_dense_replace", least=0), keys.whole("num_hidden_layers")
+    kinds = words(keys, "mlp_layer_types", MLPS)
+    if kinds is None:
+        return {"first_k_dense_replace": first}
+    dense = tuple(index for index, kind in enumerate(kinds) if kind == "dense")
+    if dense == tuple(range(min(first, layers))):
+        return {"first_k_dense_replace": first}
+    return {"first_k_dense_replace": 0, "mlp_only_layers": dense}
+
+
+def _indexer_types(keys) -> tuple[str, ...]:
+    """One word a layer, as the config class makes them of a list, a pattern or a frequency; none where all are full."""
+    layers, kinds = keys.whole("num_hidden_layers"), words(keys, "indexer_types", INDEX)
+    step, offset = keys.whole("index_topk_freq", 1), keys.whole("index_skip_topk_offset", 2, least=0)
+    letters = keys.get("index_topk_pattern")
+    if kinds is None and letters is not None:
+        spelled = {"F": "full", "S": "shared"}
+        named = [spelled.get(letter, letter) for letter in letters] if isinstance(letters, str) else letters
+        kinds = words(Keys({"index_topk_pattern": named}, keys.family, {}, {}), "index_topk_pattern", INDEX, layers)
+    if kinds is None:
+        kinds = tuple("shared" if max(index - offset + 1, 0) % step else "full" for index in range(layers))
+    return kinds if "shared" in kinds else ()
+
+
+def words(keys: Keys, key: str, allowed: tuple[str, ...], layers: int | None = None) -> tuple[str, ...] | None:
+    """A list of one of the allowed words for each layer, or None where the key is absent or null."""
+    value, layers = keys.get(key), layers or keys.whole("num_hidden_layers")
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple) or len(value) != layers:
+        raise ValueError(f"{key}={value!r} is not a word for each layer; it must be a list of {layers}")
+    return tuple(one_of(key, word, allowed, f"read in {keys.family}") for word in value)
+
+
+_ALIASES = {"num_local_experts": "n_routed_experts", "num_experts": "n_routed_experts"}
+_V32 = {name: value for name, value in V3.items() if name != "rope_interleave"}
+_V32 |= {"index_n_heads": 64, "index_head_dim": 128, "index_topk": 2048}
+_GLM = _V32 | {
+    "q_lora_rank": 2048,
+    "qk_nope_head_dim": 192,
+    "v_head_dim": 256,
+    "n_group": 1,
+    "topk_group": 1,
+    "index_n_heads": 32,
+    "rms_norm_eps": 1e-5,
+}
+# the MLPs have no bias whatever mlp_bias says; of the modules for further tokens, how they share an index
+_HARMLESS = frozenset({"mlp_bias", "moe_router_dtype", "index_share_for_mtp_iteration"})
+
+FAMILIES = {
+    "deepseek_v32": Family(_deepseek_v32, _ALIASES, _V32, _HARMLESS),
+    "glm_moe_dsa": Family(_glm_moe_dsa, _ALIASES, _GLM, _HARMLESS),
+}

@@ -1,0 +1,103 @@
+"""Write an `Architecture` as a `config.json` dict: what a reader of such files, transformers too, builds it from."""
+
+import dataclasses
+from typing import Any
+
+from dsmem.config.architecture import Architecture
+from dsmem.config.families import FAMILIES
+
+# no config spells these so
+_OURS = ("name", "apart", "qkv_bias", "o_bias", "qk_norm", "rope_scaling", "head", "num_labels", "score_bias")
+_ALWAYS = ("tie_word_embeddings", "num_nextn_predict_layers")  # whatever a class puts in place of an absent key
+
+
+def config_of(arch: Architecture) -> dict[str, Any]:
+    """The `config.json` dict of `arch`; `Architecture.from_config` reads the same architecture from it.
+
+    Parts beside the language model are left out. Raises ValueError for fields that no config of its family can say.
+
+    >>> arch = Architecture.from_config("llama-2-7b").scaled(intermediate_size=5504)
+    >>> Architecture.from_config(config_of(arch)) == arch
+    True
+    """
+    config = _plain_fields(arch) | _rope(arch) | _head(arch) | _FAMILY_KEYS.get(arch.model_type, _dense)(arch)
+    arch = arch.scaled(apart=())
+    try:
+        read = Architecture.from_config(config)
+    except ValueError as error:
+        raise ValueError(f"arch={arch.name!r} is not written as a {arch.model_type} config: {error}") from None
+    for field in dataclasses.fields(arch):
+        if (value := getattr(arch, field.name)) != getattr(read, field.name):
+            raise ValueError(
+                f"{field.name}={value!r} is not something that a {arch.model_type} config can say; "
+                f"it must be {getattr(read, field.name)!r} in that family"
+            )
+    return config
+
+
+def _plain_fields(arch):
+    """The fields that a config has under their own name, or under the first other spelling of the family."""
+    family = FAMILIES[arch.model_type]
+    spelled = {name: key for key, name in reversed(family.aliases.items())}
+    config = {"_name_or_path": arch.name}
+    for field in dataclasses.fields(arch):
+        value = getattr(arch, field.name)
+        needed = value != field.default or field.name in family.defaults or field.name in _ALWAYS
+        if needed and field.name not in _OURS:
+            config[spelled.get(field.name, field.name)] = list(value) if isinstance(value, tuple) else value
+    return config
+
+
+def _rope(arch):
+    """Rotary scaling as earlier releases spell it, which all of them read."""
+    if not arch.rope_scaling:
+        return {}
+    scaling = dict(arch.rope_scaling)
+    return {"rope_scaling": {key: list(v) if isinstance(v, tuple) else v for key, v in scaling.items()}}
+
+
+def _head(arch):
+    """The class that `architectures` would name, where what stands on the decoder is not a language model's head."""
+    if arch.head == "lm_head":
+        return {}
+    family = arch.model_type.title().replace("_", "")
+    if arch.head == "none":
+        return {"architectures": [f"{family}Model"]}
+    # the class for tokens has a bias, and the one for sequences none
+    kind = "ForTokenClassification" if arch.score_bias else "ForSequenceClassification"
+    return {"architectures": [family + kind], "id2label": {str(i): f"LABEL_{i}" for i in range(arch.num_labels)}}
+
+
+def _dense(arch):
+    return {"attention_bias": arch.qkv_bias}
+
+
+def _windowed(arch):
+    """Qwen's: a switch says whether layers slide, and a number which of them."""
+    bias = {} if arch.model_type == "qwen2" else _dense(arch)
+    return bias | ({"use_sliding_window": True, "max_window_layers": 0} if arch.sliding_window else {})
+
+
+def _mistral(arch):
+    return {"sliding_window": arch.sliding_window}
+
+
+def _mixtral(arch):
+    # all layers are mixtures, so the one width is that of an expert, and a choice is always normed
+    return {"intermediate_size": arch.moe_intermediate_size, "moe_intermediate_size": None, "norm_topk_prob": None}
+
+
+def _deepseek_v2(arch):
+    grouped = {"topk_method": "group_limited_greedy", "n_group": arch.n_group, "topk_group": arch.topk_group}
+    # its heads are always rotated in neighbouring pairs, and its config has no word for that
+    return _dense(arch) | {"rope_interleave": None} | (grouped if arch.n_group > 1 else {"topk_method": "greedy"})
+
+
+_FAMILY_KEYS = {
+    "mistral": _mistral,
+    "mixtral": _mixtral,
+    "qwen2": _windowed,
+    "qwen3": _windowed,
+    "qwen3_moe": _windowed,
+    "deepseek_v2": _deepseek_v2,
+}

@@ -1,0 +1,67 @@
+"""What a GPU's kernels allocate where a CPU has none of the kind: calls of other people's code led to operators."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from dsmem.model.operators import grouped_linear, unpadded
+
+_GROUPED = (getattr(torch.nn.functional, "grouped_mm", None), getattr(torch, "_grouped_mm", None))
+
+
+class GpuKernels(TorchFunctionMode):
+    """A context in which code on CPU or fake tensors allocates as a GPU's fused kernels do, where a CPU has none.
+
+    Attention whose values are not as wide as its keys (MLA) would write all scores to memory on a CPU; a GPU's
+    memory-efficient kernel does not. Grouped products in FP16 and FP32 do not exist for fake tensors.
+    said: a sentence for each kind that was led elsewhere.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.said: dict[str, str] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            return self._attention(func, *args, **kwargs)
+        if func in _GROUPED and func is not None and args[0].dtype != torch.bfloat16:
+            return self._grouped(func, *args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _attention(self, func, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **options):
+        alike = query.shape[-1] == value.shape[-1] or query.shape[1] != key.shape[1] or dropout_p
+        if alike:
+            return func(query, key, value, attn_mask, dropout_p, is_causal, **options)
+        self.said["attention"] = (
+            "Values are not as wide as keys: attention allocates as a GPU's memory-efficient kernel, not a CPU's."
+        )
+        if attn_mask is not None and attn_mask.dtype == torch.bool:  # torch converts it before any kernel
+            attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -torch.inf)
+        return efficient_attention(query, key, value, attn_mask, is_causal, options.get("scale")).transpose(1, 2)
+
+    def _grouped(self, func, x, weight, offs=None, bias=None, **options):
+        if weight.dim() != 3 or offs is None or bias is not None or not isinstance(x, Tensor) or x.dim() != 2:
+            return func(x, weight, offs=offs, bias=bias, **options)
+        return grouped_linear(x, weight.transpose(1, 2), offs)
+
+
+@torch.library.custom_op("dsmem::efficient_attention", mutates_args=())
+def efficient_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scale: float | None
+) -> Tensor:
+    """Softmax attention as torch's memory-efficient kernel runs it without gradients: nothing but the output is made.
+
+    query (batch, heads, seq_len, head_dim), key (batch, heads, key_len, head_dim), value (batch, heads, key_len, any
+    width). mask: added to the scores. Returns (batch, seq_len, heads, width of a value).
+    """
+    out = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, 0.0, causal, scale=scale)
+    return unpadded(out.transpose(1, 2))
+
+
+@efficient_attention.register_fake
+def _(query, key, value, mask, causal, scale):
+    batch, heads, seq_len, _ = query.shape
+    return query.new_empty((batch, seq_len, heads, value.shape[-1]))

@@ -1,0 +1,48 @@
+"""A pass watched on the device that it runs on: ledger, replay and, on a GPU, the device's own counters."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from dsmem.memory import cuda
+from dsmem.memory.ledger import Ledger
+from dsmem.memory.replay import Replay, replay
+from dsmem.model.devices import check_device
+
+
+@torch.no_grad()
+def watch(
+    forward: Callable,
+    model: torch.nn.Module,
+    device: Any,
+    elsewhere_bytes: int = 0,
+    workspace_bytes: int | None = None,
+    capacity: int | None = None,
+    look: Callable | None = None,
+) -> tuple[Ledger, Replay, dict | None, dict | None, float | None]:
+    """Ledger, replay, device memory, trace and seconds of `forward()` on any module; a GPU runs it four times.
+
+    elsewhere_bytes: what the GPU held for this process before the model was made, see `memory.cuda.held_bytes`.
+    workspace_bytes: what cuBLAS took then, see `memory.cuda.workspace_bytes`; by default it is taken now, which may
+    raise what the GPU reserves.
+    capacity: bytes that the allocator could reserve then, see `memory.cuda.room_bytes`; on a nearly full GPU cached
+    segments go back, and the replay must do so too. look: called with what the watched `forward()` returned.
+    Raises ReplayedOutOfMemory where the replay does not fit.
+    """
+    device = check_device(device)
+    on_gpu = device == "cuda"
+    memory = cuda.peaks(forward, elsewhere_bytes, workspace_bytes) if on_gpu else None
+    trace = cuda.trace(forward) if on_gpu else None
+    with Ledger(model) as ledger:
+        start = time.perf_counter()
+        out = forward()
+        if on_gpu:
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+        if look:
+            look(out)
+        del out  # inside the block: what the caller would drop dies within the pass
+    replayed = replay(ledger, workspace_bytes=memory["workspace"] if on_gpu else 0, capacity=capacity)
+    return ledger, replayed, memory, trace, None if device == "fake" else seconds

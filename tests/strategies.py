@@ -68,7 +68,9 @@ def latent_architectures(draw, hidden=512, rank=64, head_dim=64, **widths):
 def indexed_architectures(draw, **widths):
     """A decoder with latent attention to the keys that an indexer chooses."""
     arch = draw(latent_architectures(**widths))
+    rest = st.lists(st.sampled_from(("full", "shared")), max_size=3)
     return arch.scaled(
+        indexer_types=("full", *draw(rest)),
         q_lora_rank=arch.q_lora_rank or draw(st.integers(1, 64)),
         index_n_heads=draw(st.integers(1, 6)),
         index_head_dim=arch.qk_rope_head_dim + draw(st.integers(0, 40)),
@@ -82,12 +84,13 @@ def with_experts(draw, dense, width=256):
     """A decoder of `dense` with mixtures of experts in some of its layers."""
     arch, group_size, n_group = draw(dense), draw(st.integers(2, 5)), draw(st.integers(1, 3))
     topk_group, layers = draw(st.integers(1, n_group)), st.integers(0, arch.num_hidden_layers - 1)
+    shared = draw(st.sampled_from(("n_shared_experts", "shared_expert_intermediate_size")))
     return arch.scaled(
         n_routed_experts=group_size * n_group,
         n_group=n_group,
         topk_group=topk_group,
         num_experts_per_tok=draw(st.integers(1, group_size * topk_group)),
-        n_shared_experts=draw(st.integers(0, 2)),
+        **{shared: draw(st.integers(0, 2 if shared == "n_shared_experts" else width))},
         moe_intermediate_size=draw(st.integers(1, width)),
         first_k_dense_replace=draw(st.integers(0, 2)),
         mlp_only_layers=tuple(sorted(draw(st.sets(layers)))),

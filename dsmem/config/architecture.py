@@ -20,13 +20,15 @@ class Architecture(Shapes):
     heads, each `index_head_dim` wide, chooses for every token the `index_topk` keys that it reads (DeepSeek Sparse
     Attention, arXiv 2512.02556, section 2.1); `indexer_types` says which layers have one ("full") and which take over
     the choice of the layer before ("shared"), where not all are "full". With `n_routed_experts` every layer is a
-    mixture of experts, but the `first_k_dense_replace` first and those in `mlp_only_layers`. With `sliding_window` the
-    layers that `layer_types` calls "sliding_attention" attend to so many tokens alone; it is () where all do. With
+    mixture of experts, but the `first_k_dense_replace` first and those in `mlp_only_layers`; all tokens share
+    `n_shared_experts`, or one of `shared_expert_intermediate_size` whose output a gate scales. With `sliding_window`
+    the layers that `layer_types` calls "sliding_attention" attend to so many tokens alone; it is () where all do. With
     `layer_norm_epsilon` the layers are GPT blocks: LayerNorms with a bias, an MLP without a gate, and a table of
     `learned_positions`, whose first `position_offset` rows no token reads; `joined_qkv` says whether one matrix makes
-    queries, keys and values. `head` stands on the decoder: "lm_head", "score" (a number for each of `num_labels`
-    labels) or "none". `apart` names what the config holds beside the language model (`vision_config`): none of it is
-    counted here. Build one with `Architecture.from_config`.
+    queries, keys and values.
+    `head` stands on the decoder: "lm_head", "score" (a number for each of `num_labels` labels) or "none". `apart` names
+    what the config holds beside the language model (`vision_config`): none of it is counted here. Build one with
+    `Architecture.from_config`.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Architecture(Shapes):
     n_shared_experts: int = 0
     num_experts_per_tok: int = 0
     moe_intermediate_size: int = 0
+    shared_expert_intermediate_size: int = 0
     first_k_dense_replace: int = 0
     mlp_only_layers: tuple = ()
     scoring_func: str = "softmax"
@@ -156,6 +159,11 @@ class Architecture(Shapes):
     def _check_experts(self):
         for field in ("n_routed_experts", "num_experts_per_tok", "moe_intermediate_size", "n_group", "topk_group"):
             whole_number(field, getattr(self, field), what="a size")
+        if self.n_shared_experts and self.shared_expert_intermediate_size:
+            raise ValueError(
+                f"n_shared_experts={self.n_shared_experts} says the same as shared_expert_intermediate_size="
+                f"{self.shared_expert_intermediate_size}; one of them must be 0"
+            )
         if self.n_routed_experts % self.n_group:
             raise ValueError(
                 f"n_group={self.n_group} does not divide n_routed_experts={self.n_routed_experts}; it must"
@@ -250,6 +258,7 @@ _POSITIVE = (
 _COUNTS = (
     "n_routed_experts",
     "n_shared_experts",
+    "shared_expert_intermediate_size",
     "first_k_dense_replace",
     "num_nextn_predict_layers",
     "index_n_heads",

@@ -1,19 +1,232 @@
 """What a config says of how its weights are stored: `quantization_config`, read as data."""
 
+import dataclasses
+import fnmatch
+import re
 from typing import Any
+
+from dsmem.config.layouts import LAYOUTS
+from dsmem.units import one_of, whole_number
+
+HEAD = ("lm_head",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantization:
+    """How the linear layers of a checkpoint are stored.
+
+    method: what the config calls it. layout: a name in `layouts.LAYOUTS`. bits: of one number. group_size: numbers of a
+    row that share a scale, None for the whole row. tile: rows and columns that do. kept: modules that are not
+    converted, as the config names them: by name, by the start or the end of one, with * and ?, or "re:" and an
+    expression. symmetric: without zero points. ordered: whether each input says its group. double: whether scales are
+    themselves quantized. static_input: whether inputs have scales, too. floating: FP8 rather than INT8.
+    """
+
+    method: str
+    layout: str
+    bits: int = 8
+    group_size: int | None = None
+    tile: tuple[int, int] = (128, 128)
+    kept: tuple[str, ...] = ()
+    symmetric: bool = True
+    ordered: bool = False
+    double: bool = False
+    static_input: bool = False
+    floating: bool = False
+
+    def converts(self, module: str) -> bool:
+        """Whether the linear layer with this full name is converted.
+
+        >>> found = Quantization("fp8", "fp8_tiles", kept=("lm_head", "layers.1.*"))
+        >>> found.converts("layers.1.mlp.up_proj"), found.converts("layers.10.mlp.up_proj")
+        (False, True)
+        """
+        return not any(_matches(pattern, module) for pattern in self.kept)
+
+    def tensors(self, n_in: int, n_out: int) -> dict[str, tuple[tuple, str]]:
+        """What stands in place of a converted layer's weight: {end of the name: (shape, format)}, the numbers first.
+
+        >>> Quantization("awq", "awq", bits=4, group_size=128).tensors(4096, 1024)["qzeros"]
+        ((32, 128), 'int32')
+        """
+        return LAYOUTS[self.layout](self, n_in, n_out)
+
+    def __str__(self) -> str:
+        group = f", groups of {self.group_size}" if self.group_size else ""
+        return f"{self.method} ({self.bits} bits{group})"
+
+
+def said(config: dict[str, Any]) -> dict[str, Any] | None:
+    """The `quantization_config` of a `config.json`, wherever it stands in it; None where there is none."""
+    inner = config.get("text_config") if isinstance(config.get("text_config"), dict) else {}
+    for place in (config, inner):
+        for key in ("quantization_config", "compression_config"):
+            if place.get(key) is not None:
+                if not isinstance(place[key], dict):
+                    raise ValueError(f"{key}={place[key]!r} is not a quantization; it must be a JSON object or null")
+                return place[key]
+    return None
+
+
+def method_of(config: dict[str, Any]) -> str | None:
+    """What a config calls its quantization: "fp8", "awq", "modelopt"; None where it has none."""
+    found = said(config)
+    if found is None:
+        return None
+    producer = found.get("producer")
+    made_by = producer.get("name") if isinstance(producer, dict) else None
+    return str(found.get("quant_method") or made_by or ("modelopt" if "quant_algo" in found else "unnamed"))
+
+
+def quantization_of(config: dict[str, Any]) -> Quantization | None:
+    """The `Quantization` that a `config.json` says, or None where it says none.
+
+    config: as a dict. Raises ValueError, one sentence, for a method or a setting that is not read.
+
+    >>> config = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": True}}
+    >>> print(quantization_of(config))
+    gptq (4 bits, groups of 128)
+    """
+    found = said(config)
+    if found is None:
+        return None
+    method = method_of(config)
+    if "quant_algo" in found:
+        return _modelopt(found)
+    one_of("quant_method", method, METHODS, "read as a way to store weights")
+    return METHODS[method](found, config)
 
 
 def packed_bits(config: dict[str, Any]) -> int | None:
     """Bits of one number in words of 32 bits, as `quantization_config` says them; None where it says none, or several.
 
-    config: a `config.json` as dict; AutoGPTQ's and AutoAWQ's own small file is read, too.
-
     >>> packed_bits({"quantization_config": {"quant_method": "awq", "bits": 4}})
     4
     """
-    said = config.get("quantization_config") or config.get("compression_config") or config
-    groups = said.get("config_groups")
+    found = said(config) or {}
+    groups = found.get("config_groups")
     groups = [group.get("weights") for group in groups.values()] if isinstance(groups, dict) else []
-    values = [said.get("bits", said.get("w_bit"))] + [group.get("num_bits") for group in groups if group]
-    found = {bits for bits in values if isinstance(bits, int) and bits in (2, 3, 4, 8)}
-    return found.pop() if len(found) == 1 else None
+    values = [found.get("bits", found.get("w_bit"))] + [group.get("num_bits") for group in groups if group]
+    bits = {value for value in values if isinstance(value, int) and value in range(2, 9)}
+    return bits.pop() if len(bits) == 1 else None
+
+
+# --- Methods ----------------------------------------------------------------------------------------------------------
+
+
+def _fp8(found, config):
+    tile, kept = found.get("weight_block_size"), _names(found, "modules_to_not_convert", "ignored_layers")
+    static = found.get("activation_scheme") == "static"
+    one_of("fmt", found.get("fmt", "e4m3"), ("e4m3", "float8_e4m3fn"), "read in fp8")
+    if tile is None:
+        return Quantization("fp8", "fp8_tensor", kept=kept or HEAD, static_input=static)
+    if not (isinstance(tile, list) and len(tile) == 2):
+        raise ValueError(f"weight_block_size={tile!r} is not a tile; it must hold two whole numbers")
+    tile = tuple(whole_number("weight_block_size", side) for side in tile)
+    return Quantization("fp8", "fp8_tiles", tile=tile, kept=kept or HEAD)
+
+
+def _awq(found, config):
+    bits = whole_number("bits", found.get("bits", found.get("w_bit", 4)))
+    if bits != 4:
+        raise ValueError(f"bits={bits} is not read in awq; allowed: 4")
+    one_of("version", str(found.get("version", "gemm")).lower(), ("gemm",), "a layout of awq that is read")
+    kept = _names(found, "modules_to_not_convert")
+    return Quantization("awq", "awq", 4, _group(found, "q_group_size"), kept=(*HEAD, *kept), symmetric=False)
+
+
+def _gptq(found, config):
+    bits = whole_number("bits", found.get("bits"))
+    one_of("bits", str(bits), ("2", "3", "4", "8"), "read in gptq")
+    one_of("checkpoint_format", found.get("checkpoint_format") or "gptq", ("gptq", "gptq_v2"), "read in gptq")
+    if found.get("dynamic"):
+        raise ValueError("dynamic gives each layer of a gptq checkpoint rules of its own; weigh its files instead")
+    kept = _names(found, "modules_to_not_convert", "modules_in_block_to_not_quantize")
+    kept = kept if found.get("lm_head") else (*HEAD, *kept)
+    return Quantization("gptq", "gptq", bits, _group(found), kept=kept, ordered=True)
+
+
+def _bitsandbytes(found, config):
+    skipped = found.get("llm_int8_skip_modules")
+    kept = HEAD if skipped is None else _names(found, "llm_int8_skip_modules")
+    if str(config.get("transformers_version", "5")).split(".")[0] >= "5":
+        kept = (*kept, "*.experts.*")  # plain parameters there, which bitsandbytes does not see
+    if found.get("load_in_4bit") or found.get("_load_in_4bit"):
+        double = bool(found.get("bnb_4bit_use_double_quant"))
+        one_of("bnb_4bit_quant_type", found.get("bnb_4bit_quant_type", "fp4"), ("nf4", "fp4"), "read in bitsandbytes")
+        storage = found.get("bnb_4bit_quant_storage", "uint8")
+        one_of("bnb_4bit_quant_storage", storage, ("uint8",), "read in bitsandbytes")
+        return Quantization("bitsandbytes", "bitsandbytes_4bit", 4, 64, kept=kept, double=double)
+    return Quantization("bitsandbytes", "bitsandbytes_int8", 8, kept=kept)
+
+
+def _compressed_tensors(found, config):
+    groups = found.get("config_groups")
+    if not isinstance(groups, dict) or len(groups) != 1:
+        count = len(groups) if isinstance(groups, dict) else 0
+        raise ValueError(f"config_groups holds {count} groups of layers; one is read (weigh the files instead)")
+    group = next(iter(groups.values()))
+    weights, inputs, layout = group.get("weights") or {}, group.get("input_activations"), found.get("format")
+    one_of("targets", (group.get("targets") or ["Linear"])[0], ("Linear",), "read in compressed-tensors")
+    kept, bits = _names(found, "ignore"), whole_number("num_bits", weights.get("num_bits"))
+    if layout == "pack-quantized":
+        ordered = weights.get("actorder") == "group"
+        symmetric = bool(weights.get("symmetric", True))
+        size = _group(weights)
+        return Quantization("compressed-tensors", "packed", bits, size, kept=kept, symmetric=symmetric, ordered=ordered)
+    if layout == "nvfp4-pack-quantized":
+        return Quantization("compressed-tensors", "nvfp4_packed", 4, 16, kept=kept, static_input=inputs is not None)
+    one_of("format", layout, ("float-quantized", "int-quantized"), "read in compressed-tensors")
+    one_of("strategy", weights.get("strategy"), ("channel",), f"read in {layout}")
+    if inputs is not None and not inputs.get("dynamic"):
+        raise ValueError(f"input_activations of {layout} are static, which is not read; weigh the files instead")
+    return Quantization("compressed-tensors", "channels", 8, kept=kept, floating=layout == "float-quantized")
+
+
+def _modelopt(found):
+    algorithm, kept = found["quant_algo"], _names(found, "ignore", "exclude_modules")
+    one_of("quant_algo", algorithm, ("NVFP4", "FP8"), "read in modelopt (weigh the files instead)")
+    if algorithm == "NVFP4":
+        return Quantization("modelopt", "nvfp4", 4, 16, kept=kept, static_input=True)
+    return Quantization("modelopt", "fp8_tensor", kept=kept, static_input=True)
+
+
+def _mxfp4(found, config):
+    return Quantization("mxfp4", "mxfp4", 4, 32, kept=_names(found, "modules_to_not_convert"))
+
+
+METHODS = {
+    "fp8": _fp8,
+    "awq": _awq,
+    "gptq": _gptq,
+    "bitsandbytes": _bitsandbytes,
+    "compressed-tensors": _compressed_tensors,
+    "mxfp4": _mxfp4,
+}
+"""What reads each `quant_method`; ModelOpt's configs are known by their `quant_algo`."""
+
+
+# --- Their keys -------------------------------------------------------------------------------------------------------
+
+
+def _names(found, *keys):
+    """A list of names under the first of `keys` that is there; () where none is."""
+    key = next((key for key in keys if found.get(key) is not None), keys[0])
+    names = found.get(key) or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{key}={names!r} is not a list of names; it must be one, or null")
+    return tuple(names)
+
+
+def _group(found, other="group_size"):
+    """Numbers that share a scale; -1 and null stand for the whole row."""
+    size = found.get("group_size", found.get(other))
+    return None if size in (None, -1) else whole_number("group_size", size)
+
+
+def _matches(pattern, module):
+    if pattern.startswith("re:"):
+        return re.match(pattern[3:], module) is not None
+    if any(letter in pattern for letter in "*?["):
+        return any(fnmatch.fnmatchcase(module, each) for each in (pattern, f"{pattern}.*"))
+    return module == pattern or module.startswith(f"{pattern}.") or module.endswith(f".{pattern}")

@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 from dsmem import formulas
 from dsmem.table import Table
-from dsmem.units import BLOCK_FORMATS, dtype_bits
+from dsmem.units import BLOCK_FORMATS, dtype_bits, one_of, whole_number
 
 INT4_GROUP = 128  # numbers of an output channel that share a scale and a zero point
 FP8_TILE = 128  # side of the square of numbers that share a scale (arXiv 2412.19437, section 3.3)
 COPY = "16-bit copy of the weight"
 KEPT = "embedding, norms, biases; by default the head"
+KEPT_BNB = "embedding, norms, biases, stacks of experts; by default the head"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Scheme:
     element: format of the stored numbers, of `units.DTYPE_BITS`. linear_bytes: (in_features, out_features) to the
     bytes of a whole layer without bias. product: the format that the product runs in. temporaries: what appears at
     each call. kept: what stays in 16 bit. runs: whether `build_model` takes it; the others run in bitsandbytes
-    or llama.cpp.
+    or llama.cpp. stacks: how routed experts are stored: "whole" (a layer's as one stack), "one by one", or "kept" in 16
+    bit: bitsandbytes 0.50 under transformers 5.23, where stacks are plain parameters, converts `nn.Linear` alone.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Scheme:
     temporaries: str = COPY
     kept: str = KEPT
     runs: bool = True
+    stacks: str = "whole"
 
     def payload_bytes(self, in_features: int, out_features: int) -> int:
         """Bytes of a layer's numbers alone; what `linear_bytes` has beyond them is scales."""
@@ -69,7 +72,16 @@ SCHEMES = {
             "bfloat16 scale and zero point per group of 128",
             temporaries=f"{COPY}; half of its numbers in a byte each",
         ),
-        Scheme("nf4", "nf4", formulas.nf4_linear_bytes, "NF4, two in a byte", "float32 per block of 64", runs=False),
+        Scheme(
+            "nf4",
+            "nf4",
+            formulas.nf4_linear_bytes,
+            "NF4, two in a byte",
+            "float32 per block of 64",
+            kept=KEPT_BNB,
+            runs=False,
+            stacks="kept",
+        ),
         Scheme(
             "nf4_double",
             "nf4",
@@ -77,7 +89,9 @@ SCHEMES = {
             "NF4, two in a byte",
             "8 bit per block of 64, float32 per 256 blocks",
             temporaries=f"{COPY}; scales in float32",
+            kept=KEPT_BNB,
             runs=False,
+            stacks="kept",
         ),
     )
 }
@@ -100,9 +114,43 @@ GGUF = {
         _gguf("q4_K", "int4", "6-bit scale and minimum per 32, two float16 per block of 256"),
         _gguf("q5_K", "int5", "6-bit scale and minimum per 32, two float16 per block of 256"),
         _gguf("q6_K", "int6", "8-bit scale per 16, a float16 per block of 256"),
+        _gguf("mxfp4", "fp4", "8-bit exponent per block of 32"),
+        _gguf("nvfp4", "fp4", "FP8 per 16"),
     )
 }
 """The schemes of GGUF files by name; a file mixes them, and embedding and head have one, too: see `footprint.gguf`."""
+
+
+def packed(name: str, group_size: int = INT4_GROUP, bits: int = 4) -> Scheme:
+    """The `Scheme` of quantized files of other libraries: "awq", "gptq", "mxfp4" or "nvfp4"; none of them runs here.
+
+    group_size: numbers of a row that share a scale, in AWQ and GPTQ; bits: of a number in GPTQ. Each expert's matrices
+    are stored one by one. Raises ValueError for another name or size.
+
+    >>> packed("awq", group_size=64).bits_per_weight(8192, 28672), packed("mxfp4").bits_per_weight(2880, 2880)
+    (4.3125, 4.25)
+    """
+    one_of("scheme", name, PACKED, "a scheme of packed files")
+    whole_number("group_size", group_size, what="a size of groups")
+    one_of("bits", str(bits), ("2", "3", "4", "8"), "a number of bits that is packed")
+    grouped = {"group_size": group_size}
+    scales = f"float16 scale and {bits}-bit zero point per group of {group_size}"
+    how = {"runs": False, "stacks": "one by one"}
+    if name == "awq":
+        layer = functools.partial(formulas.awq_linear_bytes, **grouped)
+        return Scheme(name, "int4", layer, "INT4, eight in a word", scales, **how)
+    if name == "gptq":
+        layer = functools.partial(formulas.gptq_linear_bytes, bits=bits, **grouped)
+        return Scheme(name, f"int{bits}", layer, f"INT{bits} in words", f"{scales}, a group per input", **how)
+    if name == "nvfp4":
+        scales = "FP8 per 16, two float32 per matrix"
+        return Scheme(name, "fp4", formulas.nvfp4_linear_bytes, "FP4, two in a byte", scales, **how)
+    layer = functools.partial(formulas.block_linear_bytes, block_elements=32, bytes_per_block=17)
+    return Scheme(name, "fp4", layer, "FP4, two in a byte", "8-bit exponent per 32", **how)
+
+
+PACKED = ("awq", "gptq", "mxfp4", "nvfp4")
+"""Names that `packed` takes."""
 
 
 def table(in_features: int = 3584, out_features: int = 18_944) -> Table:

@@ -127,6 +127,8 @@ class Shapes(IndexerShapes, WindowShapes):
         shapes = self.attention_linears() | (self.shared_linears() if experts else self.mlp_linears())
         stacks = {name: math.prod(shape) for name, shape in self.expert_stacks().items()} if experts else {}
         router = {"router": self.n_routed_experts * self.hidden_size} if experts else {}
+        if experts and self.shared_expert_intermediate_size:
+            router["shared_expert_gate"] = self.hidden_size
         return norms | _elements(shapes) | router | stacks
 
     def norms(self) -> dict[str, int]:
@@ -223,7 +225,8 @@ class Shapes(IndexerShapes, WindowShapes):
 
     def shared_linears(self) -> dict[str, tuple[int, int, bool]]:
         """The linear layers of the experts that every token passes through: one MLP as wide as all of them."""
-        width = self.n_shared_experts * self.moe_intermediate_size
+        # a family spells the width in one way or the other
+        width = self.n_shared_experts * self.moe_intermediate_size + self.shared_expert_intermediate_size
         return _swiglu("shared_experts.", self.hidden_size, width, self.mlp_bias) if width else {}
 
     def expert_stacks(self) -> dict[str, tuple[int, int, int]]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dsmem.units import FLOATS, QUANTIZED, format_name, one_of, whole_numbers
+from dsmem.units import FLOATS, QUANTIZED, format_name, names, one_of, whole_numbers
 
 if TYPE_CHECKING:
     from dsmem.config.architecture import Architecture
@@ -20,7 +20,7 @@ LINEARS = (
     *(*_SWIGLU, *SHARED, *EXPERTS, "lm_head"),
 )
 CACHE_FORMATS = (*FLOATS, "fp8", "int8")
-STORED_CACHES = ("q8_0", "q4_0")  # of llama.cpp: their size is known, no pass on them is modelled
+STORED_CACHES = ("q8_0", "q4_0", "fp8_ds_mla")  # of llama.cpp and FlashMLA: their size is known, no pass is modelled
 _CHOICES = {
     "phase": ("prefill", "decode"),
     "attention": ("fused", "expanded", "eager", "auto"),
@@ -41,8 +41,8 @@ class Workload:
     weights: "fp32", "bf16", "fp16", or a scheme for the linear layers: "int8", "int8_w8a8", "fp8", "int4".
     activations: a float format; defaults to the weights' own, or "fp16" for a scheme. kv_cache: a float format, "fp8"
     (E4M3) or "int8" (a float32 scale per token and head); defaults to the activations' format. Formats may be spelled
-    as torch spells them: "float16", `torch.float16`. Of llama.cpp's kv_cache "q8_0" and "q4_0" the size is known
-    (`footprint.stored.cache_bytes`), and no pass is modelled.
+    as torch spells them: "float16", `torch.float16`. Of llama.cpp's kv_cache "q8_0" and "q4_0", and of
+    FlashMLA's "fp8_ds_mla", the size is known (`footprint.stored.cache_bytes`), and no pass is modelled.
     modules_to_not_convert: linear layers that a scheme leaves in the activations' format, by name; embedding and norms
     always stay.
     attention: "fused" (one kernel, no scores in memory), "expanded" (the same after widening keys and values to all
@@ -79,10 +79,7 @@ class Workload:
         self._settle("kv_cache", self.kv_cache or self.activations)
         one_of("activations", self.activations, FLOATS if self.weights in QUANTIZED else (self.weights,))
         one_of("kv_cache", self.kv_cache, CACHE_FORMATS + STORED_CACHES)
-        kept = self.modules_to_not_convert
-        if not isinstance(kept, str | tuple | list | set | frozenset):
-            raise ValueError(f"modules_to_not_convert={kept!r} is not a list; it must hold names of linear layers")
-        self._settle("modules_to_not_convert", (kept,) if isinstance(kept, str) else tuple(kept))
+        self._settle("modules_to_not_convert", names("modules_to_not_convert", self.modules_to_not_convert))
         for name in self.modules_to_not_convert:
             one_of("modules_to_not_convert", name, LINEARS)
         self._settle("batch", whole_numbers("batch", self.batch))

@@ -5,10 +5,20 @@ from typing import Any
 
 from dsmem.config.architecture import Architecture
 from dsmem.config.families import FAMILIES
+from dsmem.config.windows import FULL, SLIDING
 
 # no config spells these so
 _OURS = ("name", "apart", "qkv_bias", "o_bias", "qk_norm", "rope_scaling", "head", "num_labels", "score_bias")
 _ALWAYS = ("tie_word_embeddings", "num_nextn_predict_layers")  # whatever a class puts in place of an absent key
+
+
+# {key of a config: the field that it says}
+_GPT = {"model_type": "model_type", "vocab_size": "vocab_size", "tie_word_embeddings": "tie_word_embeddings"}
+_GPT |= {"max_position_embeddings": "learned_positions", "activation_function": "hidden_act"}
+_GPT |= {name: name for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
+_SCALES = ("layer_norm_epsilon", "scale_attn_weights", "scale_attn_by_inverse_layer_idx")
+_GPT2 = _GPT | {"n_inner": "intermediate_size"} | {name: name for name in _SCALES}
+_OPT = _GPT | {"ffn_dim": "intermediate_size", "enable_bias": "qkv_bias"}
 
 
 def config_of(arch: Architecture) -> dict[str, Any]:
@@ -20,7 +30,10 @@ def config_of(arch: Architecture) -> dict[str, Any]:
     >>> Architecture.from_config(config_of(arch)) == arch
     True
     """
-    config = _plain_fields(arch) | _rope(arch) | _head(arch) | _FAMILY_KEYS.get(arch.model_type, _dense)(arch)
+    if arch.gpt_block:
+        config = _gpt(arch) | _head(arch)
+    else:
+        config = _plain_fields(arch) | _rope(arch) | _head(arch) | _FAMILY_KEYS.get(arch.model_type, _dense)(arch)
     arch = arch.scaled(apart=())
     try:
         read = Architecture.from_config(config)
@@ -74,8 +87,12 @@ def _dense(arch):
 
 def _windowed(arch):
     """Qwen's: a switch says whether layers slide, and a number which of them."""
-    bias = {} if arch.model_type == "qwen2" else _dense(arch)
-    return bias | ({"use_sliding_window": True, "max_window_layers": 0} if arch.sliding_window else {})
+    own = {"qwen2": {}, "qwen2_5_vl_text": {}, "qwen2_moe": {"qkv_bias": arch.qkv_bias}}
+    bias = own.get(arch.model_type, _dense(arch))
+    if arch.sliding_window is None:
+        return bias
+    kinds = [SLIDING if arch.slides(index) else FULL for index in range(arch.num_hidden_layers)]
+    return bias | {"use_sliding_window": True, "max_window_layers": 0, "layer_types": kinds}
 
 
 def _mistral(arch):
@@ -93,10 +110,18 @@ def _deepseek_v2(arch):
     return _dense(arch) | {"rope_interleave": None} | (grouped if arch.n_group > 1 else {"topk_method": "greedy"})
 
 
+def _gpt(arch):
+    """GPT-2 and OPT, each of which spells its sizes in its own way."""
+    fields = _GPT2 if arch.model_type == "gpt2" else _OPT
+    return {"_name_or_path": arch.name} | {key: getattr(arch, field) for key, field in fields.items()}
+
+
 _FAMILY_KEYS = {
     "mistral": _mistral,
     "mixtral": _mixtral,
     "qwen2": _windowed,
+    "qwen2_moe": _windowed,
+    "qwen2_5_vl_text": _windowed,
     "qwen3": _windowed,
     "qwen3_moe": _windowed,
     "deepseek_v2": _deepseek_v2,

@@ -18,7 +18,6 @@ INSIDE = (
     "key_expanded",
     "value_expanded",
     "query_absorbed",
-    "index_bias",
 )
 
 
@@ -31,6 +30,8 @@ def attention(p: Pass, index: int, mix: Callable | None = None) -> None:
     cache.set_grown(p, index)
     (mix or (latent if p.arch.latent else grouped))(p)
     p.drop(*INSIDE)
+    if not p.arch.hands_on_index(index):
+        p.drop("index_bias")
     p.alive |= {"attention_out": heads_out(p)}
     p.linear("o_proj", "attention_projected")
     p.drop("normed", "attention_out")
@@ -95,7 +96,7 @@ def queries(p):
         inverse_rms = formulas.inverse_rms_bytes(p.work.batch, p.work.new_tokens, 1)
         p.instant("q_a_layernorm", query_latent_normed=p.alive["query_latent"], inverse_rms=inverse_rms)
         p.alive |= {"query_latent_normed": p.alive.pop("query_latent")}
-        if p.arch.indexed:
+        if p.arch.indexed and "index_bias" not in p.alive:
             indexer.choose(p)
         p.linear("q_b_proj", "query")
         p.drop("query_latent_normed")

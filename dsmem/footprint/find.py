@@ -83,6 +83,8 @@ def size_range(size: Any) -> tuple[int, int]:
             "error"
         )
     number, digits = float(match[1].replace(",", "")), len(match[2] or "")
+    if number == 0 or size.strip().startswith("-"):
+        raise ValueError(f"size={size!r} is nothing; it must be above 0")
     slack = 0 if unit == 1 else 0.5 * 10**-digits * unit
     exact = number * unit
     if digits == 0 and unit > 1:
@@ -111,6 +113,8 @@ def _matrices(arch: Architecture) -> dict[str, tuple]:
     """Every matrix that is stored: single, joined as engines join them, and in whole stacks."""
     shapes = {name: (n_out, n_in) for name, (n_in, n_out, _) in arch.linears().items()}
     found = {"embed_tokens": (arch.vocab_size, arch.hidden_size), **shapes}
+    if arch.learned_positions:
+        found["embed_positions"] = arch.learned_positions + arch.position_offset, arch.hidden_size
     if "k_proj" in shapes:
         rows = sum(shapes[name][0] for name in ("q_proj", "k_proj", "v_proj"))
         found["q_proj, k_proj and v_proj joined"] = rows, arch.hidden_size
@@ -163,7 +167,10 @@ def _widths(arch: Architecture) -> dict[str, int]:
     if arch.latent:
         widths["expanded keys of a layer"] = arch.kv_width
     if len(arch.expert_layers) < arch.num_hidden_layers:
-        widths["MLP: gate, up or their product"] = arch.intermediate_size
+        made = "up or what it activates" if arch.gpt_block else "gate, up or their product"
+        widths[f"MLP: {made}"] = arch.intermediate_size
+    if arch.joined_qkv:
+        widths["queries, keys and values of a layer, joined"] = arch.query_width + 2 * arch.kv_width
     if arch.n_routed_experts:
         widths["rows of the chosen experts"] = arch.num_experts_per_tok * arch.hidden_size
     return _twins(widths)
@@ -188,19 +195,28 @@ def _roundest(low: int, high: int) -> int:
 
 
 def _scores(arch: Architecture, low: int, high: int) -> Iterator[Candidate]:
-    for element, bits in FORMATS.items():
-        for batch in (1, 2, 4, 8, 16, 32):
-            pair = batch * arch.num_attention_heads * bits / 8
-            least, most = math.ceil(math.sqrt(low / pair)), math.floor(math.sqrt(high / pair))
-            if bits > 8 and 1 <= least <= most:
-                seq_len = _roundest(least, most)
-                roundness = min((seq_len & -seq_len).bit_length() - 1, 8)
-                shape = f"{batch} × {arch.num_attention_heads} × {seq_len:,} × {seq_len:,}"
-                when = f"eager attention, prompts of {seq_len:,} tokens"
-                nbytes = int(seq_len**2 * pair)
-                yield Candidate(
-                    "attention scores", shape, element, nbytes, when, 4 + (8 - roundness) + batch.bit_length()
-                )
+    kinds = {"attention scores": (arch.num_attention_heads, "eager attention")}
+    if arch.indexed:  # in float32 everywhere
+        kinds |= {"indexer scores": (1, "an indexer"), "indexer scores by head": (arch.index_n_heads, "eager indexer")}
+    for what, (heads, who) in kinds.items():
+        for element, bits in FORMATS.items():
+            if bits > 8 and (bits == 32 or what == "attention scores"):
+                yield from _squares(what, heads, who, element, bits, low, high)
+
+
+def _squares(what, heads, who, element, bits, low, high):
+    """Scores of all pairs of a prompt's tokens, by each number of prompts."""
+    for batch in (1, 2, 4, 8, 16, 32):
+        pair = batch * heads * bits / 8
+        least, most = math.ceil(math.sqrt(low / pair)), math.floor(math.sqrt(high / pair))
+        if 1 <= least <= most:
+            seq_len = _roundest(least, most)
+            roundness = min((seq_len & -seq_len).bit_length() - 1, 8)
+            shape = f"{batch} × {heads} × {seq_len:,} × {seq_len:,}"
+            when = f"{who}, prompts of {seq_len:,} tokens"
+            yield Candidate(
+                what, shape, element, int(seq_len**2 * pair), when, 4 + (8 - roundness) + batch.bit_length()
+            )
 
 
 def _shape(shape):

@@ -9,7 +9,7 @@ from typing import Any
 from dsmem import formulas
 from dsmem.config.architecture import Architecture
 from dsmem.config.workload import CACHE_FORMATS, STORED_CACHES, Workload
-from dsmem.footprint import gpt
+from dsmem.footprint import gpt, indexer
 from dsmem.footprint.attention import attention
 from dsmem.footprint.cache import set_grown
 from dsmem.footprint.instants import Footprint
@@ -42,10 +42,9 @@ def inference_footprint(arch: Any, work: Workload | None = None, sharding: None 
         raise ValueError(f"sharding={sharding!r} is not modelled; allowed: None")
     if work.kv_cache in STORED_CACHES:
         raise ValueError(
-            f"kv_cache={work.kv_cache!r} is a format of llama.cpp, of which only the size is known; a pass is modelled "
-            f"in: {', '.join(CACHE_FORMATS)}"
+            f"kv_cache={work.kv_cache!r} is a format of llama.cpp or FlashMLA, of which only the size is known; a pass "
+            f"is modelled in: {', '.join(CACHE_FORMATS)}"
         )
-    arch.check_own_indexers()
     arch.check_positions(work.key_len)
     check_range(work, lambda largest: inference_footprint(arch, largest).total_bytes)
     p = Pass(arch, work, resident(arch, work))
@@ -63,22 +62,27 @@ def gpt_layers(p: Pass) -> None:
 
 
 def layers(p: Pass) -> None:
-    """`Layer`s: the last attention half of those that slide and of those that do not, of each kind of MLP, the head."""
-    arch = p.arch
-    for slide in (False, True):
-        if places := arch.layers_that(slide):
-            before, p.slide = dict(p.alive), slide
-            attention(p, max(places))
-            p.alive, p.slide = before, False
-    dense = [index for index in range(arch.num_hidden_layers) if not arch.has_experts(index)]
-    for indices, half in ((dense, mlp), (arch.expert_layers, experts)):
-        if indices:
-            before = dict(p.alive)
-            set_grown(p, max(indices) + 1)
-            half(p)
-            p.alive = before
+    """`Layer`s: the last of each kind of attention half, the last of each kind of MLP half, and the head."""
+    arch, held = p.arch, dict(p.alive)
+    for (p.slide, shares, hands_on), index in _last(arch, arch.slides, arch.shares_index, arch.hands_on_index):
+        indexer.between(p, shares, hands_on)
+        p.prefix += "sliding." * (p.slide and bool(arch.layer_types))
+        attention(p, index)
+        p.alive = dict(held)
+    p.slide = False
+    for (sparse, hands_on), index in _last(arch, arch.has_experts, arch.hands_on_index):
+        set_grown(p, index + 1)
+        indexer.between(p, hands_on, hands_on)
+        (experts if sparse else mlp)(p)
+        p.alive = dict(held)
+    p.prefix = ""
     set_grown(p, arch.num_hidden_layers)
     head(p)
+
+
+def _last(arch, *kinds):
+    """(what each of `kinds` says of a layer, the last layer of which they say so), for all that they say."""
+    return {tuple(kind(index) for kind in kinds): index for index in range(arch.num_hidden_layers)}.items()
 
 
 def resident(arch: Architecture, work: Workload) -> dict[str, Any]:

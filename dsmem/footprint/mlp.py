@@ -19,13 +19,23 @@ def experts(p: Pass) -> None:
     router(p)
     routed(p)
     out = {"mlp_out": p.hidden()}
-    if p.arch.n_shared_experts:
+    if p.arch.shared_linears():
         p.alive |= {"experts_out": p.hidden()}
         swiglu(p, "shared_out", "shared_experts.")
+        if p.arch.shared_expert_intermediate_size:
+            shared_gate(p)
         p.instant("add_shared_experts", **out)
         p.drop("experts_out", "shared_out")
     p.drop("normed")
     p.instant("add_experts", **out, residual_out=p.hidden())
+
+
+def shared_gate(p):
+    """One number for each token, which scales what the shared expert made."""
+    gate = formulas.tensor_bytes(p.tokens, p.bits)
+    p.instant("shared_expert_gate", shared_gate=gate)
+    p.instant("shared_gate_sigmoid", shared_gate=gate, shared_gate_activated=gate)
+    p.instant("scale_shared_experts", shared_gate_activated=gate, shared_scaled=p.hidden())
 
 
 def swiglu(p, out, prefix=""):

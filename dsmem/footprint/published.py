@@ -5,8 +5,11 @@ from collections import Counter
 from typing import Any
 
 from dsmem.config.architecture import Architecture
+from dsmem.config.names import STACKED, TURNED, published_name
 from dsmem.config.schemes import FP8_TILE as TILE
 from dsmem.units import FLOATS, dtype_bits, one_of
+
+WITHOUT_COPIES = ("glm_moe_dsa",)  # families whose modules for further tokens take the model's own embedding and head
 
 
 def published_tensors(arch: Any, weights: str = "bf16", mtp: bool = True) -> dict[str, tuple[tuple, str]]:
@@ -14,7 +17,8 @@ def published_tensors(arch: Any, weights: str = "bf16", mtp: bool = True) -> dic
 
     arch: whatever `Architecture.of` takes. weights: "fp8" (DeepSeek-V3 and R1: linear layers and experts in E4M3 with
     float32 scales), or one float format for all. mtp: with the modules that predict further tokens, where the model has
-    them. The router's bias is float32. Raises ValueError for another format.
+    them. The router's bias is float32. GPT-2's files, which are in "fp32", hold a mask of each layer, too. Raises
+    ValueError for another format.
 
     >>> r1 = published_tensors("deepseek-r1", "fp8")
     >>> r1["model.layers.3.mlp.experts.255.down_proj.weight_scale_inv"]
@@ -22,6 +26,16 @@ def published_tensors(arch: Any, weights: str = "bf16", mtp: bool = True) -> dic
     """
     arch = Architecture.of(arch)
     one_of("weights", weights, ("fp8", *FLOATS), "a format of a checkpoint")
+    if arch.gpt_block:
+        return _gpt(arch, weights)
+    found = decoder_tensors(arch, weights, mtp)
+    if arch.model_type in STACKED:
+        found = _stacked(arch, found, one_of("weights", weights, FLOATS, f"a format of a checkpoint of {arch.name}"))
+    return {published_name(arch.model_type, name.removeprefix("model.")): tensor for name, tensor in found.items()}
+
+
+def decoder_tensors(arch: Architecture, weights: str, mtp: bool) -> dict[str, tuple[tuple, str]]:
+    """The same with the kit's own names, experts one by one; arguments as in `published_tensors`."""
     plain = "bf16" if weights == "fp8" else weights
     found = {"model.embed_tokens.weight": ((arch.vocab_size, arch.hidden_size), plain)}
     for index in range(arch.num_hidden_layers):
@@ -31,6 +45,15 @@ def published_tensors(arch: Any, weights: str = "bf16", mtp: bool = True) -> dic
     found["model.norm.weight"] = (arch.hidden_size,), plain
     for name, shape in arch.head_linears().items() if not arch.tie_word_embeddings else ():
         found |= _linear(name, *shape, plain, plain)
+    return found
+
+
+def _stacked(arch, found, weights):
+    """The same tensors with each layer's experts as one, turned."""
+    found = {name: tensor for name, tensor in found.items() if ".experts." not in name}
+    for index in arch.expert_layers:
+        for name, (experts, n_out, n_in) in arch.expert_stacks().items():
+            found[f"model.layers.{index}.mlp.{name}"] = (experts, n_in, n_out), weights
     return found
 
 
@@ -51,6 +74,33 @@ def published_bytes(found: dict[str, tuple[tuple, str]]) -> int:
     return sum(count * dtype_bits(fmt) // 8 for fmt, count in elements_by_format(found).items())
 
 
+def _gpt(arch, weights):
+    """The tensors of GPT-2 and OPT."""
+    one_of("weights", weights, FLOATS, f"a format of a checkpoint of {arch.name}")
+    rows = arch.learned_positions + arch.position_offset
+    shapes = {"embed_tokens.weight": (arch.vocab_size, arch.hidden_size)}
+    shapes["embed_positions.weight"] = rows, arch.hidden_size
+    for index in range(arch.num_hidden_layers):
+        layer = f"layers.{index}."
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            shapes |= dict.fromkeys((f"{layer}{norm}.weight", f"{layer}{norm}.bias"), (arch.hidden_size,))
+        for half, linears in (("self_attn", arch.attention_linears()), ("mlp", arch.mlp_linears())):
+            for name, (n_in, n_out, bias) in linears.items():
+                matrix = (n_in, n_out) if arch.model_type in TURNED else (n_out, n_in)
+                shapes |= {f"{layer}{half}.{name}.weight": matrix} | _bias(f"{layer}{half}.{name}", n_out, bias)
+    shapes |= dict.fromkeys(("norm.weight", "norm.bias"), (arch.hidden_size,))
+    for name, (n_in, n_out, bias) in arch.head_linears().items() if not arch.tie_word_embeddings else ():
+        shapes |= {f"{name}.weight": (n_out, n_in)} | _bias(name, n_out, bias)
+    if arch.model_type == "gpt2" and weights == "fp32":
+        mask = 1, 1, arch.learned_positions, arch.learned_positions
+        shapes |= {f"layers.{index}.self_attn.bias": mask for index in range(arch.num_hidden_layers)}
+    return {published_name(arch.model_type, name): (shape, weights) for name, shape in shapes.items()}
+
+
+def _bias(name, n_out, bias):
+    return {f"{name}.bias": (n_out,)} if bias else {}
+
+
 def _layer(arch, index, experts, weights, plain):
     """The tensors of one decoder layer."""
     prefix, found = f"model.layers.{index}.", {}
@@ -64,6 +114,8 @@ def _layer(arch, index, experts, weights, plain):
         found |= _indexer(arch, f"{prefix}self_attn.", weights, plain)
     for name, shape in (arch.shared_linears() if experts else arch.mlp_linears()).items():
         found |= _linear(f"{prefix}mlp.{name}", *shape, weights, plain)
+    if experts and arch.shared_expert_intermediate_size:
+        found |= _linear(f"{prefix}mlp.shared_expert_gate", arch.hidden_size, 1, False, plain, plain)
     return found | (_experts(arch, f"{prefix}mlp.", weights, plain) if experts else {})
 
 
@@ -105,6 +157,8 @@ def _next_token_module(arch, index, weights, plain):
         "shared_head.norm": (hidden,),
         "shared_head.head": (arch.vocab_size, hidden),
     }
+    if arch.model_type in WITHOUT_COPIES:
+        del shapes["embed_tokens"], shapes["shared_head.head"]
     joined = {f"{prefix}{name}.weight": (shape, plain) for name, shape in shapes.items()}
     return joined | _layer(arch, index, arch.n_routed_experts > 0, weights, plain)
 

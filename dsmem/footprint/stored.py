@@ -8,12 +8,14 @@ import numpy as np
 
 from dsmem import formulas
 from dsmem.config.architecture import Architecture
-from dsmem.config.schemes import SCHEMES
-from dsmem.config.workload import LINEARS, Workload
-from dsmem.units import BLOCK_FORMATS, FLOATS, dtype_bits, format_name, one_of, whole_number, whole_numbers
+from dsmem.config.schemes import INT4_GROUP, PACKED, SCHEMES, packed
+from dsmem.config.workload import EXPERTS, LINEARS, Workload
+from dsmem.units import BLOCK_FORMATS, FLOATS, dtype_bits, format_name, names, one_of, whole_number
 
 PARTS = ("embed_tokens", "attention", "mlp", "experts", "shared_experts", "other", "lm_head", "weight_scales")
 """Where the bytes of a model's weights are, as `weight_parts` names it."""
+
+FLASHMLA_ROWS = {512 + 64: 64, 128: 0}  # width of a cached row: numbers of it that stay in BF16
 
 KEPT = {  # what a menu calls it: the linear layers that stay in 16 bit
     "head": ("lm_head",),
@@ -28,30 +30,46 @@ KEPT = {  # what a menu calls it: the linear layers that stay in 16 bit
 
 
 def weights_by_layer(
-    arch: Any, weights: Any = "bf16", modules_to_not_convert: tuple = ("lm_head",), activations: Any = None
+    arch: Any,
+    weights: Any = "bf16",
+    modules_to_not_convert: tuple = ("lm_head",),
+    activations: Any = None,
+    group_size: int = INT4_GROUP,
 ) -> dict[str, tuple[int, int, int]]:
     """{name of `arch.census()`: (bytes in the activations' format, bytes of converted numbers, bytes of scales)}.
 
     arch: whatever `Architecture.of` takes. weights: a float format for all, or a scheme of `config.schemes` for linear
-    layers and expert stacks; embedding, norms, biases, router and a tied head never convert. modules_to_not_convert:
+    layers and expert stacks, or "awq", "gptq", "mxfp4", "nvfp4"; embedding, norms, biases, router and a tied head
+    never convert, nor do experts in "nf4": see `Scheme`. modules_to_not_convert:
     linear layers and stacks that keep the activations' format, by name. activations: that format; defaults to the
-    weights' own, or 16 bit for a scheme. Raises ValueError for an unknown format or name.
+    weights' own, or 16 bit for a scheme. group_size: of AWQ and GPTQ. Raises ValueError for an unknown format or name.
     """
-    arch, weights = Architecture.of(arch), one_of("weights", format_name(weights), (*FLOATS, *SCHEMES), "a format")
-    for name in modules_to_not_convert:
+    arch, weights = Architecture.of(arch), format_name(weights)
+    one_of("weights", weights, (*FLOATS, *SCHEMES, *PACKED), "a format")
+    scheme = packed(weights, group_size) if weights in PACKED else SCHEMES.get(weights)
+    for name in (modules_to_not_convert := names("modules_to_not_convert", modules_to_not_convert)):
         one_of("modules_to_not_convert", name, LINEARS, "a linear layer")
     plain = dtype_bits(activations or (weights if weights in FLOATS else "fp16"), "activations")
-    matrices = {} if weights in FLOATS else arch.matrices()
+    matrices = _converted(arch, scheme, modules_to_not_convert) if scheme else {}
     found = {}
     for name, count in arch.census().items():
-        if name in matrices and name not in modules_to_not_convert:
+        if name in matrices:
             n_in, n_out, copies = matrices[name]
-            scheme = SCHEMES[weights]
             payload, whole = scheme.payload_bytes(n_in, n_out), scheme.linear_bytes(n_in, n_out)
             kept = formulas.tensor_bytes(count - copies * n_in * n_out, plain)
             found[name] = kept, copies * payload, copies * (whole - payload)
         else:
             found[name] = formulas.tensor_bytes(count, plain), 0, 0
+    return found
+
+
+def _converted(arch, scheme, kept):
+    """{name: (in_features, out_features, copies)} of the matrices that a scheme converts, as it stores them."""
+    kept = (*kept, *EXPERTS) if scheme.stacks == "kept" else kept
+    found = {name: matrix for name, matrix in arch.matrices().items() if name not in kept}
+    if scheme.stacks == "one by one" and EXPERTS[0] in found:  # gate and up apart
+        n_in, n_out, copies = found[EXPERTS[0]]
+        found[EXPERTS[0]] = n_in, n_out // 2, 2 * copies
     return found
 
 
@@ -141,32 +159,57 @@ def check_range(work: Workload, total_of: Callable[[Workload], int]) -> None:
 # --- The KV cache -----------------------------------------------------------------------------------------------------
 
 
-def cache_rows(kv_cache: str, batch: Any, tokens: Any, heads: int, width: int) -> tuple[Any, Any]:
+def cache_rows(
+    kv_cache: str, batch: Any, tokens: Any, heads: int, width: int, row_alignment: int = 1
+) -> tuple[Any, Any]:
     """(numbers, scales) in bytes of one kind of rows in one layer: `heads` rows of `width` for each token.
 
     kv_cache: a float format, "fp8", or "int8" with a float32 scale for each row; or "q8_0" or "q4_0", whose
-    blocks hold their scales. batch, tokens: numbers or arrays.
+    blocks hold their scales; or "fp8_ds_mla". batch, tokens: numbers or arrays. row_alignment: bytes that each row
+    fills up to a multiple of, as vLLM pads latent rows to 256.
     """
+    if whole_number("row_alignment", row_alignment, what="a number of bytes") > 1:
+        rows, scales = cache_rows(kv_cache, 1, 1, 1, width)
+        return formulas.aligned_rows_bytes(batch, tokens, heads, rows, row_alignment), batch * tokens * heads * scales
+    if kv_cache == "fp8_ds_mla":
+        row = formulas.fp8_latent_row_bytes(width - _rotated(width), _rotated(width))
+        return formulas.aligned_rows_bytes(batch, tokens, heads, row, 1), 0
     if kv_cache in BLOCK_FORMATS:
         return formulas.cache_blocks_bytes(batch, tokens, heads, width, *BLOCK_FORMATS[kv_cache]), 0
     scales = formulas.cache_scales_bytes(batch, tokens, heads) if kv_cache == "int8" else 0
     return formulas.cache_rows_bytes(batch, tokens, heads, width, dtype_bits(kv_cache, "kv_cache")), scales
 
 
+def _rotated(width):
+    """Numbers of a row of FlashMLA's FP8 cache that stay in BF16: of a latent row 64, of an indexer's key none."""
+    if width not in FLASHMLA_ROWS:
+        raise ValueError(
+            f"kv_cache='fp8_ds_mla' has no row of {width} numbers; allowed: MLA's latent, {max(FLASHMLA_ROWS)}"
+        )
+    return FLASHMLA_ROWS[width]
+
+
 def model_rows(
-    rows: dict[str, tuple[int, int]], layers: int, kv_cache: str, batch: Any, tokens: Any
+    rows: dict[str, tuple[int, int]], layers: int, kv_cache: str, batch: Any, tokens: Any, row_alignment: int = 1
 ) -> tuple[Any, Any]:
     """(numbers, scales) in bytes of `layers` layers of `rows`, {name: (heads, width)} as in `Architecture.cache_rows`.
 
     >>> model_rows({"latents": (1, 576)}, 61, "bf16", 1, 1)
     (70272, 0)
     """
-    pairs = [cache_rows(kv_cache, batch, tokens, *shape) for shape in rows.values()]
+    whole_number("layers", layers, least=0)
+    pairs = [cache_rows(kv_cache, batch, tokens, *shape, row_alignment) for shape in rows.values()]
     return layers * sum(stored for stored, _ in pairs), layers * sum(scales for _, scales in pairs)
 
 
 def rows_of(
-    arch: Architecture, rows: dict[str, tuple[int, int]], kv_cache: str, batch: Any, tokens: Any, block_size: Any = 1
+    arch: Architecture,
+    rows: dict[str, tuple[int, int]],
+    kv_cache: str,
+    batch: Any,
+    tokens: Any,
+    row_alignment: int = 1,
+    block_size: Any = 1,
 ) -> tuple[Any, Any]:
     """(numbers, scales) in bytes of `rows` in all layers of `arch` that keep them; an indexer's keys not all do.
 
@@ -175,8 +218,9 @@ def rows_of(
     """
     pairs = []
     for slide, (name, shape) in itertools.product((False, True), rows.items()):
-        kept = formulas.paged_tokens(arch.kept_tokens(slide, tokens), block_size)
-        pairs.append(model_rows({name: shape}, arch.layers_caching(name, slide), kv_cache, batch, kept))
+        kept, layers = arch.kept_tokens(slide, tokens), arch.layers_caching(name, slide)
+        room = formulas.paged_tokens(kept, block_size)
+        pairs.append(model_rows({name: shape}, layers, kv_cache, batch, room, row_alignment))
     return sum(stored for stored, _ in pairs), sum(scales for _, scales in pairs)
 
 
@@ -187,12 +231,13 @@ def cache_part(arch: Architecture, work: Workload, name: str = "") -> str:
     return "latent_cache" if "latents" in arch.cache_rows(work.mla_cache) else "kv_cache"
 
 
-def cache_bytes(arch: Any, work: Workload | None = None, **fields: Any) -> dict[str, Any]:
+def cache_bytes(arch: Any, work: Workload | None = None, row_alignment: int = 1, **fields: Any) -> dict[str, Any]:
     """{part: bytes} of the KV cache before the pass: its rows, their scales, and the places of a paged one's tokens.
 
     An indexer's keys are a part of their own, "indexer_cache".
 
-    arch: whatever `Architecture.of` takes. work: a `Workload`, or its fields as keywords.
+    arch: whatever `Architecture.of` takes. work: a `Workload`, or its fields as keywords. row_alignment: see
+    `cache_rows`.
 
     >>> cache_bytes("deepseek-r1", seq_len=4096, weights="bf16")
     {'latent_cache': 287834112}
@@ -201,12 +246,18 @@ def cache_bytes(arch: Any, work: Workload | None = None, **fields: Any) -> dict[
     if work.cache == "none":
         return {}
     arch.check_positions(work.cache_len)
-    check_range(work, lambda largest: sum(cache_bytes(arch, largest).values()))
+    check_range(work, lambda largest: sum(cache_bytes(arch, largest, row_alignment).values()))
     tokens = work.cached_tokens if work.cache == "growing" else work.cache_len
     block_size = work.block_size if work.cache == "paged" else 1
+    kinds = arch.cache_rows(work.mla_cache)
+    if work.kv_cache == "fp8_ds_mla" and "latents" not in kinds:
+        raise ValueError(
+            f"kv_cache='fp8_ds_mla' is a format of latent rows, and {arch.name} caches {' and '.join(kinds)}; allowed "
+            "there: any other"
+        )
     parts, scales = {}, 0
-    for name, shape in arch.cache_rows(work.mla_cache).items():
-        stored, extra = rows_of(arch, {name: shape}, work.kv_cache, work.batch, tokens, block_size)
+    for name, shape in kinds.items():
+        stored, extra = rows_of(arch, {name: shape}, work.kv_cache, work.batch, tokens, row_alignment, block_size)
         part, scales = cache_part(arch, work, name), scales + extra
         parts[part] = parts.get(part, 0) + stored
     if work.kv_cache == "int8":
@@ -217,50 +268,3 @@ def cache_bytes(arch: Any, work: Workload | None = None, **fields: Any) -> dict[
         places = sum(formulas.paged_tokens(room, block_size) for room in kept)
         parts["slot_mapping"] = formulas.token_ids_bytes(work.batch, places)
     return parts
-
-
-def cache_kinds(arch: Any, num_key_value_heads: int, mla_cache: str = "latent") -> dict[str, dict]:
-    """What `arch` caches of a token in a layer, beside three others of its shape: {name: {rows: (heads, width)}}.
-
-    num_key_value_heads: of the grouped attention (GQA); more than the model has heads count as all.
-    """
-    arch = Architecture.of(arch)
-    heads, width = arch.num_attention_heads, arch.value_head_dim
-    grouped = min(num_key_value_heads, heads)
-    built = f"as built: MLA, {mla_cache}" if arch.latent else f"as built: {arch.num_key_value_heads} KV heads"
-    kinds = {f"MHA: all {heads} heads": heads, f"GQA: {grouped} KV heads": grouped, "MQA: one KV head": 1}
-    others = {name: {"keys": (count, width), "values": (count, width)} for name, count in kinds.items()}
-    return {built: arch.cache_rows(mla_cache)} | others
-
-
-def cache_growth(
-    arch: Any, lengths: np.ndarray, room: int, kv_cache: str = "bf16", block_size: int = 16
-) -> dict[str, np.ndarray]:
-    """Bytes of one sequence's cache at `lengths` tokens, an array: {layout: array}, as `plots.plot_curves` takes it.
-
-    "growing, while copied": the worst moment of a step, in the last layer of a kind, with one tensor's old rows beside
-    its new. room: tokens that the static cache is made for; block_size: tokens of a page.
-    """
-    arch, lengths = Architecture.of(arch), whole_numbers("lengths", lengths, least=0)
-    room, block_size = whole_number("room", room), whole_number("block_size", block_size)
-    rows = arch.cache_rows()
-    sizes = [size for kind in rows.items() for size in model_rows(dict([kind]), 1, kv_cache, 1, 1)]
-    beside = []
-    for places in filter(None, map(arch.layers_that, (False, True))):
-        # tensors are joined one after the other, so those still to come lack the new token's row
-        before, grown = _step(arch, places[-1], lengths)
-        later = sum(_step(arch, index, lengths)[1] for index in range(places[-1] + 1, arch.num_hidden_layers))
-        beside += [before * size - grown * sum(sizes[i + 1 :]) - later * sum(sizes) for i, size in enumerate(sizes)]
-    held = sum(rows_of(arch, rows, kv_cache, 1, lengths))
-    return {
-        "static": np.full(len(lengths), sum(rows_of(arch, rows, kv_cache, 1, room))),
-        "growing": held,
-        "growing, while copied": held + np.max(beside, axis=0),
-        "paged, pages in use": sum(rows_of(arch, rows, kv_cache, 1, lengths, block_size)),
-    }
-
-
-def _step(arch, index, lengths):
-    """Tokens that the layer's cache holds before it takes the last of `lengths`, and by how many it then grows."""
-    before, after = (arch.kept_tokens(arch.slides(index), tokens) for tokens in (lengths - 1, lengths))
-    return before, after - before

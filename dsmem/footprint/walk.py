@@ -20,8 +20,8 @@ class Pass:
     """`arch` running `work`: what is alive so far, and the instants that the pass has been through.
 
     held: parts that are alive from the first instant to the last. bits: of one element of an activation. tokens: new
-    tokens of all sequences. slide: whether the layer at hand attends to a window alone; its instants begin with
-    "sliding." where others do not slide. Sizes are bytes, of numbers or of arrays.
+    tokens of all sequences. prefix: stands before the names of instants in a layer that is not like most. slide:
+    whether that layer attends to a window alone. Sizes are bytes, of numbers or of arrays.
     """
 
     def __init__(self, arch: Architecture, work: Workload, held: dict[str, Any] | None = None):
@@ -29,7 +29,7 @@ class Pass:
         self.bits = dtype_bits(work.activations)
         self.tokens = work.batch * work.new_tokens
         self.alive = dict(held or {})
-        self.instants, self.slide = {}, False
+        self.instants, self.prefix, self.slide = {}, "", False
 
     @property
     def kept_len(self) -> Any:
@@ -65,8 +65,7 @@ class Pass:
 
     def instant(self, name: str, **temporary: Any) -> None:
         """Note an instant: all that is alive, and `temporary` parts that are gone right after it."""
-        prefix = "sliding." if self.slide and self.arch.layer_types else ""
-        self.instants[prefix + name] = self.alive | temporary
+        self.instants[self.prefix + name] = self.alive | temporary
 
     def make(self, name: str, **parts: Any) -> None:
         """Note the instant at which `parts` come to life; they stay alive."""

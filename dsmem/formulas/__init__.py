@@ -12,10 +12,12 @@ per sequence (cached and new), widths in elements, `bits` per element.
 """
 
 from dsmem.formulas.cache import (
+    aligned_rows_bytes,
     cache_blocks_bytes,
     cache_rows_bytes,
     cache_scales_bytes,
     expanded_cache_bytes,
+    fp8_latent_row_bytes,
     kv_cache_bytes,
     latent_cache_bytes,
     paged_tokens,
@@ -52,17 +54,22 @@ from dsmem.formulas.tensors import (
     token_ids_bytes,
 )
 from dsmem.formulas.weights import (
+    awq_linear_bytes,
     block_linear_bytes,
     fp8_linear_bytes,
+    gptq_linear_bytes,
     int4_linear_bytes,
     int8_linear_bytes,
     nf4_double_linear_bytes,
     nf4_linear_bytes,
+    nvfp4_linear_bytes,
 )
 
 __all__ = [
+    "aligned_rows_bytes",
     "attention_scores_bytes",
     "attention_seconds",
+    "awq_linear_bytes",
     "block_bytes",
     "block_linear_bytes",
     "break_even_bytes_per_s",
@@ -74,7 +81,9 @@ __all__ = [
     "expanded_cache_bytes",
     "expert_rows_bytes",
     "fetch_seconds",
+    "fp8_latent_row_bytes",
     "fp8_linear_bytes",
+    "gptq_linear_bytes",
     "hidden_state_bytes",
     "int32_product_bytes",
     "int4_linear_bytes",
@@ -90,6 +99,7 @@ __all__ = [
     "mlp_width_bytes",
     "nf4_double_linear_bytes",
     "nf4_linear_bytes",
+    "nvfp4_linear_bytes",
     "paged_tokens",
     "prefill_seconds",
     "query_bytes",

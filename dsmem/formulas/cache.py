@@ -63,6 +63,26 @@ def cache_blocks_bytes(batch, cache_len, heads, width, block_elements, bytes_per
     return batch * cache_len * -(-heads * width // block_elements) * bytes_per_block
 
 
+def fp8_latent_row_bytes(kv_lora_rank, qk_rope_head_dim):
+    """A token's latent row in one layer as FlashMLA reads FP8: a float32 per 128 numbers, the rotated part in BF16.
+
+    vLLM calls it "fp8_ds_mla". Source: FlashMLA's README, "FP8 KV cache".
+
+    >>> fp8_latent_row_bytes(512, 64)
+    656
+    """
+    return kv_lora_rank + 4 * -(-kv_lora_rank // 128) + 2 * qk_rope_head_dim
+
+
+def aligned_rows_bytes(batch, cache_len, heads, row_bytes, row_alignment):
+    """One layer's rows of one kind, each filled up to a multiple of `row_alignment` bytes.
+
+    >>> aligned_rows_bytes(1, 1, 1, 1152, 256)
+    1280
+    """
+    return batch * cache_len * heads * -(-row_bytes // row_alignment) * row_alignment
+
+
 def transposed_latents_bytes(batch, cache_len, num_hidden_layers, kv_lora_rank, bits):
     """A second, transposed copy of MLA's latents, which llama.cpp once kept beside the first to multiply faster.
 

@@ -36,6 +36,8 @@ _LETTERS = {
     "block_size": "B",
     "block_elements": "g",
     "bytes_per_block": "c_g",
+    "row_bytes": "c",
+    "row_alignment": "a",
     "rows": "r",
     "width": "m",
     "bits": "w",

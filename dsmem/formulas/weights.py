@@ -55,6 +55,37 @@ def nf4_double_linear_bytes(in_features, out_features):
     )
 
 
+def awq_linear_bytes(in_features, out_features, group_size):
+    """A weight as AutoAWQ packs it: 4 bits a number, and for each group of a row 16 bits of scale, 4 of zero point.
+
+    >>> awq_linear_bytes(8192, 28672, 128) * 8 / (8192 * 28672)
+    4.15625
+    """
+    return -(-in_features * out_features // 2) + -(-in_features // group_size) * -(-5 * out_features // 2)
+
+
+def gptq_linear_bytes(in_features, out_features, group_size, bits):
+    """A weight as AutoGPTQ packs it: AWQ's, in any number of bits, and for each input a word that names its group.
+
+    >>> gptq_linear_bytes(8192, 28672, 128, 4) - awq_linear_bytes(8192, 28672, 128) == 4 * 8192
+    True
+    """
+    return (
+        4 * -(-in_features * bits // 32) * out_features
+        + -(-in_features // group_size) * (2 * out_features + 4 * -(-out_features * bits // 32))
+        + 4 * in_features
+    )
+
+
+def nvfp4_linear_bytes(in_features, out_features):
+    """A weight in NVFP4: 4 bits a number, an FP8 scale for each 16 of a row, two float32 for the matrix (ModelOpt).
+
+    >>> nvfp4_linear_bytes(7168, 2048) * 8 / (7168 * 2048) < 4.501
+    True
+    """
+    return out_features * (-(-in_features // 2) + -(-in_features // 16)) + 8
+
+
 def block_linear_bytes(in_features, out_features, block_elements, bytes_per_block):
     """A weight in a format of blocks along the rows, as GGUF stores it: a block holds its numbers and their scales.
 

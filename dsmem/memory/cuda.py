@@ -98,15 +98,22 @@ def expected_workspace_bytes(capability: tuple[int, int], torch_version: str | N
     return 32 * 2**20 if large else 4096 * 1024 * 2 + 16 * 1024 * 8
 
 
-def context_bytes():
-    """What one more process with a CUDA context takes of the GPU beyond its tensors, seen from this one."""
+def context_bytes() -> int:
+    """What one more process with a CUDA context takes of the GPU beyond its tensors, seen from this one.
+
+    Another program that starts or ends meanwhile is counted, too. Raises RuntimeError, with the last line that the
+    process wrote, where it could not start on the GPU.
+    """
     before = _used()
-    child = subprocess.Popen([sys.executable, "-c", _CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        reserved = int(child.stdout.readline())
-        return _used() - before - reserved
-    finally:
-        child.communicate("\n", timeout=60)
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    child = subprocess.Popen([sys.executable, "-c", _CHILD], **pipes, text=True)
+    said = child.stdout.readline().strip()
+    taken = _used() - before
+    _, errors = child.communicate("\n", timeout=60)
+    if not said.isdigit():
+        last = (errors.strip() or "no word of why").splitlines()[-1]
+        raise RuntimeError(f"a second process did not start on this GPU, so its context is not known: {last}")
+    return taken - int(said)
 
 
 def trace(forward):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dsmem.model import operators
-from dsmem.model.layers import MLP
+from dsmem.model.layers import MLP, Linear
 
 if TYPE_CHECKING:
     from dsmem.config.architecture import Architecture
@@ -87,10 +87,19 @@ class MoE(nn.Module):
     def __init__(self, arch: "Architecture", make_linear: Callable, make_stack: Callable, **like: Any):
         super().__init__()
         self.experts, self.gate = Experts(make_stack), Router(arch, **like)
-        self.shared_experts = MLP(make_linear, "shared_experts.") if arch.n_shared_experts else None
+        self.shared_experts = MLP(make_linear, "shared_experts.") if arch.shared_linears() else None
+        gated = arch.shared_expert_intermediate_size > 0
+        self.shared_expert_gate = Linear(arch.hidden_size, 1, bias=False, **like) if gated else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, seq_len, hidden_size), from the same shape."""
         tokens = x.flatten(0, 1)
         out = self.experts(tokens, *self.gate(tokens)).view_as(x)
-        return out if self.shared_experts is None else out + self.shared_experts(x)
+        return out if self.shared_experts is None else out + self.shared(x)
+
+    def shared(self, x: torch.Tensor) -> torch.Tensor:
+        """What all tokens pass through, (batch, seq_len, hidden_size); a gate may scale it token by token."""
+        out = self.shared_experts(x)
+        if self.shared_expert_gate is not None:
+            out = out * self.shared_expert_gate(x).sigmoid()
+        return out

@@ -28,6 +28,7 @@ class Step:
     same of the layers that slide, over the tokens that they keep and the new ones.
     cache: the `KVCache` that holds the earlier tokens, or None.
     attention: "fused", "expanded" or "eager". absorbed: whether latent attention reads the cached latents as they are.
+    chosen: the bias of an indexer, between the layers that share it.
     """
 
     cos: torch.Tensor | None
@@ -36,6 +37,7 @@ class Step:
     cache: "KVCache | None" = None
     attention: str = "fused"
     absorbed: bool = False
+    chosen: list[torch.Tensor] = dataclasses.field(default_factory=list)
     window_mask: torch.Tensor | None = None
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from dsmem.config.architecture import Architecture
 from dsmem.config.hardware import capacities
-from dsmem.footprint.stored import cache_kinds, rows_of
+from dsmem.footprint.growth import cache_kinds
+from dsmem.footprint.stored import rows_of
 from dsmem.plots import axes, limits, shapes
 from dsmem.plots.picture import Picture
 from dsmem.plots.style import look
@@ -68,6 +69,7 @@ class CachePicture(Picture):
     def __call__(self, arch, batch, seq_len, num_key_value_heads, kv_cache, mla_cache, capacity=None):
         """Show these bars; returns in words what there is to see."""
         one_of("kv_cache", kv_cache, FORMATS, "a format of this picture")
+        arch.check_positions(seq_len)
         kinds = cache_kinds(arch, num_key_value_heads, mla_cache)
         pairs = [rows_of(arch, rows, kv_cache, batch, seq_len) for rows in kinds.values()]
         totals = {name: sum(pair) for name, pair in zip(kinds, pairs, strict=True)}

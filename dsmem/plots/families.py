@@ -9,7 +9,7 @@ from dsmem.plots import style
 FAMILIES = {  # family: (how its parts' names begin, the part whose look it has); the first that fits counts
     "weights": (("weights", "weight_scales"), "weights"),
     "KV cache": (("kv_cache", "latent_cache", "indexer_cache", "cache_", "slot_mapping"), "kv_cache"),
-    "residual stream": (("residual", "normed"), "residual"),
+    "residual stream": (("residual", "norm", "position"), "residual"),
     "attention": (
         ("query", "key", "value", "kv_expanded", "latent", "scores", "attention", "logsumexp", "causal_mask")
         + ("inverse_rms", "rows_", "row_", "scales_gathered", "converted"),

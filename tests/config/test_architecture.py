@@ -22,11 +22,14 @@ PUBLISHED = {
     "deepseek-r1-distill-qwen-32b": 32_763_876_352,
     "deepseek-r1-distill-qwen-7b": 7_615_616_512,
     "deepseek-v2-lite": 15_706_484_224,
+    "gpt2": 124_439_808,
+    "gpt2-xl": 1_557_611_200,
     "llama-1-65b": 65_285_660_672,
     "llama-2-13b": 13_015_864_320,
     "llama-2-7b": 6_738_415_616,
     "llama-3.1-405b": 405_853_388_800,
     "mistral-7b-v0.3": 7_248_023_552,
+    "opt-6.7b": 6_658_473_984,
     "qwen2.5-0.5b": 494_032_768,
     "qwen2.5-1.5b": 1_543_714_304,
     "qwen2.5-14b": 14_770_033_664,
@@ -47,7 +50,7 @@ SMALL = {
     "vocab_size": 100,
 }
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-EXPERT_FAMILIES = ("deepseek_v2", "deepseek_v3", "mixtral", "qwen3_moe")
+EXPERT_FAMILIES = ("deepseek_v2", "deepseek_v3", "mixtral", "qwen2_moe", "qwen3_moe")
 
 
 def config_object(config):
@@ -65,10 +68,33 @@ def transformers_census(config):
     return dict(census)
 
 
+GPT_NAMES = {  # GPT-2's, then OPT's
+    "wte": "embed_tokens",
+    "wpe": "embed_positions",
+    "ln_1": "input_layernorm",
+    "ln_2": "post_attention_layernorm",
+    "ln_f": "norm",
+    "attn.c_attn": "qkv_proj",
+    "attn.c_proj": "o_proj",
+    "mlp.c_fc": "up_proj",
+    "mlp.c_proj": "down_proj",
+    "self_attn_layer_norm": "input_layernorm",
+    "decoder.final_layer_norm": "norm",
+    "final_layer_norm": "post_attention_layernorm",
+    "out_proj": "o_proj",
+    "fc1": "up_proj",
+    "fc2": "down_proj",
+}
+
+
 def part_name(name):
     """Our name of a parameter of transformers: the last word, with the kind of expert before it."""
+    known = next((ours for theirs, ours in GPT_NAMES.items() if f".{theirs}." in f".{name}"), None)
+    if known:
+        return known
     parent, _, last = name.removesuffix(".weight").removesuffix(".bias").rpartition(".")
     kind = parent.rpartition(".")[2]
+    kind = {"shared_expert": "shared_experts"}.get(kind, kind)
     return f"{kind}.{last}" if kind in ("experts", "shared_experts") else {"gate": "router"}.get(last, last)
 
 
@@ -132,7 +158,9 @@ def expert_configs(draw):
     dense, step = sorted(draw(st.sets(st.integers(0, layers - 1)))), draw(st.integers(1, 4))
     chosen = {"num_experts": 4 * groups, "head_dim": 2 * draw(st.integers(1, 8))}
     width = {"moe_intermediate_size": draw(st.integers(1, 64))}
-    own = {"mixtral": chosen, "qwen3_moe": chosen | width | {"decoder_sparse_step": step, "mlp_only_layers": dense}}
+    qwen3 = chosen | width | {"decoder_sparse_step": step, "mlp_only_layers": dense}
+    shared = {"shared_expert_intermediate_size": draw(st.integers(1, 64)), "qkv_bias": draw(st.booleans())}
+    own = {"mixtral": chosen, "qwen2_moe": qwen3 | shared, "qwen3_moe": qwen3}
     return {
         "model_type": family,
         "hidden_size": heads * draw(st.integers(1, 12)) * 2,

@@ -23,7 +23,7 @@ LLAMA_8B = {
 }
 MISTRAL_7B = LLAMA_8B | {"model_type": "mistral", "vocab_size": 32_000, "sliding_window": None}
 FAMILIES = {"v3": "DeepseekV3", "v2": "DeepseekV2", "qwen3_moe": "Qwen3Moe", "llama": "Llama", "mistral": "Mistral"}
-FAMILIES |= {"qwen2, tied": "Qwen2", "qwen3": "Qwen3"}
+FAMILIES |= {"qwen2, tied": "Qwen2", "qwen3": "Qwen3", "gpt2": "GPT2", "opt": "OPT"}
 CLASSES = [
     (name, prefix + ending)
     for name, prefix in FAMILIES.items()

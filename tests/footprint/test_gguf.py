@@ -4,9 +4,10 @@ import os
 
 import numpy as np
 import pytest
-from gguf import GGMLQuantizationType, GGUFWriter
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
 
 import dsmem
+from dsmem.units import BLOCK_FORMATS
 
 KINDS = {"F32": (np.float32, (4, 256)), "Q8_0": (np.uint8, (4, 8 * 34)), "Q4_K": (np.uint8, (4, 144))}
 KINDS |= {"Q6_K": (np.uint8, (4, 210)), "MXFP4": (np.uint8, (4, 8 * 17)), "F16": (np.float16, (4, 256))}
@@ -67,3 +68,9 @@ def test_gguf_without_its_package_says_how_to_get_it(tmp_path, monkeypatch, refu
     write(tmp_path / "a.gguf")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     refuses(lambda: dsmem.checkpoint(tmp_path), "a.gguf", "pip install gguf")
+
+
+def test_the_block_formats_are_the_packages_own():
+    theirs = {kind.name.replace("Q", "q", 1): size for kind, size in GGML_QUANT_SIZES.items()}
+    theirs = {name if name[0] == "q" else name.lower(): size for name, size in theirs.items()}
+    assert theirs | BLOCK_FORMATS == theirs

@@ -8,7 +8,7 @@ from strategies import passes
 
 import dsmem
 from dsmem import Architecture, Workload, inference_footprint
-from dsmem.footprint.stored import cache_bytes, cache_growth
+from dsmem.footprint import cache_bytes, cache_growth
 from dsmem.units import QUANTIZED
 
 GQA = Architecture.from_config("deepseek-r1-distill-qwen-7b")

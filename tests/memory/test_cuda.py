@@ -2,6 +2,7 @@
 
 import pytest
 
+from dsmem.memory import cuda
 from dsmem.memory.cuda import expected_workspace_bytes, trace_events
 from dsmem.memory.replay import replay
 from dsmem.memory.snapshots import snapshot_trace
@@ -60,3 +61,25 @@ def test_the_workspace_depends_on_compute_capability_and_version(version, large)
     for major in (7, 8, 9, 10, 11, 12):
         expected = 2**25 if major in large else 8_519_680
         assert expected_workspace_bytes((major, 0), version) == expected
+
+
+@pytest.mark.parametrize(
+    ("child", "words"),
+    [
+        ("raise SystemExit('no GPU for you')", "no GPU for you"),
+        ("print('warning: 7 things')", "no word of why"),
+        ("pass", "no word of why"),
+    ],
+)
+def test_a_second_process_that_fails_says_why_and_is_no_number(monkeypatch, child, words):
+    monkeypatch.setattr(cuda, "_CHILD", child)
+    monkeypatch.setattr(cuda, "_used", lambda: 0)
+    with pytest.raises(RuntimeError, match=f"context is not known: {words}"):
+        cuda.context_bytes()
+
+
+def test_the_context_is_what_a_second_process_takes_beyond_its_segments(monkeypatch):
+    used = iter([1000, 151_000])
+    monkeypatch.setattr(cuda, "_CHILD", "print(2000, flush=True); input()")
+    monkeypatch.setattr(cuda, "_used", lambda: next(used))
+    assert cuda.context_bytes() == 148_000

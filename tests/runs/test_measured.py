@@ -86,7 +86,9 @@ def test_a_cache_in_blocks_can_be_asked_for(kind, bytes_per_32):
 
 
 def test_a_pass_on_a_cache_in_blocks_is_refused():
-    with pytest.raises(ValueError, match="kv_cache='q8_0' is a format of llama.cpp, of which only the size is known"):
+    with pytest.raises(
+        ValueError, match="kv_cache='q8_0' is a format of llama.cpp or FlashMLA, of which only the size is known"
+    ):
         dsmem.inference_footprint("llama-2-7b", kv_cache="q8_0")
 
 
@@ -133,7 +135,7 @@ def test_a_mix_that_is_not_known_is_refused(arch, mix, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "bits"), [("q8_0", 8.5), ("q4_0", 4.5), ("q4_K", 4.5), ("q5_K", 5.5), ("q6_K", 6.5625)]
+    ("name", "bits"), [("q8_0", 8.5), ("q4_0", 4.5), ("q4_K", 4.5), ("q5_K", 5.5), ("q6_K", 6.5625), ("mxfp4", 4.25)]
 )
 def test_bits_per_weight_of_the_block_formats(name, bits):
     from dsmem.config.schemes import GGUF

@@ -12,6 +12,10 @@ NO_WINDOW = {"sliding_window": None, "layer_types": ()}
 STRETCHED = ("linear", "dynamic", "yarn", "llama3")  # scalings that a factor says the strength of
 
 
+class UnknownFamily(ValueError):
+    """A `model_type`, or a kind of it, that is not known as formulas; transformers' own code may still run it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     """How one `model_type` is read.
@@ -103,8 +107,8 @@ def windows(keys: Keys, slides: Callable[[int], bool] | None = None, switched_on
     slides: whether layer `index` does where the config has no layer_types; None for a family whose layers all slide
     where any does. switched_on: False where another key switches the window off.
     """
-    window, layers = keys.maybe_whole("sliding_window"), layer_count(keys)
-    window = window if switched_on else None
+    keys.get("sliding_window")  # not checked where it is switched off: transformers may write 0 there
+    window, layers = keys.maybe_whole("sliding_window") if switched_on else None, layer_count(keys)
     usual = [SLIDING if window and (slides is None or slides(index)) else FULL for index in range(layers)]
     kinds = keys.get("layer_types")
     kinds = usual if kinds is None else kinds

@@ -32,9 +32,24 @@ def _mixtral(keys):
     return decoder(keys) | routed(keys, "intermediate_size") | {"norm_topk_prob": True} | windows(keys)
 
 
+def _qwen2_moe(keys):
+    fields = decoder(keys) | routed(keys) | {"qkv_bias": keys.flag("qkv_bias", True)}
+    fields["shared_expert_intermediate_size"] = keys.whole("shared_expert_intermediate_size")
+    keys.whole("num_key_value_heads")  # a null is not "as many as heads" in this family
+    fields |= _alternate_windows(keys)
+    return fields | {"norm_topk_prob": keys.flag("norm_topk_prob"), "mlp_only_layers": dense_layers(keys)}
+
+
+def _alternate_windows(keys):
+    """Every second layer slides, of those before max_window_layers."""
+    first = keys.whole("max_window_layers", 28, least=0)
+    return windows(keys, lambda index: index % 2 == 0 and index < first, keys.flag("use_sliding_window"))
+
+
 def _qwen3_moe(keys):
     norm, dense = keys.flag("norm_topk_prob"), dense_layers(keys)
     keys.whole("num_key_value_heads")  # a null is not "as many as heads" in this family
+    keys.whole("head_dim", 2)  # absent it follows from the heads; a null does not
     return qwen3(keys, all_slide=True) | routed(keys) | {"norm_topk_prob": norm, "mlp_only_layers": dense}
 
 
@@ -52,6 +67,20 @@ FAMILIES = {
             "rope_theta": 1e6,
             "n_routed_experts": 8,
             "num_experts_per_tok": 2,
+        },
+        foreign=_NOT_THEIRS,
+    ),
+    "qwen2_moe": Family(
+        _qwen2_moe,
+        {"num_experts": "n_routed_experts"},
+        {
+            "num_key_value_heads": 16,
+            "intermediate_size": 5632,
+            "n_routed_experts": 60,
+            "num_experts_per_tok": 4,
+            "moe_intermediate_size": 1408,
+            "shared_expert_intermediate_size": 5632,
+            "sliding_window": 4096,
         },
         foreign=_NOT_THEIRS,
     ),

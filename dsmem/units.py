@@ -104,13 +104,49 @@ def whole_numbers(argument: str, value: Any, least: int = 1) -> "int | np.ndarra
     return int(array) if array.ndim == 0 else array.astype(np.int64)
 
 
+def finite(argument: str, value: Any, what: str = "a number of bytes") -> Any:
+    """`value` if it is a finite number, or an array of them; ValueError, in one sentence, if not.
+
+    >>> finite("nbytes", 1.5)
+    1.5
+    """
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return value
+    array = np.asarray(value) if isinstance(value, numbers.Real | np.ndarray) else np.empty(0)
+    if array.dtype.kind not in "iuf" or array.size == 0 or not np.all(np.isfinite(array)):
+        raise ValueError(f"{argument}={value!r} is not {what}; it must be a finite number")
+    return value
+
+
+def as_text(argument: str, value: Any) -> str:
+    """`value` if it is a text; ValueError, in one sentence, if not.
+
+    >>> as_text("title", "Where the bytes are")
+    'Where the bytes are'
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"{argument}={value!r} is not a text; it must be one")
+    return value
+
+
+def names(argument: str, value: Any) -> tuple:
+    """Several names as a tuple, or the one that is given as a text; ValueError, in one sentence, for anything else.
+
+    >>> names("modules_to_not_convert", "lm_head")
+    ('lm_head',)
+    """
+    if not isinstance(value, str | tuple | list | set | frozenset):
+        raise ValueError(f"{argument}={value!r} is not a list; it must hold names")
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
 def gib(nbytes: float) -> float:
     """Bytes as GiB (2**30 bytes).
 
     >>> gib(3 * 2**30)
     3.0
     """
-    return nbytes / GIB
+    return finite("nbytes", nbytes) / GIB
 
 
 def gb(nbytes: float) -> float:
@@ -119,7 +155,7 @@ def gb(nbytes: float) -> float:
     >>> gb(15_231_233_024)
     15.231233024
     """
-    return nbytes / GB
+    return finite("nbytes", nbytes) / GB
 
 
 def format_bytes(nbytes: float) -> str:
@@ -128,6 +164,7 @@ def format_bytes(nbytes: float) -> str:
     >>> format_bytes(15_231_233_024), format_bytes(4096), format_bytes(-3 * 2**20), format_bytes(12)
     ('14.19 GiB', '4.00 KiB', '-3.00 MiB', '12 B')
     """
+    finite("nbytes", nbytes)
     for unit in ("TiB", "GiB", "MiB", "KiB"):
         if abs(nbytes) >= BYTE_UNITS[unit]:
             return f"{nbytes / BYTE_UNITS[unit]:,.2f} {unit}"

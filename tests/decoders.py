@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from dsmem import Architecture, build_model
 from dsmem.model import checkpoint
@@ -67,6 +67,14 @@ CONFIGS = {
         "index_topk": 50,
         **LATENT,
     },
+    "glm-4.7 flash": {"model_type": "glm4_moe_lite", "q_lora_rank": 24, **LATENT},
+    "glm-5.2": {
+        "model_type": "glm_moe_dsa",
+        "q_lora_rank": 24,
+        **INDEX,
+        "indexer_types": ["full", "shared", "shared"],
+        **LATENT,
+    },
     "glm-5": {"model_type": "glm_moe_dsa", "q_lora_rank": 24, "mlp_bias": True, **INDEX, **LATENT},
     "mixtral": {"model_type": "mixtral", "num_local_experts": 8, "num_key_value_heads": 2},
     "qwen2_moe": {"model_type": "qwen2_moe", "shared_expert_intermediate_size": 72, **QWEN_MOE},
@@ -119,6 +127,20 @@ GPT_CONFIGS = {
 CONFIGS = {name: SIZES | config for name, config in CONFIGS.items()}
 CONFIGS |= {name: DENSE_SIZES | config for name, config in DENSE_CONFIGS.items()}
 CONFIGS |= GPT_CONFIGS
+TEXT_EXPERTS = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 20}
+VISION = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 24, "out_hidden_size": 48}
+VISION |= {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
+SECTIONS = {"rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}
+WHOLES = {
+    "qwen3_vl": ("qwen3_vl", {"model_type": "qwen3_vl_text", "head_dim": 16}, {"tie_word_embeddings": True}),
+    "qwen3_vl, with biases": ("qwen3_vl", {"model_type": "qwen3_vl_text", "head_dim": 10, "attention_bias": True}, {}),
+    "qwen3_vl_moe": ("qwen3_vl_moe", {"model_type": "qwen3_vl_moe_text", **TEXT_EXPERTS}, {}),
+    "qwen2_5_vl": ("qwen2_5_vl", {"model_type": "qwen2_5_vl_text", **SECTIONS}, {}),
+}
+CONFIGS |= {
+    name: {"model_type": whole, "text_config": DENSE_SIZES | text, "vision_config": VISION, **outer}
+    for name, (whole, text, outer) in WHOLES.items()
+}
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 TOKENS = torch.randint(61, (2, 11), generator=torch.Generator().manual_seed(5))
 
@@ -126,7 +148,8 @@ TOKENS = torch.randint(61, (2, 11), generator=torch.Generator().manual_seed(5))
 def transformers_model(config, dtype=torch.float32):
     """transformers' model with random weights, norms and router biases included."""
     torch.manual_seed(7)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=dtype).eval()
+    auto = AutoModelForImageTextToText if "vision_config" in config else AutoModelForCausalLM
+    model = auto.from_config(AutoConfig.for_model(**config), dtype=dtype).eval()
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             tensor.add_((0.05 if "experts" in name else 0.2) * torch.randn_like(tensor))

@@ -28,7 +28,10 @@ TARGETS = {  # what is broken, and the tests that must notice, quick ones first
         ["formulas", "../dsmem/formulas", "footprint/test_inference.py", "footprint/test_instants.py"],
     ),
     "instants": (
-        [f"dsmem.footprint.{name}" for name in ("inference", "walk", "attention", "mlp", "cache", "instants")],
+        [
+            f"dsmem.footprint.{name}"
+            for name in ("inference", "walk", "attention", "indexer", "mlp", "cache", "instants")
+        ],
         ["footprint/test_instants.py", "footprint/test_inference.py"],
     ),
     "stored": (
@@ -38,11 +41,14 @@ TARGETS = {  # what is broken, and the tests that must notice, quick ones first
     "families": (
         [
             "dsmem.config.families",
-            *(f"dsmem.config.families.{name}" for name in ("common", "dense", "mixtures", "latent")),
+            *(f"dsmem.config.families.{name}" for name in ("common", "dense", "mixtures", "latent", "indexed")),
         ],
         ["config"],
     ),
-    "shapes": (["dsmem.config.architecture", "dsmem.config.shapes", "dsmem.config.workload"], ["config", "footprint"]),
+    "shapes": (
+        ["dsmem.config.architecture", "dsmem.config.shapes", "dsmem.config.indexer", "dsmem.config.workload"],
+        ["config", "footprint"],
+    ),
     "ledger": (["dsmem.memory.ledger"], ["memory/test_ledger.py"]),
     "replay": (
         ["dsmem.memory.replay"],

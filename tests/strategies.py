@@ -63,7 +63,9 @@ def latent_architectures(draw, hidden=512, rank=64, head_dim=64, **widths):
 def indexed_architectures(draw, **widths):
     """A decoder with latent attention to the keys that an indexer chooses."""
     arch = draw(latent_architectures(**widths))
+    rest = st.lists(st.sampled_from(("full", "shared")), max_size=3)
     return arch.scaled(
+        indexer_types=("full", *draw(rest)),
         q_lora_rank=arch.q_lora_rank or draw(st.integers(1, 64)),
         index_n_heads=draw(st.integers(1, 6)),
         index_head_dim=arch.qk_rope_head_dim + draw(st.integers(0, 40)),

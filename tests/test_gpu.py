@@ -208,6 +208,8 @@ def test_a_pass_that_does_not_fit_is_recorded_as_such(tmp_path):
 NARROW = {"hidden_size": 256, "intermediate_size": 512, "moe_intermediate_size": 128, "vocab_size": 1000}
 NARROW |= {"num_attention_heads": 8, "num_key_value_heads": 8, "n_routed_experts": 16, "num_hidden_layers": 4}
 DEEPSEEK = Architecture.from_config("deepseek-r1").scaled(**NARROW)
+CHOOSING = DEEPSEEK.scaled(index_n_heads=16, index_head_dim=128, index_topk=64)  # as DeepSeek-V3.2
+each_latent_arch = pytest.mark.parametrize("arch", [DEEPSEEK, CHOOSING], ids=["R1", "V3.2"])
 LATENT_PASSES = {
     "prefill": Workload(2, 256, weights="fp16"),
     "prefill, expanded cache": Workload(2, 256, weights="fp16", mla_cache="expanded"),
@@ -228,18 +230,21 @@ LATENT_PASSES = {
 each_latent_pass = pytest.mark.parametrize("work", LATENT_PASSES.values(), ids=LATENT_PASSES)
 
 
+@each_latent_arch
 @each_latent_pass
-def test_latent_attention_and_experts_are_on_the_gpu_what_they_are_on_fake_tensors(work):
-    gpu, fake = (dsmem.measure(DEEPSEEK, work, device=device) for device in ("cuda", "fake"))
+def test_latent_attention_and_experts_are_on_the_gpu_what_they_are_on_fake_tensors(work, arch):
+    gpu, fake = (dsmem.measure(arch, work, device=device) for device in ("cuda", "fake"))
     assert gpu.footprint.total_bytes == gpu.ledger.peak_bytes
     assert rises(gpu.ledger) == rises(fake.ledger)
 
 
 @pytest.mark.parametrize("layout", ["static", "growing", "paged"])
 @pytest.mark.parametrize("mla_cache", ["latent", "expanded"])
+@each_latent_arch
 @torch.no_grad()
-def test_latent_attention_and_experts_give_on_the_gpu_what_they_give_on_the_cpu(layout, mla_cache):
-    models = {device: dsmem.build_model(DEEPSEEK, "fp32", device) for device in ("cpu", "cuda")}
+def test_latent_attention_and_experts_give_on_the_gpu_what_they_give_on_the_cpu(layout, mla_cache, arch):
+    arch = arch.scaled(index_topk=min(arch.index_topk, 4))
+    models = {device: dsmem.build_model(arch, "fp32", device) for device in ("cpu", "cuda")}
     models["cuda"].load_state_dict(models["cpu"].state_dict())
     tokens, steps = torch.arange(20).view(2, 10), {}
     for device, model in models.items():

@@ -23,6 +23,10 @@ class IndexerShapes:
         """Whether layer `index` (from 0) takes over the choice of the layer before it, and has no indexer."""
         return index < len(self.indexer_types) and self.indexer_types[index] == "shared"
 
+    def hands_on_index(self, index: int) -> bool:
+        """Whether the layer after layer `index` takes over its choice, which is then kept until that layer runs."""
+        return index + 1 < self.num_hidden_layers and self.shares_index(index + 1)
+
     @property
     def indexer_layers(self) -> list[int]:
         """Indices of the layers that have an indexer; empty where attention reads all keys."""
@@ -31,14 +35,6 @@ class IndexerShapes:
     def indexer_rows(self) -> dict[str, tuple[int, int]]:
         """The rows of `cache_rows` that an indexer reads: one key that its heads share; none without an indexer."""
         return {"indexer_keys": (1, self.index_head_dim)} if self.indexed else {}
-
-    def check_own_indexers(self) -> None:
-        """Raise ValueError where layers share an index: what they store is counted, and a pass is not modelled."""
-        if any(self.shares_index(index) for index in range(self.num_hidden_layers)):
-            raise ValueError(
-                f"indexer_types of {self.name} has layers that share an index, of which weights and cache are counted "
-                "and no pass is modelled; allowed: 'full' alone, or dsmem.measure(..., code='transformers')"
-            )
 
     def chosen_keys(self, key_len: Any) -> Any:
         """Keys that one token reads of `key_len`, a number or an array.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dsmem.units import FLOATS, QUANTIZED, format_name, one_of, whole_numbers
+from dsmem.units import FLOATS, QUANTIZED, format_name, names, one_of, whole_numbers
 
 if TYPE_CHECKING:
     from dsmem.config.architecture import Architecture
@@ -79,10 +79,7 @@ class Workload:
         self._settle("kv_cache", self.kv_cache or self.activations)
         one_of("activations", self.activations, FLOATS if self.weights in QUANTIZED else (self.weights,))
         one_of("kv_cache", self.kv_cache, CACHE_FORMATS + STORED_CACHES)
-        kept = self.modules_to_not_convert
-        if not isinstance(kept, str | tuple | list | set | frozenset):
-            raise ValueError(f"modules_to_not_convert={kept!r} is not a list; it must hold names of linear layers")
-        self._settle("modules_to_not_convert", (kept,) if isinstance(kept, str) else tuple(kept))
+        self._settle("modules_to_not_convert", names("modules_to_not_convert", self.modules_to_not_convert))
         for name in self.modules_to_not_convert:
             one_of("modules_to_not_convert", name, LINEARS)
         self._settle("batch", whole_numbers("batch", self.batch))

@@ -86,7 +86,8 @@ def _dense(arch):
 
 def _windowed(arch):
     """Qwen's: a switch says whether layers slide, and a number which of them."""
-    bias = {"qwen2": {}, "qwen2_moe": {"qkv_bias": arch.qkv_bias}}.get(arch.model_type, _dense(arch))
+    own = {"qwen2": {}, "qwen2_5_vl_text": {}, "qwen2_moe": {"qkv_bias": arch.qkv_bias}}
+    bias = own.get(arch.model_type, _dense(arch))
     return bias | ({"use_sliding_window": True, "max_window_layers": 0} if arch.sliding_window else {})
 
 
@@ -116,6 +117,7 @@ _FAMILY_KEYS = {
     "mixtral": _mixtral,
     "qwen2": _windowed,
     "qwen2_moe": _windowed,
+    "qwen2_5_vl_text": _windowed,
     "qwen3": _windowed,
     "qwen3_moe": _windowed,
     "deepseek_v2": _deepseek_v2,

@@ -18,16 +18,20 @@ INSIDE = (
     "key_expanded",
     "value_expanded",
     "query_absorbed",
-    "index_bias",
 )
 
 
-def attention(p: Pass, mix: Callable | None = None) -> None:
-    """`Layer`'s attention half, from the norm to the residual stream; mix: what is not in this file, up to `o_proj`."""
+def attention(p: Pass, index: int, mix: Callable | None = None) -> None:
+    """`Layer`'s attention half, from the norm to the residual stream.
+
+    index: the layer's place, from 0. mix: what is not in this file, up to `o_proj`.
+    """
     p.alive |= {"residual": p.hidden(), "normed": p.hidden()}
-    cache.set_grown(p, p.arch.num_hidden_layers - 1)
+    cache.set_grown(p, index)
     (mix or (latent if p.arch.latent else grouped))(p)
     p.drop(*INSIDE)
+    if not p.arch.hands_on_index(index):
+        p.drop("index_bias")
     p.alive |= {"attention_out": heads_out(p)}
     p.linear("o_proj", "attention_projected")
     p.drop("normed", "attention_out")
@@ -92,7 +96,7 @@ def queries(p):
         inverse_rms = formulas.inverse_rms_bytes(p.work.batch, p.work.new_tokens, 1)
         p.instant("q_a_layernorm", query_latent_normed=p.alive["query_latent"], inverse_rms=inverse_rms)
         p.alive |= {"query_latent_normed": p.alive.pop("query_latent")}
-        if p.arch.indexed:
+        if p.arch.indexed and "index_bias" not in p.alive:
             indexer.choose(p)
         p.linear("q_b_proj", "query")
         p.drop("query_latent_normed")

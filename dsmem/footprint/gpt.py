@@ -22,7 +22,7 @@ def block(p: Pass) -> None:
     """`GPTBlock.forward` of the last layer, whose input Python still holds at the end."""
     p.alive |= {"residual": p.hidden()}
     norm(p, "input_layernorm", p.hidden())
-    attention(p, mix)
+    attention(p, p.arch.num_hidden_layers - 1, mix)
     p.alive |= {"residual_mid": p.hidden()}
     norm(p, "post_attention_layernorm", p.hidden())
     p.linear("up_proj", "up")

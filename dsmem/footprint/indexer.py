@@ -21,6 +21,13 @@ def choose(p: Pass) -> None:
     p.drop("chosen_keys")
 
 
+def between(p: Pass, taken: bool, handed_on: bool) -> None:
+    """Enter half a layer; it may find a choice that was `taken` over, and it may be `handed_on` to the next layer."""
+    p.prefix = "shared." * taken + "handed_on." * handed_on
+    if taken:
+        p.alive |= {"index_bias": bias_bytes(p)}
+
+
 def bias_bytes(p: Pass) -> int:
     """Bytes of what is added to attention's scores: one number per new token and key, for all heads."""
     padded = -(-p.work.key_len // ALIGNED) * ALIGNED

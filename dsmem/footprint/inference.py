@@ -9,7 +9,7 @@ from typing import Any
 from dsmem import formulas
 from dsmem.config.architecture import Architecture
 from dsmem.config.workload import CACHE_FORMATS, STORED_CACHES, Workload
-from dsmem.footprint import gpt
+from dsmem.footprint import gpt, indexer
 from dsmem.footprint.attention import attention
 from dsmem.footprint.cache import set_grown
 from dsmem.footprint.instants import Footprint
@@ -46,7 +46,6 @@ def inference_footprint(arch: Any, work: Workload | None = None, sharding: None 
             f"is modelled in: {', '.join(CACHE_FORMATS)}"
         )
     arch.check_window(work.key_len)
-    arch.check_own_indexers()
     arch.check_positions(work.key_len)
     check_range(work, lambda largest: inference_footprint(arch, largest).total_bytes)
     p = Pass(arch, work, resident(arch, work))
@@ -64,19 +63,25 @@ def gpt_layers(p: Pass) -> None:
 
 
 def layers(p: Pass) -> None:
-    """`Layer`s: the last attention half, the last of each kind of MLP, and the head."""
-    arch = p.arch
-    attention(p)
-    dense = [index for index in range(arch.num_hidden_layers) if not arch.has_experts(index)]
-    for indices, half in ((dense, mlp), (arch.expert_layers, experts)):
-        if indices:
-            before = dict(p.alive)
-            set_grown(p, max(indices) + 1)
-            half(p)
-            p.alive = before
+    """`Layer`s: the last of each kind of attention half, the last of each kind of MLP half, and the head."""
+    arch, held = p.arch, dict(p.alive)
+    for (shares, hands_on), index in _last(arch, arch.shares_index, arch.hands_on_index):
+        indexer.between(p, shares, hands_on)
+        attention(p, index)
+        p.alive = dict(held)
+    for (sparse, hands_on), index in _last(arch, arch.has_experts, arch.hands_on_index):
+        set_grown(p, index + 1)
+        indexer.between(p, hands_on, hands_on)
+        (experts if sparse else mlp)(p)
+        p.alive = dict(held)
+    p.prefix = ""
     set_grown(p, arch.num_hidden_layers)
-    p.drop("residual")
     head(p)
+
+
+def _last(arch, *kinds):
+    """(what each of `kinds` says of a layer, the last layer of which they say so), for all that they say."""
+    return {tuple(kind(index) for kind in kinds): index for index in range(arch.num_hidden_layers)}.items()
 
 
 def resident(arch: Architecture, work: Workload) -> dict[str, Any]:

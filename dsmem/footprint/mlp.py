@@ -6,7 +6,7 @@ from dsmem.footprint.walk import COPIED, Pass
 
 def mlp(p: Pass) -> None:
     """`Layer`'s MLP half; the residual stream stands there twice, for Python still holds the layer's input."""
-    p.alive |= {"residual_mid": p.hidden(), "normed": p.hidden()}
+    p.alive |= {"residual": p.hidden(), "residual_mid": p.hidden(), "normed": p.hidden()}
     swiglu(p, "mlp_out")
     p.drop("normed")
     p.instant("add_mlp", residual_out=p.hidden())
@@ -15,7 +15,7 @@ def mlp(p: Pass) -> None:
 
 def experts(p: Pass) -> None:
     """The same half with experts: `experts.MoE.forward`."""
-    p.alive |= {"residual_mid": p.hidden(), "normed": p.hidden()}
+    p.alive |= {"residual": p.hidden(), "residual_mid": p.hidden(), "normed": p.hidden()}
     router(p)
     routed(p)
     out = {"mlp_out": p.hidden()}

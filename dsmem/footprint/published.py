@@ -5,13 +5,14 @@ from collections import Counter
 from typing import Any
 
 from dsmem.config.architecture import Architecture
-from dsmem.config.names import TURNED, published_name
+from dsmem.config.names import STACKED, TURNED, published_name
 from dsmem.config.quantization import HEAD, Quantization
 from dsmem.config.schemes import FP8_TILE as TILE
 from dsmem.units import FLOATS, dtype_bits, one_of
 
 DEEPSEEK_FP8 = Quantization("fp8", "fp8_tiles", tile=(TILE, TILE), kept=HEAD)
 LINEAR = "linear"  # in place of a format, until it is known whether the layer converts
+WITHOUT_COPIES = ("glm_moe_dsa",)  # families whose modules for further tokens take the model's own embedding and head
 
 
 def published_tensors(
@@ -33,22 +34,32 @@ def published_tensors(
         one_of("weights", weights, ("fp8", *FLOATS), "a format of a checkpoint")
         plain, weights = (plain, DEEPSEEK_FP8) if weights == "fp8" else (weights, None)
     if arch.gpt_block:
-        return _gpt(arch, one_of("weights", plain if weights is None else "converted", FLOATS, f"read of {arch.name}"))
-    found = _all_tensors(arch, mtp, plain)
+        return _gpt(arch, _unconverted(arch, weights, plain))
+    found = decoder_tensors(arch, LINEAR, mtp, plain)
+    if arch.model_type in STACKED:
+        found = _stacked(arch, found, _unconverted(arch, weights, plain))
     named = {published_name(arch.model_type, name.removeprefix("model.")): tensor for name, tensor in found.items()}
     return _stored(named, weights, plain)
 
 
-def _all_tensors(arch, mtp, plain):
-    """Every tensor, under the names of most publishers; those that may convert are marked `LINEAR`."""
+def _unconverted(arch, quantization, plain):
+    """The format of all weights, of a family whose converted files are not known."""
+    return one_of("weights", getattr(quantization, "method", plain), FLOATS, f"a format of a checkpoint of {arch.name}")
+
+
+def decoder_tensors(
+    arch: Architecture, weights: str, mtp: bool, plain: str | None = None
+) -> dict[str, tuple[tuple, str]]:
+    """The same with the kit's own names, experts one by one; `weights` is the format of every linear layer."""
+    plain = plain or weights
     found = {"model.embed_tokens.weight": ((arch.vocab_size, arch.hidden_size), plain)}
     for index in range(arch.num_hidden_layers):
-        found |= _layer(arch, index, arch.has_experts(index), LINEAR, plain)
+        found |= _layer(arch, index, arch.has_experts(index), weights, plain)
     for extra in range(arch.num_nextn_predict_layers if mtp else 0):
-        found |= _next_token_module(arch, arch.num_hidden_layers + extra, LINEAR, plain)
+        found |= _next_token_module(arch, arch.num_hidden_layers + extra, weights, plain)
     found["model.norm.weight"] = (arch.hidden_size,), plain
     for name, shape in arch.head_linears().items() if not arch.tie_word_embeddings else ():
-        found |= _linear(name, *shape, LINEAR if name in HEAD else plain, plain)
+        found |= _linear(name, *shape, weights if name in HEAD else plain, plain)
     return found
 
 
@@ -64,6 +75,15 @@ def _stored(named, quantization, plain):
         else:
             n_out, n_in = shape
             found |= {f"{module}.{end}": tensor for end, tensor in quantization.tensors(n_in, n_out).items()}
+    return found
+
+
+def _stacked(arch, found, weights):
+    """The same tensors with each layer's experts as one, turned."""
+    found = {name: tensor for name, tensor in found.items() if ".experts." not in name}
+    for index in arch.expert_layers:
+        for name, (experts, n_out, n_in) in arch.expert_stacks().items():
+            found[f"model.layers.{index}.mlp.{name}"] = (experts, n_in, n_out), weights
     return found
 
 
@@ -167,6 +187,8 @@ def _next_token_module(arch, index, weights, plain):
         "shared_head.norm": (hidden,),
         "shared_head.head": (arch.vocab_size, hidden),
     }
+    if arch.model_type in WITHOUT_COPIES:
+        del shapes["embed_tokens"], shapes["shared_head.head"]
     joined = {f"{prefix}{name}.weight": (shape, plain) for name, shape in shapes.items()}
     return joined | _layer(arch, index, arch.n_routed_experts > 0, weights, plain)
 

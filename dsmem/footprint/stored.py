@@ -9,7 +9,7 @@ from dsmem import formulas
 from dsmem.config.architecture import Architecture
 from dsmem.config.schemes import INT4_GROUP, PACKED, SCHEMES, packed
 from dsmem.config.workload import EXPERTS, LINEARS, Workload
-from dsmem.units import BLOCK_FORMATS, FLOATS, dtype_bits, format_name, one_of, whole_number, whole_numbers
+from dsmem.units import BLOCK_FORMATS, FLOATS, dtype_bits, format_name, names, one_of, whole_number, whole_numbers
 
 PARTS = ("embed_tokens", "attention", "mlp", "experts", "shared_experts", "other", "lm_head", "weight_scales")
 """Where the bytes of a model's weights are, as `weight_parts` names it."""
@@ -46,7 +46,7 @@ def weights_by_layer(
     arch, weights = Architecture.of(arch), format_name(weights)
     one_of("weights", weights, (*FLOATS, *SCHEMES, *PACKED), "a format")
     scheme = packed(weights, group_size) if weights in PACKED else SCHEMES.get(weights)
-    for name in modules_to_not_convert:
+    for name in (modules_to_not_convert := names("modules_to_not_convert", modules_to_not_convert)):
         one_of("modules_to_not_convert", name, LINEARS, "a linear layer")
     plain = dtype_bits(activations or (weights if weights in FLOATS else "fp16"), "activations")
     matrices = _converted(arch, scheme, modules_to_not_convert) if scheme else {}
@@ -196,6 +196,7 @@ def model_rows(
     >>> model_rows({"latents": (1, 576)}, 61, "bf16", 1, 1)
     (70272, 0)
     """
+    whole_number("layers", layers, least=0)
     pairs = [cache_rows(kv_cache, batch, tokens, *shape, row_alignment) for shape in rows.values()]
     return layers * sum(stored for stored, _ in pairs), layers * sum(scales for _, scales in pairs)
 
@@ -268,7 +269,7 @@ def cache_kinds(arch: Any, num_key_value_heads: int, mla_cache: str = "latent") 
     """
     arch = Architecture.of(arch)
     heads, width = arch.num_attention_heads, arch.value_head_dim
-    grouped = min(num_key_value_heads, heads)
+    grouped = min(whole_number("num_key_value_heads", num_key_value_heads), heads)
     built = f"as built: MLA, {mla_cache}" if arch.latent else f"as built: {arch.num_key_value_heads} KV heads"
     kinds = {f"MHA: all {heads} heads": heads, f"GQA: {grouped} KV heads": grouped, "MQA: one KV head": 1}
     others = {name: {"keys": (count, width), "values": (count, width)} for name, count in kinds.items()}

@@ -19,7 +19,8 @@ class Pass:
     """`arch` running `work`: what is alive so far, and the instants that the pass has been through.
 
     held: parts that are alive from the first instant to the last. bits: of one element of an activation. tokens: new
-    tokens of all sequences. Sizes are bytes, of numbers or of arrays.
+    tokens of all sequences. prefix: stands before the names of instants in a layer that is not like most. Sizes are
+    bytes, of numbers or of arrays.
     """
 
     def __init__(self, arch: Architecture, work: Workload, held: dict[str, Any] | None = None):
@@ -27,7 +28,7 @@ class Pass:
         self.bits = dtype_bits(work.activations)
         self.tokens = work.batch * work.new_tokens
         self.alive = dict(held or {})
-        self.instants = {}
+        self.instants, self.prefix = {}, ""
 
     def new(self, formula: Callable, *sizes: int) -> Any:
         """Bytes of a formula of (batch, tokens, sizes ..., bits) for the tokens that this pass computes."""
@@ -43,7 +44,7 @@ class Pass:
 
     def instant(self, name: str, **temporary: Any) -> None:
         """Note an instant: all that is alive, and `temporary` parts that are gone right after it."""
-        self.instants[name] = self.alive | temporary
+        self.instants[self.prefix + name] = self.alive | temporary
 
     def make(self, name: str, **parts: Any) -> None:
         """Note the instant at which `parts` come to life; they stay alive."""

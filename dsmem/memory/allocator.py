@@ -9,7 +9,7 @@ equal blocks: `memory.traces` replays with the real one's addresses.
 """
 
 from dsmem.memory.blocks import GPU, Pool, Segment
-from dsmem.units import whole_number
+from dsmem.units import whole_number, whole_numbers
 
 MIB = 2**20
 BLOCK_BYTES = 512  # kMinBlockSize
@@ -25,7 +25,7 @@ def rounded_bytes(nbytes):
     >>> rounded_bytes(1), rounded_bytes(512), rounded_bytes(513), rounded_bytes(0)
     (512, 512, 1024, 0)
     """
-    return _round_up(nbytes, BLOCK_BYTES)
+    return _round_up(whole_numbers("nbytes", nbytes, least=0), BLOCK_BYTES)
 
 
 def segment_bytes(nbytes, large_segment_bytes=20 * MIB):
@@ -36,7 +36,8 @@ def segment_bytes(nbytes, large_segment_bytes=20 * MIB):
     >>> segment_bytes(1000) // MIB, segment_bytes(MIB + 1) // MIB, segment_bytes(11 * MIB) // MIB
     (2, 20, 12)
     """
-    size = rounded_bytes(nbytes)
+    size = rounded_bytes(whole_number("nbytes", nbytes, 0, "bytes"))
+    whole_number("large_segment_bytes", large_segment_bytes, what="bytes")
     if size <= SMALL_BYTES:
         return SMALL_SEGMENT_BYTES
     return large_segment_bytes if size < LARGE_ALLOC_BYTES else _round_up(size, ROUND_LARGE_BYTES)
@@ -85,9 +86,7 @@ class CachingAllocator:
 
     def malloc(self, nbytes, label="", stream=0):
         """A used `Block` for `nbytes` (at least 1); raises ReplayedOutOfMemory where the GPU is full."""
-        if nbytes < 1:
-            raise ValueError(f"nbytes={nbytes} takes no block; it must be at least 1")
-        size = rounded_bytes(nbytes)
+        size = _round_up(whole_number("nbytes", nbytes, what="the bytes of a block"), BLOCK_BYTES)
         pool = self._pool(stream, size <= SMALL_BYTES)
         block = self._cached(pool, size) or self._fresh(pool, size)
         pool.remove(block)

@@ -13,7 +13,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from dsmem.units import format_bytes
+from dsmem.units import format_bytes, whole_number, whole_numbers
 
 _SCRIPT = """
 import json, sys, torch
@@ -95,7 +95,7 @@ def loading_bytes(checkpoint_bytes: int, model_bytes: int) -> int:
     >>> loading_bytes(15_231_233_024, 15_231_233_024) / 1e9
     30.462466048
     """
-    return checkpoint_bytes + model_bytes
+    return whole_numbers("checkpoint_bytes", checkpoint_bytes, 0) + whole_numbers("model_bytes", model_bytes, 0)
 
 
 def prefetch_bytes(num_workers: int, prefetch_factor: int, batch_bytes: int) -> int:
@@ -106,7 +106,8 @@ def prefetch_bytes(num_workers: int, prefetch_factor: int, batch_bytes: int) -> 
     >>> prefetch_bytes(4, 2, 16 * 2048 * 8)
     2359296
     """
-    return (num_workers * prefetch_factor + 1) * batch_bytes
+    batches = whole_numbers("num_workers", num_workers, 0) * whole_numbers("prefetch_factor", prefetch_factor) + 1
+    return batches * whole_numbers("batch_bytes", batch_bytes)
 
 
 def pinned_bytes(batch_bytes: int, batches: int = 1) -> int:
@@ -117,7 +118,8 @@ def pinned_bytes(batch_bytes: int, batches: int = 1) -> int:
     >>> pinned_bytes(3 * 2**20)
     4194304
     """
-    return batches * (1 << (batch_bytes - 1).bit_length())
+    batch_bytes = whole_number("batch_bytes", batch_bytes, what="bytes")
+    return whole_number("batches", batches) * (1 << (batch_bytes - 1).bit_length())
 
 
 def measure_loading(path: str | Path, loader: str = "pickle") -> HostRun:
@@ -169,6 +171,7 @@ def compare_loaders(checkpoint_bytes: int) -> dict[str, HostRun]:
     What the safetensors process reports before it copies is the figure for "safetensors_assign". The files are deleted
     afterwards. The result is empty if the system is not Linux.
     """
+    checkpoint_bytes = whole_number("checkpoint_bytes", checkpoint_bytes, 16, "bytes of eight tensors")
     if sys.platform != "linux":
         return {}
     import torch  # not above: the formulas do not need it
@@ -199,8 +202,7 @@ def measure_prefetch(num_workers: int, prefetch_factor: int, batch_bytes: int) -
     """
     arguments = {"num_workers": num_workers, "prefetch_factor": prefetch_factor, "batch_bytes": batch_bytes}
     for name, value in arguments.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r} is not a count; it must be a whole number of at least 1")
+        whole_number(name, value)
     command = [sys.executable, "-c", _FEED, *map(str, arguments.values())]
     child = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return int(child.stdout)

@@ -9,7 +9,7 @@ import numpy as np
 
 from dsmem.memory.allocator import CachingAllocator, ReplayedOutOfMemory, rounded_bytes, segment_bytes
 from dsmem.table import Table
-from dsmem.units import format_bytes, whole_number
+from dsmem.units import as_text, format_bytes, whole_number
 
 __all__ = [
     "CachingAllocator",
@@ -112,7 +112,7 @@ def smallest_capacity_bytes(source, unit=2 * 2**20, **settings):
     A GPU that is full takes back what is cached, so this lies between the peak of the blocks and that of the segments.
     Arguments as in `replay`; found by halving, for more memory seldom hurts.
     """
-    replayed = replay(source, **settings)
+    replayed, unit = replay(source, **settings), whole_number("unit", unit, what="bytes")
     events, least, most = replayed.events, 0, -(-replayed.peak_reserved_bytes // unit)
     while most - least > 1:
         middle = (least + most) // 2
@@ -126,12 +126,18 @@ def compare_settings(title: str, source: Any, settings: dict[str, dict]) -> Tabl
     title: stands above the names. source: as in `replay`. settings: {name: settings of the `CachingAllocator`}.
     """
     rows = []
+    if not (isinstance(settings, dict) and all(isinstance(setting, dict) for setting in settings.values())):
+        raise ValueError(f"settings={settings!r} are not settings by name; they must be {{name: {{setting: value}}}}")
     for name, setting in settings.items():
         replayed = replay(source, **setting)
         least = smallest_capacity_bytes(replayed.events, **setting)
         rows.append((name, replayed.peak_reserved_bytes, least))
     rows.append(("(its tensors)", int(replay(source).requested_bytes.max(initial=0)), None))
-    return Table({title: None, "reserved": format_bytes, "smallest GPU": format_bytes}, rows, widths=(22, 14, 16))
+    return Table(
+        {as_text("title", title): None, "reserved": format_bytes, "smallest GPU": format_bytes},
+        rows,
+        widths=(22, 14, 16),
+    )
 
 
 def _fits(events, capacity, settings):

@@ -77,7 +77,9 @@ class LatentAttention(nn.Module):
         self.kv_a_proj_with_mqa, self.kv_b_proj = make_linear("kv_a_proj_with_mqa"), make_linear("kv_b_proj")
         self.kv_a_layernorm = RMSNorm(arch.kv_lora_rank, LATENT_EPS, **like)
         self.o_proj = make_linear("o_proj")
-        self.indexer = Indexer(arch, index, make_linear, **like) if arch.indexed else None
+        self.indexer, self.hands_on = None, arch.hands_on_index(index)
+        if arch.indexed and not arch.shares_index(index):
+            self.indexer = Indexer(arch, index, make_linear, **like)
 
     def forward(self, x: torch.Tensor, step: Step) -> torch.Tensor:
         """(batch, seq_len, hidden_size), from the same shape."""
@@ -117,16 +119,18 @@ class LatentAttention(nn.Module):
     def queries(self, x: torch.Tensor, step: Step) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(batch, seq_len, heads, qk_head_dim), the last `qk_rope_head_dim` of each rotated in place.
 
-        And the bias with which an indexer hides the keys that it did not choose, or None.
+        And the bias that hides the keys which an indexer, this layer's or an earlier one's, did not choose, or None.
         """
-        bias = None
+        bias = step.chosen.pop() if step.chosen else None
         if hasattr(self, "q_proj"):
             q = self.q_proj(x)
         else:
             latent = self.q_a_layernorm(self.q_a_proj(x))
-            bias = None if self.indexer is None else self.indexer(x, latent, step)
+            bias = bias if self.indexer is None else self.indexer(x, latent, step)
             q = self.q_b_proj(latent)
             del latent
+        if self.hands_on:
+            step.chosen.append(bias)
         q = split_heads(q, self.head_dim)
         q[..., self.plain :].copy_(rotate(q[..., self.plain :], step.cos, step.sin, self.interleave))
         return q, bias

@@ -208,7 +208,10 @@ def build_model(
     arch, device, seed = Architecture.of(arch), check_device(device), whole_number("seed", seed, 0, "a seed")
     work = Workload(weights=weights, activations=activations, modules_to_not_convert=modules_to_not_convert)
     like = {"dtype": TORCH_DTYPES[work.activations], "device": "cpu" if device == "fake" else device}
-    arch.check_own_indexers()
+    if mtp and arch.shares_index(arch.num_hidden_layers - 1):
+        raise ValueError(
+            f"mtp=True builds modules like the last layer of {arch.name}, which has no indexer; allowed: False"
+        )
     if device == "fake":
         arch = arch.scaled(rope_scaling=())  # scaled angles move no byte, and nobody reads them
     kind = FakeDecoder if device == "fake" else Decoder

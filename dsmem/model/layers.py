@@ -27,6 +27,7 @@ class Step:
     mask: True where a token may not look, (seq_len, key_len); eager attention has one, and an indexer.
     cache: the `KVCache` that holds the earlier tokens, or None.
     attention: "fused", "expanded" or "eager". absorbed: whether latent attention reads the cached latents as they are.
+    chosen: the bias of an indexer, between the layers that share it.
     """
 
     cos: torch.Tensor | None
@@ -35,6 +36,7 @@ class Step:
     cache: "KVCache | None" = None
     attention: str = "fused"
     absorbed: bool = False
+    chosen: list[torch.Tensor] = dataclasses.field(default_factory=list)
 
 
 class Linear(nn.Linear):

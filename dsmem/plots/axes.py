@@ -22,7 +22,7 @@ from matplotlib.transforms import ScaledTranslation
 from dsmem.plots import alt
 from dsmem.plots.limits import levels, uprights
 from dsmem.plots.style import STYLE
-from dsmem.units import format_bytes
+from dsmem.units import as_text, format_bytes
 
 __all__ = ["drawing", "finish", "keep", "uprights"]
 
@@ -51,6 +51,9 @@ def drawing(ax: Any, title: str | None, height: float = 3.8, unit: str = "bytes"
             _ = ax.plot([1, 2], [3, 4], label="mine")
     """
     # outside the context, whose end would undo the interactive mode that a notebook's pyplot switches on when it starts
+    title = title if title is None else as_text("title", title)
+    if not (ax is None or hasattr(ax, "set_prop_cycle")):
+        raise ValueError(f"ax={ax!r} is not a picture; it must be a Matplotlib Axes, or None for a new one")
     ax = _new_axes(height) if ax is None else ax
     with style.context(STYLE):
         ax.set_prop_cycle(None)  # the style's colours, also for an Axes that was made before

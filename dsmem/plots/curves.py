@@ -21,7 +21,9 @@ def plot_areas(
     Raises ValueError for bytes that are negative, not finite or of another shape.
     """
     x, places = shapes.sweep(x), limits.limits_of(capacity)
-    parts = {part: shapes.checked_bytes(part, values, x.shape) for part, values in parts.items()}
+    parts = {
+        part: shapes.checked_bytes(part, values, x.shape) for part, values in shapes.series("parts", parts).items()
+    }
     with axes.drawing(ax, title) as ax:
         top = shapes.areas(ax, x, parts)
         axes.number_axis(ax, xlabel, logx)
@@ -55,8 +57,8 @@ def plot_curves(
     (True, ('cache', 1024, 58720256))
     """
     x, places = shapes.sweep(x), limits.limits_of(capacity)
-    curves = {name: _curve(name, x, values, logx) for name, values in curves.items()}
-    points = {name: shapes.points(name, *pair) for name, pair in (measured or {}).items()}
+    curves = {name: _curve(name, x, values, logx) for name, values in shapes.series("curves", curves).items()}
+    points = {name: shapes.points(name, *pair) for name, pair in shapes.series("measured", measured).items()}
     looks = line_looks([*curves, *points])
     with axes.drawing(ax, title) as ax:
         for name, pair in curves.items():
@@ -75,12 +77,18 @@ def plot_seconds(
 
     curves: {label: seconds, an array like x or one number}. measured: {label: (x, seconds)}; it takes the colour of the
     curve of its name. xlabel: what x counts. title: above the picture.
+    Raises ValueError for seconds that are negative, not finite or of another shape.
     """
-    x, looks = np.asarray(x), line_looks([*curves, *(measured or {})])
+    x, measured = shapes.sweep(x), shapes.series("measured", measured)
+    curves = {
+        name: shapes.checked_bytes(name, values, x.shape, "seconds")
+        for name, values in shapes.series("curves", curves).items()
+    }
+    looks = line_looks([*curves, *measured])
     with axes.drawing(ax, title, unit="seconds") as ax:
         for name, seconds in curves.items():
-            shapes.line(ax, name, x, np.broadcast_to(seconds, x.shape), **looks[name] | {"marker": ""})
-        for name, (at, seconds) in (measured or {}).items():
+            shapes.line(ax, name, x, seconds, **looks[name] | {"marker": ""})
+        for name, (at, seconds) in measured.items():
             shapes.line(ax, f"{name}, measured", np.atleast_1d(at), np.atleast_1d(seconds), **_markers(looks[name]))
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
@@ -99,7 +107,7 @@ def plot_throughput(predicted: Mapping, measured: Mapping, *, ax: Any = None, ti
 
     predicted, measured: {label: (batches, tokens a second)}, drawn as lines and as markers. title: above the picture.
     """
-    looks = line_looks([*predicted, *measured])
+    looks = line_looks([*shapes.series("predicted", predicted), *shapes.series("measured", measured)])
     with axes.drawing(ax, title or "Tokens a second against the batch", unit="times the first batch") as ax:
         for series, how in ((predicted, lambda look: look | {"marker": ""}), (measured, _markers)):
             for label, (batches, rates) in series.items():
@@ -120,7 +128,7 @@ def plot_rises(
     curves: {label: (tokens kept, %)}, lines with markers. marks: {label: tokens}, dashed upright lines.
     xlabel: what is counted to the right. title: above the picture.
     """
-    looks = line_looks(curves)
+    looks = line_looks(shapes.series("curves", curves))
     with axes.drawing(ax, title, unit="% more perplexity") as ax:
         for name, (kept, rises) in curves.items():
             shapes.line(ax, name, kept, np.asarray(rises, dtype=float), **looks[name] | {"markeredgecolor": INK})

@@ -17,6 +17,7 @@ from matplotlib.ticker import FixedLocator
 from dsmem.plots.alt import figure_text
 from dsmem.plots.axes import finish, title_of
 from dsmem.plots.style import STYLE
+from dsmem.units import as_text
 
 PAPER = {"font.size": 8, "axes.titlesize": 8, "legend.fontsize": 8, "legend.handlelength": 1.8}
 WIDTHS = {"column": 3.5, "full": 7.16}  # inches
@@ -51,7 +52,8 @@ def save_report(
     width has no room for.
     """
     fig, inches = _figure(ax), _inches(width)
-    if not set(formats) <= {"pdf", "svg", "png"}:
+    _check_words(name, parameters, labels, caption)
+    if not isinstance(formats, tuple | list) or not set(formats) <= {"pdf", "svg", "png"}:
         raise ValueError(f"formats must be among 'pdf', 'svg' and 'png', got {formats!r}.")
     _check_room(fig, width, inches)
     paths = [Path(folder) / f"{name}.{kind}" for kind in (*formats, "csv")]
@@ -80,9 +82,20 @@ def _figure(ax):
 
 def _inches(width):
     inches = WIDTHS.get(width) if isinstance(width, str) else width
-    if not isinstance(inches, Real) or not 0 < inches < np.inf:
+    if isinstance(inches, bool) or not isinstance(inches, Real) or not 0 < inches < np.inf:
         raise ValueError(f"width must be 'column', 'full' or a positive number of inches, got {width!r}.")
     return inches
+
+
+def _check_words(name, parameters, labels, caption):
+    if not as_text("name", name).strip():
+        raise ValueError(f"name={name!r} is empty; it must be that of the files, without an ending")
+    for argument, given in (("parameters", parameters), ("labels", labels)):
+        if not isinstance(given, Mapping | None):
+            raise ValueError(f"{argument}={given!r} is not a table of words; it must be a dict or None")
+    for argument, given in (("caption", caption), *(labels or {}).items()):
+        if given is not None:
+            as_text(argument, given)
 
 
 def _check_room(fig, width, inches):

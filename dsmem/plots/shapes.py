@@ -19,17 +19,24 @@ SMALL = 0.015  # of the widest bar: what is thinner cannot be told from its neig
 def sweep(x: Any) -> np.ndarray:
     """`x` as an array of one dimension; ValueError for anything else, or for no numbers."""
     x = np.asarray(x)
-    if x.ndim != 1 or not x.size:
+    if x.ndim != 1 or not x.size or x.dtype.kind not in "iuf" or not np.all(np.isfinite(x)):
         raise ValueError(f"x must be a sequence of at least one number, got {x!r}.")
     return x
 
 
-def checked_bytes(name: str, values: Any, shape: tuple) -> np.ndarray:
-    """`values` as an array of the given shape, refused when negative or not finite."""
+def series(argument: str, values: Any) -> Mapping:
+    """`values` if they are named, {label: values}; ValueError if not, and none at all for None."""
+    if not isinstance(values, Mapping | None):
+        raise ValueError(f"{argument}={values!r} has no names; it must be {{label: values}}")
+    return values or {}
+
+
+def checked_bytes(name: str, values: Any, shape: tuple, what: str = "bytes") -> np.ndarray:
+    """`values` as an array of the given shape, refused when negative or not finite. what: they are, for the refusal."""
     values = np.asarray(values)
     numeric = values.dtype.kind in "biuf"
     if not numeric or values.shape not in ((), shape) or not np.all(np.isfinite(values)) or np.any(values < 0):
-        raise ValueError(f"{name} must be bytes, finite and not negative, of shape {shape}, got {values!r}.")
+        raise ValueError(f"{name} must be {what}, finite and not negative, of shape {shape}, got {values!r}.")
     return np.broadcast_to(values, shape)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from dsmem import formulas
 from dsmem.config.architecture import Architecture
 from dsmem.memory.replay import replay
+from dsmem.units import finite, whole_number
 
 if TYPE_CHECKING:
     from dsmem.memory.ledger import Ledger
@@ -88,10 +89,11 @@ def request_mix(
     >>> int(request_mix(4, longest=50).lengths.max())
     50
     """
-    for name, value in (("count", count), ("prompt", prompt), ("output", output), ("longest", longest - 1)):
-        if not isinstance(value, int) or value < 1:
-            least = "2" if name == "longest" else "1"
-            raise ValueError(f"{name}={value + (name == 'longest')!r} must be a whole number of at least {least}")
+    for name, value in (("count", count), ("prompt", prompt), ("output", output), ("longest", longest)):
+        whole_number(name, value, least=2 if name == "longest" else 1)
+    whole_number("seed", seed, 0, "a seed")
+    if finite("sigma", sigma, "a standard deviation") < 0:
+        raise ValueError(f"sigma={sigma!r} is not a standard deviation; it must be at least 0")
     generator = np.random.default_rng(seed)
     drawn = generator.lognormal(np.log([[prompt], [output]]), sigma, (2, count))
     prompts = np.clip(np.round(drawn[0]), 1, longest - 1).astype(np.int64)
@@ -120,7 +122,7 @@ def bucketed_tokens(lengths: Sequence[int], batch: int) -> int:
     >>> bucketed_tokens([3, 10, 4, 9], batch=2)
     28
     """
-    return padded_tokens(np.sort(lengths), batch)
+    return padded_tokens(np.sort(_lengths(lengths)), batch)
 
 
 def packed_tokens(lengths: Sequence[int]) -> int:
@@ -129,15 +131,18 @@ def packed_tokens(lengths: Sequence[int]) -> int:
     >>> packed_tokens([3, 10, 4, 9])
     26
     """
-    return int(np.sum(lengths))
+    return int(np.sum(_lengths(lengths)))
+
+
+def _lengths(lengths):
+    found = np.asarray([*lengths] if isinstance(lengths, Iterable) else lengths)
+    if found.ndim != 1 or found.dtype.kind not in "iu" or not found.size or found.min() < 1:
+        raise ValueError(f"lengths={lengths!r} must be whole numbers of at least 1, one for each sequence")
+    return found
 
 
 def _groups(lengths, batch):
-    lengths = np.asarray(lengths)
-    if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or not lengths.size or lengths.min() < 1:
-        raise ValueError(f"lengths={lengths.tolist()!r} must be whole numbers of at least 1, one for each sequence")
-    if not isinstance(batch, int) or batch < 1:
-        raise ValueError(f"batch={batch!r} is not a count; it must be a whole number of at least 1")
+    lengths, batch = _lengths(lengths), whole_number("batch", batch)
     return [lengths[start : start + batch] for start in range(0, len(lengths), batch)]
 
 
@@ -168,9 +173,8 @@ def serve(
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout={layout!r} is unknown; allowed: {', '.join(LAYOUTS)}")
-    for name, value in (("layers", layers), ("token_bytes", token_bytes), ("page", page)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r} is not a count; it must be a whole number of at least 1")
+    for name, value in (("layers", layers), ("token_bytes", token_bytes), ("page", page), ("longest", longest)):
+        whole_number(name, value)
     if requests.lengths.max() > longest:
         raise ValueError(f"longest={longest} is too short; a request of {requests.lengths.max()} tokens must fit")
     order = _groups(np.arange(1, len(requests.prompts) + 1), batch)
@@ -236,6 +240,8 @@ def grow_cache(arch: Any, batch: int, prompt: int, steps: int) -> "Ledger":
     from dsmem.memory.ledger import Ledger
 
     arch = Architecture.of(arch)
+    for name, value in (("batch", batch), ("prompt", prompt), ("steps", steps)):
+        whole_number(name, value)
     shape = batch, arch.num_key_value_heads, prompt, arch.head_dim
     with FakeTensorMode(), Ledger() as ledger:
         cache = [torch.empty(shape, dtype=torch.float16) for _ in range(2 * arch.num_hidden_layers)]
@@ -258,9 +264,10 @@ def prompt_events(
 
     from dsmem.memory.ledger import Ledger
 
-    caches = deque(maxlen=keep)
+    prompts, room = _lengths(prompts).tolist(), whole_number("room", room, least=0)
+    caches = deque(maxlen=whole_number("keep", keep))
     with torch.no_grad(), Ledger(model) as ledger:
-        for length in map(int, prompts):
+        for length in prompts:
             caches.append(model.new_cache(1, length + room))
             model(torch.zeros(1, length, dtype=torch.long), cache=caches[-1], logits=logits)
     held = [(record, sign) for record, sign in ledger.events if record.category not in ("weight", "buffer")]

@@ -119,7 +119,8 @@ def test_every_instant_is_what_the_ledger_holds_there(phase, attention):
     @given(any_architectures(), workloads(phase, attention))
     @settings(max_examples=25)
     def check(arch, work):
-        arch = arch.scaled(num_hidden_layers=min(arch.num_hidden_layers, 2))  # a dense layer and one with experts
+        # a dense layer and one with experts, each with an indexer where there are any
+        arch = arch.scaled(num_hidden_layers=min(arch.num_hidden_layers, 2), indexer_types=())
         if arch.latent:
             work = work.changed(kv_cache=None)  # or rows are encoded and read back, which has no fixed place
         run = dsmem.measure(arch, work)
@@ -135,6 +136,7 @@ def test_every_linear_layer_peaks_where_the_footprint_says(scheme):
     @given(passes(scheme, cache="static"))
     @settings(max_examples=20)
     def check(case):
+        case = case[0].scaled(indexer_types=()), case[1]
         run = dsmem.measure(*case)
         most, totals = {}, run.footprint.totals
         live = run.ledger.timeline().live_bytes

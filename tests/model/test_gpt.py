@@ -52,6 +52,14 @@ def test_a_variant_that_is_not_run_is_refused_by_name(family, change, words, ref
     refuses(lambda: Architecture.from_config(GPT[family] | change), *words)
 
 
+def test_opt_350m_runs_in_transformers_code():
+    sizes = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "vocab_size": 50_272}
+    kind = {"ffn_dim": 4096, "word_embed_proj_dim": 512, "do_layer_norm_before": False}
+    run = dsmem.measure({"model_type": "opt"} | sizes | kind, seq_len=128, weights="fp16")
+    assert run.code == "transformers" and run.footprint is None
+    assert run.ledger.by_category()["weight"] == 2 * 331_196_416  # as the hub counts
+
+
 @each_gpt
 @pytest.mark.parametrize("attention", ["fused", "eager"])
 @torch.no_grad()

@@ -14,6 +14,7 @@ from dsmem.plots.explorers import explore_cache
 
 NAMES = ("deepseek-r1", "qwen2.5-72b", "llama-2-7b")
 ARCHS = [dsmem.Architecture.from_config(name) for name in NAMES]
+CHOOSING = ARCHS[0].scaled(index_n_heads=64, index_head_dim=128, index_topk=2048)  # as DeepSeek-V3.2
 
 
 def axes():
@@ -22,12 +23,12 @@ def axes():
 
 @pytest.mark.parametrize("kv_cache", FORMATS)
 @pytest.mark.parametrize("mla_cache", ["latent", "expanded"])
-@pytest.mark.parametrize("arch", ARCHS, ids=NAMES)
+@pytest.mark.parametrize("arch", [*ARCHS, CHOOSING], ids=[*NAMES, "deepseek-v3.2"])
 def test_the_first_bar_is_the_cache_in_the_footprint(arch, mla_cache, kv_cache):
     ax = plot_cache(arch, batch=3, seq_len=100, kv_cache=kv_cache, mla_cache=mla_cache, ax=axes())
     work = dsmem.Workload(3, 100, weights="bf16", kv_cache=kv_cache, mla_cache=mla_cache)
     parts = dsmem.inference_footprint(arch, work).parts
-    held = sum(parts.get(part, 0) for part in ("kv_cache", "latent_cache", "cache_scales"))
+    held = sum(parts.get(part, 0) for part in ("kv_cache", "latent_cache", "indexer_cache", "cache_scales"))
     assert ax.dsmem_data[0][2] == held
     assert sum(bars[0].get_width() for bars in ax.containers) == held
 

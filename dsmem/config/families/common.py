@@ -10,6 +10,10 @@ MOST_LAYERS = 10_000
 STRETCHED = ("linear", "dynamic", "yarn", "llama3")  # scalings that a factor says the strength of
 
 
+class UnknownFamily(ValueError):
+    """A `model_type`, or a kind of it, that is not known as formulas; transformers' own code may still run it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     """How one `model_type` is read.

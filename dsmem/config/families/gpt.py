@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dsmem.config.families.common import Family, layer_count
+from dsmem.config.families.common import Family, UnknownFamily, layer_count
 from dsmem.config.keys import Keys
 
 ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu", "relu")
@@ -25,13 +25,22 @@ def block(keys: Keys) -> dict[str, Any]:
     }
 
 
+def _plain(keys, name, usual):
+    """Refuse a kind of the family that is not read here, and that transformers' code may still run."""
+    if (value := keys.get(name, usual)) not in (usual, None):
+        raise UnknownFamily(
+            f"{name}={value!r} is not read in {keys.family}; allowed: {usual!r} (dsmem.measure runs others in "
+            "transformers' code, where that is installed)"
+        )
+
+
 def _biases(has_them):
     return dict.fromkeys(("qkv_bias", "o_bias", "mlp_bias"), has_them)
 
 
 def _gpt2(keys):
-    keys.only("add_cross_attention", False)
-    keys.only("reorder_and_upcast_attn", False)  # its scores would be float32
+    _plain(keys, "add_cross_attention", False)
+    _plain(keys, "reorder_and_upcast_attn", False)  # its scores would be float32
     sizes = block(keys)
     return sizes | {
         "intermediate_size": keys.maybe_whole("n_inner") or 4 * sizes["hidden_size"],
@@ -46,10 +55,10 @@ def _gpt2(keys):
 
 def _opt(keys):
     sizes = block(keys)
-    keys.only("word_embed_proj_dim", sizes["hidden_size"])
-    keys.only("do_layer_norm_before", True)
-    keys.only("_remove_final_layer_norm", False)
-    keys.only("layer_norm_elementwise_affine", True)
+    _plain(keys, "word_embed_proj_dim", sizes["hidden_size"])  # opt-350m has another
+    _plain(keys, "do_layer_norm_before", True)
+    _plain(keys, "_remove_final_layer_norm", False)
+    _plain(keys, "layer_norm_elementwise_affine", True)
     return sizes | {
         "intermediate_size": keys.whole("ffn_dim"),
         "hidden_act": keys.choice("activation_function", ACTIVATIONS, "relu"),

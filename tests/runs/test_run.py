@@ -18,7 +18,7 @@ CLEARED = ["collect", "clear workspaces", "empty_cache"]
 
 
 class StandIn:
-    """A GPU's functions that note their calls; a matrix product of 64 x 64 keeps a workspace, one with a bias another."""
+    """A GPU's functions that note their calls; a product of 64 x 64 keeps a workspace, one with a bias another."""
 
     def __init__(self, monkeypatch, workspace=WORKSPACE, lt=0):
         self.calls, self.allocated, self.keeps = [], 1000, {"product": workspace, "product with a bias": lt}

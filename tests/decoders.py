@@ -123,6 +123,7 @@ DENSE_SIZES = {
     "max_position_embeddings": 64,
     "rms_norm_eps": 1e-5,
 }
+IDS = {"pad_token_id": 0, "eos_token_id": 2}  # Phi-3's own are beyond a small vocabulary
 DENSE_CONFIGS = {
     "llama": {"model_type": "llama"},
     "llama with biases": {"model_type": "llama", "attention_bias": True, "mlp_bias": True},
@@ -131,6 +132,8 @@ DENSE_CONFIGS = {
     "llama, tied, another base": {"model_type": "llama", "tie_word_embeddings": True, "rope_theta": 500_000.0},
     "mistral": {"model_type": "mistral", "head_dim": 12, "sliding_window": None},
     "mistral that slides": {"model_type": "mistral", "head_dim": 12, "sliding_window": 4},
+    "phi3": {"model_type": "phi3", **IDS},
+    "phi3, rotated in part": {"model_type": "phi3", "num_key_value_heads": 6, "partial_rotary_factor": 0.5, **IDS},
     "qwen2": {"model_type": "qwen2"},
     "qwen2, its upper layers slide": {
         "model_type": "qwen2",

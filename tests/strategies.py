@@ -21,6 +21,7 @@ def architectures(draw, hidden=2048, intermediate=8192, vocab=50_000, head_dim=1
     kv_heads, groups, layers = draw(st.integers(1, 4)), draw(st.integers(1, 8)), draw(st.integers(1, 3))
     half = draw(st.integers(1, head_dim // 2))
     kinds = st.lists(st.sampled_from(KINDS), min_size=layers, max_size=layers).map(tuple)
+    qk_norm = draw(BOOLEANS)
     return dsmem.Architecture(
         name="random",
         model_type="llama",
@@ -35,9 +36,11 @@ def architectures(draw, hidden=2048, intermediate=8192, vocab=50_000, head_dim=1
         qkv_bias=draw(BOOLEANS),
         o_bias=draw(BOOLEANS),
         mlp_bias=draw(BOOLEANS),
-        qk_norm=draw(BOOLEANS),
+        qk_norm=qk_norm,
         qk_norm_type=draw(st.sampled_from(("per_head", "per_layer"))),
         rotary_dim=draw(st.none() | st.just(2 * draw(st.integers(1, half)))),
+        joined_qkv=not qk_norm and draw(BOOLEANS),
+        joined_gate_up=draw(BOOLEANS),
         sliding_window=draw(st.none() | st.integers(2, 40) | st.integers(2, 600)),
         layer_types=draw(st.just(()) | kinds),
     )
@@ -58,6 +61,7 @@ def latent_architectures(draw, hidden=512, rank=64, head_dim=64, **widths):
         head_dim=2 * rope,
         rotary_dim=None,
         qk_norm=False,
+        joined_qkv=False,
         sliding_window=None,
         q_lora_rank=draw(st.none() | st.integers(1, rank)),
         kv_lora_rank=draw(st.integers(1, rank)),
@@ -115,6 +119,7 @@ def gpt_architectures(draw, **widths):
         learned_positions=draw(st.integers(1024, 1100)),
         position_offset=draw(st.sampled_from((0, 2))),
         joined_qkv=draw(BOOLEANS),
+        joined_gate_up=False,
         hidden_act=draw(st.sampled_from(("gelu_new", "relu"))),
         scale_attn_weights=draw(BOOLEANS),
         scale_attn_by_inverse_layer_idx=draw(BOOLEANS),

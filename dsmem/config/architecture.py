@@ -27,7 +27,7 @@ class Architecture(Shapes):
     tokens alone; it is () where all do. With
     `layer_norm_epsilon` the layers are GPT blocks: LayerNorms with a bias, an MLP without a gate, and a table of
     `learned_positions`, whose first `position_offset` rows no token reads; `joined_qkv` says whether one matrix makes
-    queries, keys and values.
+    queries, keys and values, and `joined_gate_up` whether one makes gate and up.
     `head` stands on the decoder: "lm_head", "score" (a number for each of `num_labels` labels) or "none". `apart` names
     what the config holds beside the language model (`vision_config`): none of it is counted here. Build one with
     `Architecture.from_config`.
@@ -83,6 +83,7 @@ class Architecture(Shapes):
     learned_positions: int = 0
     position_offset: int = 0
     joined_qkv: bool = False
+    joined_gate_up: bool = False
     scale_attn_weights: bool = True
     scale_attn_by_inverse_layer_idx: bool = False
     head: str = "lm_head"
@@ -112,6 +113,8 @@ class Architecture(Shapes):
         one_of("qk_norm_type", self.qk_norm_type, ("per_head", "per_layer"), "a norm of queries and keys")
         if self.rotary_dim is not None:
             self._check_rotary()
+        if self.joined_qkv and (self.latent or self.qk_norm):
+            raise ValueError("joined_qkv=True is not known beside kv_lora_rank or qk_norm; it must be False there")
         if self.latent:
             self._check_latent()
         if self.indexed:
@@ -283,3 +286,4 @@ _COUNTS = (
     "position_offset",
 )
 _GPT_BLOCK = {"kv_lora_rank": None, "n_routed_experts": 0, "qk_norm": False, "sliding_window": None}
+_GPT_BLOCK |= {"joined_gate_up": False}

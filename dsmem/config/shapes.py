@@ -232,7 +232,10 @@ class Shapes(IndexerShapes, WindowShapes):
         hidden, width = self.hidden_size, self.intermediate_size
         if self.gpt_block:
             return {"up_proj": (hidden, width, self.mlp_bias), "down_proj": (width, hidden, self.mlp_bias)}
-        return _swiglu("", hidden, width, self.mlp_bias)
+        found = _swiglu("", hidden, width, self.mlp_bias)
+        if not self.joined_gate_up:
+            return found
+        return {"gate_up_proj": (hidden, 2 * width, self.mlp_bias), "down_proj": found["down_proj"]}
 
     def shared_linears(self) -> dict[str, tuple[int, int, bool]]:
         """The linear layers of the experts that every token passes through: one MLP as wide as all of them."""

@@ -17,7 +17,7 @@ EXPERTS = ("experts.gate_up_proj", "experts.down_proj")
 SHARED = tuple(f"shared_experts.{name}" for name in _SWIGLU)
 LINEARS = (
     *("q_proj", "k_proj", "v_proj", "qkv_proj", *LATENT_LINEARS, "o_proj", *INDEXER),
-    *(*_SWIGLU, *SHARED, *EXPERTS, "lm_head"),
+    *("gate_up_proj", *_SWIGLU, *SHARED, *EXPERTS, "lm_head"),
 )
 CACHE_FORMATS = (*FLOATS, "fp8", "int8")
 STORED_CACHES = ("q8_0", "q4_0", "fp8_ds_mla")  # of llama.cpp and FlashMLA: their size is known, no pass is modelled

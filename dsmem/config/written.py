@@ -16,6 +16,8 @@ _OURS = (
     "qk_norm",
     "qk_norm_type",
     "rotary_dim",
+    "joined_qkv",
+    "joined_gate_up",
     "rope_scaling",
     "head",
     "num_labels",
@@ -120,6 +122,12 @@ def _minimax_m2(arch):
     return _mixtral(arch) | {"rotary_dim": arch.rotary_dim}
 
 
+def _phi3(arch):
+    partial = arch.rotated_dim / arch.head_dim
+    # its own padding token is beyond a vocabulary that was made smaller
+    return _mistral(arch) | {"partial_rotary_factor": partial, "pad_token_id": None}
+
+
 def _glm4_moe(arch):
     partial = arch.rotated_dim / arch.head_dim
     return _dense(arch) | {"use_qk_norm": arch.qk_norm, "partial_rotary_factor": partial}
@@ -141,6 +149,7 @@ _FAMILY_KEYS = {
     "mistral": _mistral,
     "mixtral": _mixtral,
     "minimax_m2": _minimax_m2,
+    "phi3": _phi3,
     "glm4_moe": _glm4_moe,
     "qwen2": _windowed,
     "qwen2_moe": _windowed,

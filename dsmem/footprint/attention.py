@@ -46,6 +46,38 @@ def heads_out(p):
 
 def grouped(p):
     """`attention.Attention.mix`."""
+    heads = p.arch.num_attention_heads
+    query = p.new(formulas.query_bytes, heads, p.arch.head_dim)
+    if p.arch.joined_qkv:
+        joined(p)
+    else:
+        apart(p)
+    # the one tensor lives as long as a part of it does, and queries that are rotated in part are such a part
+    whole = ("query_key_value",) if p.arch.rotary_dim is None else ()
+    if p.work.cache != "none":
+        cache.update(p, "key", "value", *whole)
+    if p.work.attention == "eager" or (p.work.attention == "expanded" and heads > p.arch.num_key_value_heads):
+        widen(p)
+        p.drop(*whole)
+    if p.work.attention == "eager":
+        eager(p)
+    else:
+        p.instant("attention", attention_out=query, logsumexp=logsumexp(p))
+
+
+def joined(p):
+    """Queries, keys and values as parts of one tensor; rotated whole, queries and keys become tensors of their own."""
+    heads, kv_heads, width = p.arch.num_attention_heads, p.arch.num_key_value_heads, p.arch.head_dim
+    p.linear("qkv_proj", "query_key_value")
+    if p.arch.rotary_dim is None:
+        p.make("rotate", query=p.new(formulas.query_bytes, heads, width))
+        p.make("rotate_key", key=p.new(formulas.key_bytes, kv_heads, width))
+    else:
+        p.instant("rotate", query_rotated=p.new(formulas.query_bytes, heads, p.arch.rotary_dim))
+
+
+def apart(p):
+    """Queries, keys and values, each made by a matrix of its own."""
     for name, part in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")):
         p.linear(name, part)
     query, heads = p.alive["query"], p.arch.num_attention_heads
@@ -54,14 +86,6 @@ def grouped(p):
         inverse_rms = formulas.inverse_rms_bytes(p.work.batch, p.work.new_tokens, norms)
         p.instant("q_norm", query_normed=query, inverse_rms=inverse_rms)
     p.instant("rotate", query_rotated=p.new(formulas.query_bytes, heads, p.arch.rotated_dim))
-    if p.work.cache != "none":
-        cache.update(p, "key", "value")
-    if p.work.attention == "eager" or (p.work.attention == "expanded" and heads > p.arch.num_key_value_heads):
-        widen(p)
-    if p.work.attention == "eager":
-        eager(p)
-    else:
-        p.instant("attention", attention_out=query, logsumexp=logsumexp(p))
 
 
 def latent(p):

@@ -90,6 +90,11 @@ def _check(arch, mix):
             f"mix={mix!r} puts {ROW_BLOCKS[mix]} numbers of a row into a block, which rows of {odd} in {arch.name} do "
             f"not fill; allowed there: {', '.join(whole)}"
         )
+    if mix == "q4_k_m" and arch.joined_qkv:
+        raise ValueError(
+            f"mix={mix!r} of {arch.name} is not known, for llama.cpp mixes joined queries, keys and values by other "
+            "rules; allowed there: f32, f16, bf16, q8_0"
+        )
     if mix == "q4_k_m" and (arch.num_hidden_layers == 80 or arch.n_routed_experts == 8):
         raise ValueError(
             f"mix={mix!r} of {arch.name} is not known, for llama.cpp mixes 80 layers, and 8 experts, by other rules; "

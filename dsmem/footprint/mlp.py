@@ -40,6 +40,8 @@ def shared_gate(p):
 
 def swiglu(p, out, prefix=""):
     """`layers.MLP.forward`, of a dense layer or of the shared experts; its output is the part `out`."""
+    if p.arch.joined_gate_up and not prefix:
+        return joined_swiglu(p, out)
     p.linear(f"{prefix}gate_proj", "gate")
     wide = p.alive["gate"]
     p.instant(f"{prefix}silu", gate_activated=wide)
@@ -49,6 +51,18 @@ def swiglu(p, out, prefix=""):
     p.drop("gate_activated", "up")
     p.alive |= {"gated": wide}
     p.linear(f"{prefix}down_proj", out)
+    p.drop("gated")
+
+
+def joined_swiglu(p, out):
+    """`layers.JoinedMLP.forward`: gate and up are parts of one tensor."""
+    wide = p.new(formulas.hidden_state_bytes, p.arch.intermediate_size)
+    p.linear("gate_up_proj", "gate_up")
+    p.instant("silu", gate_activated=wide)
+    p.instant("gate_times_up", gate_activated=wide, gated=wide)
+    p.drop("gate_up")
+    p.alive |= {"gated": wide}
+    p.linear("down_proj", out)
     p.drop("gated")
 
 

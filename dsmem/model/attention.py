@@ -27,8 +27,9 @@ class Attention(nn.Module):
         super().__init__()
         self.index, self.head_dim, self.groups = index, arch.head_dim, arch.query_width // arch.kv_width
         self.window = arch.sliding_window if arch.slides(index) else None
-        self.q_proj, self.k_proj = make_linear("q_proj"), make_linear("k_proj")
-        self.v_proj, self.o_proj = make_linear("v_proj"), make_linear("o_proj")
+        for name in arch.attention_linears():
+            self.add_module(name, make_linear(name))
+        self.widths = (arch.query_width, arch.kv_width, arch.kv_width)
         self.q_norm, self.k_norm = nn.Identity(), nn.Identity()
         for name, width in arch.norms().items():
             setattr(self, name, RMSNorm(width, arch.rms_norm_eps, **like))
@@ -40,7 +41,7 @@ class Attention(nn.Module):
 
     def mix(self, x: torch.Tensor, step: Step) -> torch.Tensor:
         """What goes into `o_proj`: (batch, seq_len, heads * head_dim). Queries, keys and values die on return."""
-        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        q, k, v = self.projected(x)
         q = self.by_head(q, self.q_norm)
         k = self.by_head(k, self.k_norm)
         v = split_heads(v, self.head_dim)
@@ -55,6 +56,12 @@ class Attention(nn.Module):
             q = repeat_heads(q, 1)
             return eager_attention(q, k, v, step.mask if self.window is None else step.window_mask)
         return operators.attention(q, k, v, causal=q.shape[1] > 1, window=self.window)[0].flatten(2)
+
+    def projected(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys and values, (batch, seq_len, width) each; parts of one tensor where one matrix makes them."""
+        if hasattr(self, "qkv_proj"):
+            return self.qkv_proj(x).split(self.widths, dim=-1)
+        return self.q_proj(x), self.k_proj(x), self.v_proj(x)
 
     def by_head(self, x: torch.Tensor, norm: nn.Module) -> torch.Tensor:
         """Queries or keys (batch, seq_len, heads, head_dim), normed each by itself or all heads at once."""

@@ -23,7 +23,7 @@ from dsmem.model.cache import KVCache
 from dsmem.model.devices import ATTENTION, TORCH_DTYPES, attention_for, check_device
 from dsmem.model.experts import ExpertStack, MoE, Router
 from dsmem.model.gpt import GPTBlock, LearnedPositions
-from dsmem.model.layers import MLP, Embedding, LayerNorm, Linear, RMSNorm, Step, future_mask, rope_frequencies
+from dsmem.model.layers import Embedding, LayerNorm, Linear, RMSNorm, Step, dense_mlp, future_mask, rope_frequencies
 from dsmem.model.mtp import FurtherToken
 from dsmem.model.quantize import LAYERS, QuantizedLinear, QuantizedStack
 from dsmem.units import format_name, one_of, whole_number
@@ -42,7 +42,8 @@ class Layer(nn.Module):
         self.input_layernorm = RMSNorm(arch.hidden_size, arch.rms_norm_eps, **like)
         self.self_attn = (LatentAttention if arch.latent else Attention)(arch, index, make_linear, **like)
         self.post_attention_layernorm = RMSNorm(arch.hidden_size, arch.rms_norm_eps, **like)
-        self.mlp = MoE(arch, make_linear, make_stack, **like) if arch.has_experts(index) else MLP(make_linear)
+        mixture = arch.has_experts(index)
+        self.mlp = MoE(arch, make_linear, make_stack, **like) if mixture else dense_mlp(arch, make_linear)
 
     def forward(self, h: torch.Tensor, step: Step) -> torch.Tensor:
         """The residual stream (batch, seq_len, hidden_size) after this layer."""

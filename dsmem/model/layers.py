@@ -110,6 +110,28 @@ class MLP(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
+class JoinedMLP(nn.Module):
+    """The same with gate and up from one matrix, as Phi-3 has them. make_linear: as in `MLP`."""
+
+    def __init__(self, make_linear: Callable):
+        super().__init__()
+        self.gate_up_proj, self.down_proj = make_linear("gate_up_proj"), make_linear("down_proj")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, seq_len, hidden_size), from the same shape."""
+        return self.down_proj(self.inner(x))
+
+    def inner(self, x: torch.Tensor) -> torch.Tensor:
+        """What goes into `down_proj`, (batch, seq_len, intermediate_size); gate and up die on return."""
+        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        return F.silu(gate) * up
+
+
+def dense_mlp(arch: "Architecture", make_linear: Callable) -> nn.Module:
+    """The MLP of a dense layer of `arch`. make_linear: as in `MLP`."""
+    return JoinedMLP(make_linear) if arch.joined_gate_up else MLP(make_linear)
+
+
 def rope_frequencies(arch: "Architecture", device: torch.device | str) -> torch.Tensor:
     """Angle per position of each pair of head dimensions: (rotated_dim / 2,), float32 (arXiv 2104.09864, section 3.2).
 

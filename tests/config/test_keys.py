@@ -28,6 +28,7 @@ CONFIGS = {
     "mistral": SMALL | {"head_dim": 16},
     "qwen2": SMALL | {"tie_word_embeddings": True},
     "qwen3": SMALL | {"head_dim": 32},
+    "phi3": SMALL | {"partial_rotary_factor": 0.75, "num_key_value_heads": 2, "pad_token_id": 0},
     "mixtral": SMALL | {"num_experts_per_tok": 2, "num_local_experts": 8, "head_dim": 32},
     "minimax_m2": SMALL | {"num_experts_per_tok": 2, "num_local_experts": 8, "head_dim": 32, "rotary_dim": 16},
     "glm4_moe": SMALL | EXPERTS | {"n_routed_experts": 8, "num_nextn_predict_layers": 1, "use_qk_norm": True},

@@ -20,11 +20,12 @@ SWIGLU = {
     "gate_proj": ("gate_proj", None, 0),
     "silu": ("", "silu", 0),
     "up_proj": ("up_proj", None, 0),
+    "gate_up_proj": ("gate_up_proj", None, 0),
     "gate_times_up": ("", "mul", 0),
     "down_proj": ("down_proj", None, 0),
 }
 ATTENTION = {
-    **{name: (name, None, 0) for name in ("q_proj", "k_proj", "v_proj", "o_proj")},
+    **{name: (name, None, 0) for name in ("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj")},
     **{name: (name, None, 0) for name in ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj")},
     **{name: (name, "rms_norm", 1) for name in ("q_norm", "q_a_layernorm", "kv_a_layernorm")},
     "rotate": ("", "mul", 0),
@@ -104,6 +105,8 @@ def places(arch, work):
         return GPT | ends
     kind = LATENT_EAGER if work.attention == "eager" else LATENT_FUSED
     kind = (ABSORBED if work.absorbed(arch) else kind) if arch.latent else GROUPED
+    if arch.joined_qkv and arch.rotary_dim is None:
+        kind = kind | {"rotate_key": ("", "mul", 1)}
     found = {}
     for slide in (False, True):
         if layers := arch.layers_that(slide):

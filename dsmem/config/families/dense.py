@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dsmem.config.families.common import Family, decoder, windows
+from dsmem.config.families.common import Family, decoder, rotary_dim, windows
 from dsmem.config.keys import Keys
 
 
@@ -26,6 +26,11 @@ def qwen3(keys: Keys, all_slide: bool = False) -> dict[str, Any]:
     return decoder(keys) | {"qkv_bias": bias, "o_bias": bias, "qk_norm": True} | upper_windows(keys, all_slide)
 
 
+def _phi3(keys):
+    fields = decoder(keys) | windows(keys) | {"joined_qkv": True, "joined_gate_up": True}
+    return fields | {"rotary_dim": rotary_dim(keys, fields["head_dim"])}
+
+
 def upper_windows(keys: Keys, all_slide: bool = False) -> dict[str, Any]:
     """Qwen's windows: of the layers from max_window_layers on, where use_sliding_window switches them on.
 
@@ -38,6 +43,11 @@ def upper_windows(keys: Keys, all_slide: bool = False) -> dict[str, Any]:
 FAMILIES = {
     "llama": Family(_llama),
     "mistral": Family(_mistral, defaults={"num_key_value_heads": 8, "sliding_window": 4096}),
+    "phi3": Family(
+        _phi3,
+        defaults={"intermediate_size": 8192, "rms_norm_eps": 1e-5},
+        harmless=frozenset({"full_attn_mod", "interpolate_factor"}),  # of Phi-4-mini's own code
+    ),
     "qwen2": Family(_qwen2, defaults={"num_key_value_heads": 32, "sliding_window": 4096}),
     "qwen3": Family(qwen3, defaults={"num_key_value_heads": 32, "head_dim": 128, "sliding_window": 4096}),
 }

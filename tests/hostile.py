@@ -20,7 +20,7 @@ import torch
 import transformers
 from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
 
 import dsmem
 from dsmem.config.families import FAMILIES
@@ -53,7 +53,12 @@ PREFIXES = {
 LABELS = (None, 1, 5, "3", {"0": "a"}, {"0": "a", "1": "b", "2": "c"})
 SECONDS = 20
 # checks of transformers 5 between fields, of which one is not used or both stand for themselves
-STRICTER = ("not a multiple of the number of attention heads", "even rotary dimension", "layer_types")
+STRICTER = (
+    "not a multiple of the number of attention heads",
+    "even rotary dimension",
+    "layer_types",
+    "Field 'sliding_window'",
+)
 
 
 @functools.cache
@@ -177,9 +182,12 @@ def theirs(config):
     settings = CONFIG_MAPPING[family].from_dict(copy.deepcopy(config) | {"model_type": family})
     names = config.get("architectures") or []
     named = [getattr(transformers, name) for name in names if not name.endswith("ForCausalLM")]
+    inside = type(settings) not in MODEL_FOR_CAUSAL_LM_MAPPING  # of a whole, which has the head
+    kinds = MODEL_MAPPING if inside else MODEL_FOR_CAUSAL_LM_MAPPING
     with torch.device("meta"):
-        model = (named or [MODEL_FOR_CAUSAL_LM_MAPPING[type(settings)]])[0](settings)
-    return sum(parameter.numel() for parameter in model.parameters())
+        model = (named or [kinds[type(settings)]])[0](settings)
+    head = inside and not named and not getattr(settings, "tie_word_embeddings", False)
+    return sum(p.numel() for p in model.parameters()) + head * settings.vocab_size * settings.hidden_size
 
 
 def relevant(config, uncounted=()):
@@ -246,10 +254,10 @@ def _late(*_):
 RIGHT = ("counted", "refused", "uncounted")
 
 
-def main(count):
-    """Run `count` cases, print what is amiss, and say how many were counted and refused."""
+def main(count=3000, first=0):
+    """Run `count` cases, print what is amiss, and say how many were counted and refused. first: its seed."""
     verdicts = collections.Counter()
-    for seed in range(count):
+    for seed in range(first, first + count):
         kind, words, config, touched = verdict(seed)
         verdicts[kind] += 1
         if kind not in RIGHT:
@@ -260,4 +268,4 @@ def main(count):
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 3000) > 0)
+    sys.exit(main(*map(int, sys.argv[1:])) > 0)

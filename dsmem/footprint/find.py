@@ -162,7 +162,8 @@ def _widths(arch: Architecture) -> dict[str, int]:
     widths["queries of a layer"] = arch.query_width
     for name, (heads, width) in arch.cache_rows().items():
         widths[f"cached {name} of a layer"] = heads * width
-        widths[f"cached {name} of all layers"] = arch.layers_caching(name) * heads * width
+        if arch.sliding_window is None:  # else it grows by fewer layers the longer it is
+            widths[f"cached {name} of all layers"] = arch.layers_caching(name, False) * heads * width
     if arch.latent:
         widths["expanded keys of a layer"] = arch.kv_width
     if len(arch.expert_layers) < arch.num_hidden_layers:
@@ -194,19 +195,28 @@ def _roundest(low: int, high: int) -> int:
 
 
 def _scores(arch: Architecture, low: int, high: int) -> Iterator[Candidate]:
-    for element, bits in FORMATS.items():
-        for batch in (1, 2, 4, 8, 16, 32):
-            pair = batch * arch.num_attention_heads * bits / 8
-            least, most = math.ceil(math.sqrt(low / pair)), math.floor(math.sqrt(high / pair))
-            if bits > 8 and 1 <= least <= most:
-                seq_len = _roundest(least, most)
-                roundness = min((seq_len & -seq_len).bit_length() - 1, 8)
-                shape = f"{batch} × {arch.num_attention_heads} × {seq_len:,} × {seq_len:,}"
-                when = f"eager attention, prompts of {seq_len:,} tokens"
-                nbytes = int(seq_len**2 * pair)
-                yield Candidate(
-                    "attention scores", shape, element, nbytes, when, 4 + (8 - roundness) + batch.bit_length()
-                )
+    kinds = {"attention scores": (arch.num_attention_heads, "eager attention")}
+    if arch.indexed:  # in float32 everywhere
+        kinds |= {"indexer scores": (1, "an indexer"), "indexer scores by head": (arch.index_n_heads, "eager indexer")}
+    for what, (heads, who) in kinds.items():
+        for element, bits in FORMATS.items():
+            if bits > 8 and (bits == 32 or what == "attention scores"):
+                yield from _squares(what, heads, who, element, bits, low, high)
+
+
+def _squares(what, heads, who, element, bits, low, high):
+    """Scores of all pairs of a prompt's tokens, by each number of prompts."""
+    for batch in (1, 2, 4, 8, 16, 32):
+        pair = batch * heads * bits / 8
+        least, most = math.ceil(math.sqrt(low / pair)), math.floor(math.sqrt(high / pair))
+        if 1 <= least <= most:
+            seq_len = _roundest(least, most)
+            roundness = min((seq_len & -seq_len).bit_length() - 1, 8)
+            shape = f"{batch} × {heads} × {seq_len:,} × {seq_len:,}"
+            when = f"{who}, prompts of {seq_len:,} tokens"
+            yield Candidate(
+                what, shape, element, int(seq_len**2 * pair), when, 4 + (8 - roundness) + batch.bit_length()
+            )
 
 
 def _shape(shape):

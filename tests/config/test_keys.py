@@ -6,6 +6,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import dsmem
 from dsmem import Architecture
 from dsmem.config.families import FAMILIES as READ
+from dsmem.model.library import RUN_AS
 
 SMALL = {
     "hidden_size": 64,
@@ -30,9 +31,13 @@ CONFIGS = {
     "mixtral": SMALL | {"num_experts_per_tok": 2, "num_local_experts": 8, "head_dim": 32},
     "qwen2_moe": SMALL | EXPERTS | {"num_experts": 8, "shared_expert_intermediate_size": 40, "mlp_only_layers": [1]},
     "qwen3_moe": SMALL | EXPERTS | {"head_dim": 16, "num_experts": 8, "decoder_sparse_step": 2},
+    "qwen3_vl_text": SMALL | {"head_dim": 32},
+    "qwen3_vl_moe_text": SMALL | EXPERTS | {"head_dim": 32, "num_experts": 8, "tie_word_embeddings": False},
+    "qwen2_5_vl_text": SMALL,
     "deepseek_v2": V2,
     "deepseek_v3": V3,
     "deepseek_v32": V3 | INDEX,
+    "glm4_moe_lite": {key: value for key, value in V3.items() if key != "num_nextn_predict_layers"},
     "glm_moe_dsa": V3 | INDEX | {"index_topk_freq": 2, "mlp_bias": True},
     "gpt2": GPT2,
     "opt": OPT | {"word_embed_proj_dim": 64, "enable_bias": False},
@@ -44,7 +49,9 @@ def on_meta(config):
     import torch
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+        # a language model that has no class but inside a whole is counted as the one that it is with text alone
+        family = RUN_AS.get(config["model_type"], config["model_type"])
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config | {"model_type": family}))
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -90,6 +97,20 @@ def test_qwens_coder_spelled_as_transformers_5_does():
         "vocab_size": 151_936,
     }
     assert Architecture.from_config(config).n_params == 480_154_875_392  # published as 480B
+
+
+def test_a_v3_without_further_tokens_spelled_as_transformers_does():
+    config = {"model_type": "deepseek_v3"} | {k: v for k, v in V3.items() if k != "num_nextn_predict_layers"}
+    assert Architecture.from_config(config).num_nextn_predict_layers == 1  # the class's own
+    assert Architecture.from_config(config | {"num_mtp_layers": 0}).num_nextn_predict_layers == 0
+    assert AutoConfig.for_model(**config | {"num_mtp_layers": 0}).num_nextn_predict_layers == 0
+
+
+def test_a_qwen_of_which_no_layer_slides_has_no_window():
+    config = {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 16} | SMALL
+    arch = Architecture.from_config(config | {"max_window_layers": SMALL["num_hidden_layers"]})
+    assert arch.sliding_window is None
+    assert set(AutoConfig.for_model(**config | {"max_window_layers": 3}).layer_types) == {"full_attention"}
 
 
 def test_kimi_k2_is_a_deepseek_v3_of_other_sizes():
@@ -164,10 +185,20 @@ def test_a_field_of_the_experts_that_cannot_be_read_is_refused(family, change, w
     refuses(lambda: Architecture.from_config({"model_type": family} | CONFIGS[family] | change), *words)
 
 
-def test_a_window_holds_for_the_cache_too(refuses):
-    arch = Architecture.from_config({"model_type": "mistral"} | SMALL | {"sliding_window": 16})
-    assert dsmem.footprint.cache_bytes(arch, seq_len=16)
-    refuses(lambda: dsmem.footprint.cache_bytes(arch, seq_len=17), "seq_len=17", "sliding_window=16")
+@pytest.mark.parametrize(
+    ("family", "change", "words"),
+    [
+        ("mistral", {"sliding_window": 1}, ("sliding_window=1", "at least 2")),
+        ("mistral", {"layer_types": ["full_attention"] * 3}, ("layer_types", "sliding_window", "mistral")),
+        ("qwen2", {"layer_types": ["sliding_attention"] * 3}, ("layer_types", "sliding_window", "None")),
+        ("qwen3", {"layer_types": ["full_attention"]}, ("layer_types", "3 layers")),
+        ("qwen3", {"layer_types": ["linear_attention"] * 3}, ("layer_types", "linear_attention", "allowed", "full")),
+        ("qwen3", {"layer_types": [["full_attention"]] * 3}, ("layer_types", "3 layers")),
+        ("qwen3", {"layer_types": 3}, ("layer_types=3",)),
+    ],
+)
+def test_a_window_that_cannot_be_read_is_refused(family, change, words, refuses):
+    refuses(lambda: Architecture.from_config({"model_type": family} | SMALL | change), *words)
 
 
 def test_every_family_that_is_read_has_a_case_here():

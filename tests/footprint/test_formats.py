@@ -17,7 +17,7 @@ def test_experts_stay_in_16_bit_in_nf4(name, nbytes):
     assert weight_bytes(name, "nf4") == nbytes  # loaded under transformers 5: bitsandbytes#1849
 
 
-@pytest.mark.parametrize("name", ["qwen3_moe", "v3"])
+@pytest.mark.parametrize("name", ["qwen3_moe", "v3", "v3.2"])
 @pytest.mark.parametrize("kind", ["nf4", "nf4_double", "int8"])
 def test_a_mixture_loaded_with_bitsandbytes_holds_what_is_said(kind, name, tmp_path):
     pytest.importorskip("bitsandbytes")

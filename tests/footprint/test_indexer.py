@@ -9,7 +9,7 @@ from strategies import cached_workloads, indexed_architectures, with_experts
 
 import dsmem
 from dsmem import Architecture, Workload, inference_footprint
-from dsmem.footprint import cache_bytes, published_bytes, published_tensors
+from dsmem.footprint import cache_bytes, cache_growth, find_tensor, gguf_bytes, published_bytes, published_tensors
 
 # DeepSeek-V3.2 and GLM-5 by the sizes that their publishers give
 V32 = Architecture.from_config("deepseek-r1").scaled(
@@ -29,6 +29,21 @@ def test_a_cached_token_takes_the_latent_and_an_indexers_key(arch, per_token):
     parts = cache_bytes(arch, seq_len=1, weights="bf16")
     assert sum(parts.values()) == per_token
     assert parts["indexer_cache"] == len(arch.indexer_layers) * 128 * 2
+
+
+def test_flashmlas_rows_take_their_bytes():
+    # 656 of the latent, and of the key 128 in FP8 with a float32 scale
+    assert sum(cache_bytes(V32, seq_len=1, kv_cache="fp8_ds_mla").values()) == 61 * (656 + 132)
+
+
+def test_what_shares_an_index_keeps_no_key_of_its_own():
+    growth = cache_growth(GLM5.scaled(indexer_types=SHARED), np.array([100]), 128)
+    assert growth["static"].tolist() == [128 * (78 * 576 + 21 * 128) * 2]
+
+
+def test_whose_scores_they_are_is_found():
+    named = [found.what for found in find_tensor("64.00 MiB", V32).candidates]
+    assert "indexer scores" in named  # 4,096 by 4,096 tokens in float32
 
 
 @pytest.mark.parametrize("name", ["v3.2", "glm-5"])
@@ -107,6 +122,10 @@ def test_no_scheme_converts_the_heads_weights():
 def test_further_tokens_of_a_last_layer_without_an_indexer_are_refused(refuses):
     arch = GLM5.scaled(indexer_types=SHARED)
     refuses(lambda: dsmem.build_model(arch, device="fake", mtp=True), "mtp=True", "no indexer", "False")
+
+
+def test_gguf_files_of_it_are_not_known(refuses):
+    refuses(lambda: gguf_bytes(V32, "q8_0"), "has an indexer", "GGUF", "allowed")
 
 
 def test_a_cache_that_gives_tokens_up_is_refused(refuses):

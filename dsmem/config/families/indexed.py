@@ -1,15 +1,11 @@
 """Latent attention to the keys that an indexer chooses (DeepSeek Sparse Attention): DeepSeek-V3.2 and GLM-5."""
 
-from typing import Any
-
 from dsmem.config.families.common import Family, experts
-from dsmem.config.families.latent import V3, latent_attention
+from dsmem.config.families.latent import V3, dense_layers, latent_attention, words
 from dsmem.config.keys import Keys
-from dsmem.units import one_of
 
 ATTENTION = ("indexed_attention", "deepseek_sparse_attention")  # the second is the older spelling
 INDEX = ("full", "shared")
-MLPS = ("dense", "sparse")
 
 
 def _deepseek_v32(keys):
@@ -31,24 +27,12 @@ def _indexed(keys):
     return {
         **latent_attention(keys),
         **experts(keys),
-        **_mlps(keys),
+        **dense_layers(keys, keys.whole("first_k_dense_replace", least=0)),
         **{name: keys.whole(name) for name in ("q_lora_rank", "index_n_heads", "index_head_dim", "index_topk")},
         "scoring_func": "sigmoid",
         "rope_interleave": True,
         "num_nextn_predict_layers": keys.whole("num_nextn_predict_layers", 0, least=0),
     }
-
-
-def _mlps(keys) -> dict[str, Any]:
-    """Which layers are dense: those of `mlp_layer_types`, by default the first so many."""
-    first, layers = keys.whole("first_k_dense_replace", least=0), keys.whole("num_hidden_layers")
-    kinds = words(keys, "mlp_layer_types", MLPS)
-    if kinds is None:
-        return {"first_k_dense_replace": first}
-    dense = tuple(index for index, kind in enumerate(kinds) if kind == "dense")
-    if dense == tuple(range(min(first, layers))):
-        return {"first_k_dense_replace": first}
-    return {"first_k_dense_replace": 0, "mlp_only_layers": dense}
 
 
 def _indexer_types(keys) -> tuple[str, ...]:
@@ -63,16 +47,6 @@ def _indexer_types(keys) -> tuple[str, ...]:
     if kinds is None:
         kinds = tuple("shared" if max(index - offset + 1, 0) % step else "full" for index in range(layers))
     return kinds if "shared" in kinds else ()
-
-
-def words(keys: Keys, key: str, allowed: tuple[str, ...], layers: int | None = None) -> tuple[str, ...] | None:
-    """A list of one of the allowed words for each layer, or None where the key is absent or null."""
-    value, layers = keys.get(key), layers or keys.whole("num_hidden_layers")
-    if value is None:
-        return None
-    if not isinstance(value, list | tuple) or len(value) != layers:
-        raise ValueError(f"{key}={value!r} is not a word for each layer; it must be a list of {layers}")
-    return tuple(one_of(key, word, allowed, f"read in {keys.family}") for word in value)
 
 
 _ALIASES = {"num_local_experts": "n_routed_experts", "num_experts": "n_routed_experts"}

@@ -1,9 +1,10 @@
-"""DeepSeek's decoders: latent attention (MLA), dense layers first, then experts."""
+"""DeepSeek's decoders, and others with latent attention (MLA): dense layers first, then experts."""
 
 from typing import Any
 
 from dsmem.config.families.common import Family, decoder, experts
 from dsmem.config.keys import Keys
+from dsmem.units import one_of
 
 
 def _deepseek_v2(keys):
@@ -29,6 +30,32 @@ def _deepseek_v3(keys):
         "rope_interleave": keys.flag("rope_interleave", True),
         "num_nextn_predict_layers": keys.whole("num_nextn_predict_layers", 1, least=0),
     }
+
+
+def _glm4_moe_lite(keys):
+    keys.only("first_k_dense_replace", 1)  # transformers counts one, whatever it says
+    return _deepseek_v3(keys) | dense_layers(keys, 1)
+
+
+def dense_layers(keys: Keys, first: int) -> dict[str, Any]:
+    """Which layers are dense: those of `mlp_layer_types`, by default the `first` so many."""
+    layers, kinds = keys.whole("num_hidden_layers"), words(keys, "mlp_layer_types", ("dense", "sparse"))
+    if kinds is None:
+        return {"first_k_dense_replace": first}
+    dense = tuple(index for index, kind in enumerate(kinds) if kind == "dense")
+    if dense == tuple(range(min(first, layers))):
+        return {"first_k_dense_replace": first}
+    return {"first_k_dense_replace": 0, "mlp_only_layers": dense}
+
+
+def words(keys: Keys, key: str, allowed: tuple[str, ...], layers: int | None = None) -> tuple[str, ...] | None:
+    """A list of one of the allowed words for each layer, or None where the key is absent or null."""
+    value, layers = keys.get(key), layers or keys.whole("num_hidden_layers")
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple) or len(value) != layers:
+        raise ValueError(f"{key}={value!r} is not a word for each layer; it must be a list of {layers}")
+    return tuple(one_of(key, word, allowed, f"read in {keys.family}") for word in value)
 
 
 def latent_attention(keys: Keys) -> dict[str, Any]:
@@ -59,6 +86,22 @@ V3 = _LATENT | {
     "rope_interleave": True,
 }
 
+_LITE_ALIASES = {"num_local_experts": "n_routed_experts", "head_dim": "qk_rope_head_dim"}
+_LITE = V3 | {
+    "q_lora_rank": 768,
+    "qk_nope_head_dim": 192,
+    "v_head_dim": 256,
+    "n_routed_experts": 64,
+    "num_experts_per_tok": 4,
+    "moe_intermediate_size": 1536,
+    "first_k_dense_replace": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "routed_scaling_factor": 1.8,
+    "rms_norm_eps": 1e-5,
+    "num_nextn_predict_layers": 0,
+}
+
 FAMILIES = {
     "deepseek_v2": Family(
         _deepseek_v2,
@@ -66,5 +109,6 @@ FAMILIES = {
         defaults=_LATENT | {"n_routed_experts": 64, "n_shared_experts": 2, "moe_intermediate_size": 1407},
     ),
     "deepseek_v3": Family(_deepseek_v3, _ALIASES, V3),
+    "glm4_moe_lite": Family(_glm4_moe_lite, _LITE_ALIASES, _LITE),
     "kimi_k2": Family(_deepseek_v3, _ALIASES, V3),  # as its publisher says: a DeepSeek-V3 of other sizes
 }

@@ -27,8 +27,9 @@ class Architecture(Shapes):
     `learned_positions`, whose first `position_offset` rows no token reads; `joined_qkv` says whether one matrix makes
     queries, keys and values.
     `head` stands on the decoder: "lm_head", "score" (a number for each of `num_labels` labels) or "none". `apart` names
-    what the config holds beside the language model (`vision_config`): none of it is counted here. Build one with
-    `Architecture.from_config`.
+    what the config holds beside the language model (`vision_config`): none of it is counted here. `stored` is how
+    the config says that weights are stored, where that is not in 16 bit: "fp8", "fp32", or a method's name. Build one
+    with `Architecture.from_config`.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Architecture(Shapes):
     num_labels: int = 0
     score_bias: bool = False
     apart: tuple = ()
+    stored: str = ""
 
     def __post_init__(self):
         for field in _POSITIVE:

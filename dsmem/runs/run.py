@@ -146,7 +146,7 @@ def measure(
     # before the model, as the replay has it: a workspace that takes a hole which the model left would pin its segment
     elsewhere = cuda.held_bytes() if device == "cuda" else 0
     capacity = cuda.room_bytes(elsewhere) if device == "cuda" else None
-    workspace = cuda.workspace_bytes() if device == "cuda" else 0
+    workspace = cuda.workspace_blocks() if device == "cuda" else ()
     beside = device, elsewhere, workspace, capacity
     if code == "transformers":
         return Run(arch or model, code=code, **library_run.levels(model, arch, work, seed, fold, beside, why))

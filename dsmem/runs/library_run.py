@@ -66,6 +66,6 @@ def _of_folding(folds, folded, module):
     if folded:
         return [f"{folded}."]
     count = len((decoder_layers(module) or ("", ()))[1])
-    return [f"All {count} layers ran: their pattern does not repeat often enough to be folded."] * (
-        folds and count > 12
-    )
+    if not folds or count <= SMALL:
+        return []
+    return [f"All {count} layers ran: their pattern does not repeat often enough to be folded."]

@@ -120,8 +120,7 @@ class Architecture(Shapes):
             self.check_indexer()
         if self.n_routed_experts:
             self._check_experts()
-        if self.gpt_block:
-            self._check_gpt_block()
+        self.check_gpt_block()
 
     def _check_rotary(self):
         whole_number("rotary_dim", self.rotary_dim, what="a part of a head")
@@ -190,20 +189,6 @@ class Architecture(Shapes):
             raise ValueError(
                 f"num_experts_per_tok={self.num_experts_per_tok} is more than the experts a token may choose from; "
                 f"allowed: at most {reach}"
-            )
-
-    def _check_gpt_block(self):
-        whole_number("learned_positions", self.learned_positions, what="a size")
-        for field, value in _GPT_BLOCK.items():
-            if getattr(self, field) != value:
-                raise ValueError(
-                    f"{field}={getattr(self, field)!r} is not known beside layer_norm_epsilon="
-                    f"{self.layer_norm_epsilon!r}; allowed: {value!r}"
-                )
-        if self.num_key_value_heads != self.num_attention_heads:
-            raise ValueError(
-                f"num_key_value_heads={self.num_key_value_heads} goes with grouped heads; with layer_norm_epsilon it "
-                f"must be num_attention_heads={self.num_attention_heads}"
             )
 
     @classmethod
@@ -284,4 +269,3 @@ _COUNTS = (
     "learned_positions",
     "position_offset",
 )
-_GPT_BLOCK = {"kv_lora_rank": None, "n_routed_experts": 0, "qk_norm": False, "sliding_window": None}

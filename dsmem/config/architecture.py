@@ -14,19 +14,19 @@ class Architecture(Shapes):
     """The shape of one decoder: frozen, hashable, every field spelled as in `config.json` where it has one.
 
     Widths are in elements. `qkv_bias`, `o_bias`, `mlp_bias` say which projections carry a bias, `qk_norm` whether
-    queries and keys pass an RMSNorm per head (Qwen3). With `kv_lora_rank` attention is latent (MLA, arXiv 2405.04434,
-    section 2.1), and `head_dim` is the part of a head that is rotated. With `index_topk` an indexer of `index_n_heads`
-    heads, each `index_head_dim` wide, chooses for every token the `index_topk` keys that it reads (DeepSeek Sparse
-    Attention, arXiv 2512.02556, section 2.1); `indexer_types` says which layers have one ("full") and which take over
-    the choice of the layer before ("shared"), where not all are "full". With `n_routed_experts` every layer is a
-    mixture of experts, but the `first_k_dense_replace` first and those in `mlp_only_layers`; all tokens share
-    `n_shared_experts`, or one of `shared_expert_intermediate_size` whose output a gate scales. With
+    queries and keys pass an RMSNorm per head (Qwen3). With `kv_lora_rank` attention is latent (MLA, arXiv
+    2405.04434, section 2.1), and `head_dim` is the part of a head that is rotated. With `index_topk` an indexer of
+    `index_n_heads` heads, each `index_head_dim` wide, chooses for every token the `index_topk` keys that it reads
+    (DeepSeek Sparse Attention, arXiv 2512.02556, section 2.1); `indexer_types` says which layers have one ("full")
+    and which take over the choice of the layer before ("shared"), where not all are "full". With `n_routed_experts`
+    every layer is a mixture of experts, but the `first_k_dense_replace` first and those in `mlp_only_layers`; all
+    tokens share `n_shared_experts`, or one of `shared_expert_intermediate_size` whose output a gate scales. With
     `layer_norm_epsilon` the layers are GPT blocks: LayerNorms with a bias, an MLP without a gate, and a table of
-    `learned_positions`, whose first `position_offset` rows no token reads; `joined_qkv` says whether one matrix makes
-    queries, keys and values.
-    `head` stands on the decoder: "lm_head", "score" (a number for each of `num_labels` labels) or "none". `apart` names
-    what the config holds beside the language model (`vision_config`): none of it is counted here. Build one with
-    `Architecture.from_config`.
+    `learned_positions`, whose first `position_offset` rows no token reads; `joined_qkv` says whether one matrix
+    makes queries, keys and values. `head` stands on the decoder: "lm_head", "score" (a number for each of
+    `num_labels` labels) or "none". `scale_emb`, `scale_depth` and `dim_model_base` scale embedding, residual
+    branches and logits (MiniCPM), and move no byte. `apart` names what the config holds beside the language model
+    (`vision_config`): none of it is counted here. Build one with `Architecture.from_config`.
     """
 
     name: str
@@ -81,6 +81,9 @@ class Architecture(Shapes):
     head: str = "lm_head"
     num_labels: int = 0
     score_bias: bool = False
+    scale_emb: float = 1.0
+    scale_depth: float | None = None
+    dim_model_base: int | None = None
     apart: tuple = ()
 
     def __post_init__(self):

@@ -43,11 +43,12 @@ class Layer(nn.Module):
         self.self_attn = (LatentAttention if arch.latent else Attention)(arch, index, make_linear, **like)
         self.post_attention_layernorm = RMSNorm(arch.hidden_size, arch.rms_norm_eps, **like)
         self.mlp = MoE(arch, make_linear, make_stack, **like) if arch.has_experts(index) else MLP(make_linear)
+        self.scale = 1.0 if arch.scale_depth is None else arch.scale_depth * arch.num_hidden_layers**-0.5
 
     def forward(self, h: torch.Tensor, step: Step) -> torch.Tensor:
         """The residual stream (batch, seq_len, hidden_size) after this layer."""
-        h = h + self.self_attn(self.input_layernorm(h), step)
-        return h + self.mlp(self.post_attention_layernorm(h))
+        h = torch.add(h, self.self_attn(self.input_layernorm(h), step), alpha=self.scale)
+        return torch.add(h, self.mlp(self.post_attention_layernorm(h)), alpha=self.scale)
 
 
 class Decoder(nn.Module):
@@ -107,11 +108,12 @@ class Decoder(nn.Module):
         h = self.hidden(tokens, step)
         if logits == "last":
             h = h[:, -1:].clone(memory_format=torch.contiguous_format)
-        h = self.norm(h)
-        return self.head(h)
+        return self.head(self.norm(h))
 
     def head(self, h: torch.Tensor) -> torch.Tensor:
         """What stands on the decoder, of normed states (..., hidden_size): logits, scores, or the states themselves."""
+        if self.arch.dim_model_base is not None and self.arch.head == "lm_head":
+            h.mul_(self.arch.dim_model_base / self.arch.hidden_size)
         return h if self.arch.head == "none" else getattr(self, self.arch.head)(h)
 
     def hidden(self, tokens: torch.Tensor, step: Step) -> torch.Tensor:
@@ -126,6 +128,7 @@ class Decoder(nn.Module):
     def embed(self, tokens: torch.Tensor, start: int) -> torch.Tensor:
         """The residual stream before the first layer, (batch, seq_len, hidden_size); `start` tokens came before."""
         h = self.embed_tokens(tokens)
+        h = h if self.arch.scale_emb == 1 else h.mul_(self.arch.scale_emb)
         return h + self.embed_positions(start, tokens.shape[1]) if self.arch.learned_positions else h
 
     def step(

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from dsmem import Architecture, build_model
 from dsmem.model import checkpoint
@@ -89,6 +89,8 @@ CONFIGS = {
         **QWEN_MOE,
     },
     "qwen3_moe": {"model_type": "qwen3_moe", "norm_topk_prob": True, **QWEN_MOE},
+    "qwen3_moe that slides": {"model_type": "qwen3_moe", "use_sliding_window": True, "sliding_window": 4, **QWEN_MOE},
+    "mixtral that slides": {"model_type": "mixtral", "num_local_experts": 8, "sliding_window": 4},
     "qwen3_moe, some dense": {"model_type": "qwen3_moe", "mlp_only_layers": [1], **QWEN_MOE},
     "qwen3_moe, every second": {"model_type": "qwen3_moe", "decoder_sparse_step": 2, **QWEN_MOE},
 }
@@ -118,9 +120,23 @@ DENSE_CONFIGS = {
     "llama, one key head": {"model_type": "llama", "num_key_value_heads": 1},
     "llama, tied, another base": {"model_type": "llama", "tie_word_embeddings": True, "rope_theta": 500_000.0},
     "mistral": {"model_type": "mistral", "head_dim": 12, "sliding_window": None},
+    "mistral that slides": {"model_type": "mistral", "head_dim": 12, "sliding_window": 4},
     "qwen2": {"model_type": "qwen2"},
+    "qwen2, its upper layers slide": {
+        "model_type": "qwen2",
+        "use_sliding_window": True,
+        "sliding_window": 5,
+        "max_window_layers": 1,
+    },
     "qwen2, tied": {"model_type": "qwen2", "tie_word_embeddings": True},
     "qwen3": {"model_type": "qwen3", "head_dim": 16},
+    "qwen3, its lower layers slide": {
+        "model_type": "qwen3",
+        "head_dim": 16,
+        "use_sliding_window": True,
+        "sliding_window": 3,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
     "qwen3 with biases": {"model_type": "qwen3", "head_dim": 10, "attention_bias": True},
 }
 GPT_SIZES = {"n_embd": 48, "n_layer": 3, "n_head": 4, "n_positions": 32, "vocab_size": 61}
@@ -138,6 +154,20 @@ GPT_CONFIGS = {
 CONFIGS = {name: SIZES | config for name, config in CONFIGS.items()}
 CONFIGS |= {name: DENSE_SIZES | config for name, config in DENSE_CONFIGS.items()}
 CONFIGS |= GPT_CONFIGS
+TEXT_EXPERTS = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 20}
+VISION = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 24, "out_hidden_size": 48}
+VISION |= {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
+SECTIONS = {"rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}
+WHOLES = {
+    "qwen3_vl": ("qwen3_vl", {"model_type": "qwen3_vl_text", "head_dim": 16}, {"tie_word_embeddings": True}),
+    "qwen3_vl, with biases": ("qwen3_vl", {"model_type": "qwen3_vl_text", "head_dim": 10, "attention_bias": True}, {}),
+    "qwen3_vl_moe": ("qwen3_vl_moe", {"model_type": "qwen3_vl_moe_text", **TEXT_EXPERTS}, {}),
+    "qwen2_5_vl": ("qwen2_5_vl", {"model_type": "qwen2_5_vl_text", **SECTIONS}, {}),
+}
+CONFIGS |= {
+    name: {"model_type": whole, "text_config": DENSE_SIZES | text, "vision_config": VISION, **outer}
+    for name, (whole, text, outer) in WHOLES.items()
+}
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 TOKENS = torch.randint(61, (2, 11), generator=torch.Generator().manual_seed(5))
 
@@ -145,7 +175,8 @@ TOKENS = torch.randint(61, (2, 11), generator=torch.Generator().manual_seed(5))
 def transformers_model(config, dtype=torch.float32):
     """transformers' model with random weights, norms and router biases included."""
     torch.manual_seed(7)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=dtype).eval()
+    auto = AutoModelForImageTextToText if "vision_config" in config else AutoModelForCausalLM
+    model = auto.from_config(AutoConfig.for_model(**config), dtype=dtype).eval()
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             tensor.add_((0.05 if "experts" in name else 0.2) * torch.randn_like(tensor))

@@ -20,7 +20,7 @@ import torch
 import transformers
 from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
 
 import dsmem
 from dsmem.config.families import FAMILIES
@@ -182,9 +182,12 @@ def theirs(config):
     settings = CONFIG_MAPPING[family].from_dict(copy.deepcopy(config) | {"model_type": family})
     names = config.get("architectures") or []
     named = [getattr(transformers, name) for name in names if not name.endswith("ForCausalLM")]
+    inside = type(settings) not in MODEL_FOR_CAUSAL_LM_MAPPING  # of a whole, which has the head
+    kinds = MODEL_MAPPING if inside else MODEL_FOR_CAUSAL_LM_MAPPING
     with torch.device("meta"):
-        model = (named or [MODEL_FOR_CAUSAL_LM_MAPPING[type(settings)]])[0](settings)
-    return sum(parameter.numel() for parameter in model.parameters())
+        model = (named or [kinds[type(settings)]])[0](settings)
+    head = inside and not named and not getattr(settings, "tie_word_embeddings", False)
+    return sum(p.numel() for p in model.parameters()) + head * settings.vocab_size * settings.hidden_size
 
 
 def relevant(config, uncounted=()):

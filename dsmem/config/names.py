@@ -27,11 +27,22 @@ _QWEN2_MOE = {"shared_experts": "shared_expert"}
 WORDS = {"gpt2": _GPT2, "opt": _OPT, "mixtral": _MIXTRAL, "qwen2_moe": _QWEN2_MOE}
 """{model_type: {a word of the kit's name of a tensor: the family's word}}."""
 
-PREFIXES = {"gpt2": "", "opt": "model.decoder."}
+PREFIXES = {
+    "gpt2": "",
+    "opt": "model.decoder.",
+    "qwen3_vl_text": "model.language_model.",
+    "qwen3_vl_moe_text": "model.language_model.",
+}
 """What stands before a tensor's name in a published file, "model." elsewhere; the head has no prefix."""
+
+BESIDE = ("visual.",)
+"""How the names of tensors begin that belong to the parts beside a language model."""
 
 TURNED = ("gpt2",)
 """Families whose linear layers lie as (in_features, out_features), the head apart: transformers' Conv1D."""
+
+STACKED = ("qwen3_vl_moe_text",)
+"""Families whose files hold the experts of a layer as one tensor, (experts, in_features, out_features)."""
 
 
 def published_name(model_type: str, name: str) -> str:
@@ -46,15 +57,18 @@ def published_name(model_type: str, name: str) -> str:
 
 
 def kit_name(model_type: str, name: str) -> str:
-    """The kit's name of a tensor that a file, or transformers, calls `name`, where each word has one meaning there.
+    """The kit's name of a tensor that a file, or transformers, calls `name`; see `has_one_meaning`.
 
     name: without the part before the decoder's own. A name that is the kit's stays as it is.
 
     >>> kit_name("mixtral", "layers.0.block_sparse_moe.experts.3.w2.weight")
     'layers.0.mlp.experts.3.down_proj.weight'
     """
-    words = WORDS.get(model_type, {})
-    ours = {theirs: word for word, theirs in words.items()}
-    if len(ours) < len(words):
-        return name
+    ours = {theirs: word for word, theirs in WORDS.get(model_type, {}).items()}
     return ".".join(ours.get(word, word) for word in name.split("."))
+
+
+def has_one_meaning(model_type: str) -> bool:
+    """Whether each word of the family stands for one of the kit's, so that `kit_name` knows it by itself."""
+    words = WORDS.get(model_type, {})
+    return len(set(words.values())) == len(words)

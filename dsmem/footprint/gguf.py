@@ -5,7 +5,7 @@ from typing import Any
 
 from dsmem import formulas
 from dsmem.config.architecture import Architecture
-from dsmem.footprint.published import published_tensors
+from dsmem.footprint.published import decoder_tensors
 from dsmem.units import BLOCK_FORMATS, one_of
 
 MIXES = ("f32", "f16", "bf16", "q8_0", "q4_k_m")
@@ -16,7 +16,7 @@ PLAIN_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
 
 
 def gguf_tensors(arch: Any, mix: str, doubled_kv_b: bool = False) -> dict[str, tuple[tuple, str]]:
-    """{name: (shape, type)} of the tensors in a GGUF file of `arch`, names as on the hub; experts one by one.
+    """{name: (shape, type)} of the tensors in a GGUF file of `arch`, named as in this kit; experts one by one.
 
     arch: whatever `Architecture.of` takes. mix: one of `MIXES`, in any case. doubled_kv_b: whether latent attention's
     kv_b is there a second time, cut into k_b and v_b, as some converters add it. Vectors and routers are float32.
@@ -25,7 +25,7 @@ def gguf_tensors(arch: Any, mix: str, doubled_kv_b: bool = False) -> dict[str, t
     arch, mix = Architecture.of(arch), one_of("mix", str(mix).lower(), MIXES, "a mix of types")
     _check(arch, mix)
     found = {}
-    for name, (shape, _) in published_tensors(arch, "bf16", mtp=False).items():
+    for name, (shape, _) in decoder_tensors(arch, "bf16", mtp=False).items():
         found[name] = shape, _type(arch, mix, name, shape)
         if doubled_kv_b and ".kv_b_proj." in name:
             found[name.replace("kv_b_proj", "k_b_and_v_b")] = found[name]

@@ -5,7 +5,7 @@ from collections import Counter
 from typing import Any
 
 from dsmem.config.architecture import Architecture
-from dsmem.config.names import TURNED, published_name
+from dsmem.config.names import STACKED, TURNED, published_name
 from dsmem.config.schemes import FP8_TILE as TILE
 from dsmem.units import FLOATS, dtype_bits, one_of
 
@@ -28,6 +28,14 @@ def published_tensors(arch: Any, weights: str = "bf16", mtp: bool = True) -> dic
     one_of("weights", weights, ("fp8", *FLOATS), "a format of a checkpoint")
     if arch.gpt_block:
         return _gpt(arch, weights)
+    found = decoder_tensors(arch, weights, mtp)
+    if arch.model_type in STACKED:
+        found = _stacked(arch, found, one_of("weights", weights, FLOATS, f"a format of a checkpoint of {arch.name}"))
+    return {published_name(arch.model_type, name.removeprefix("model.")): tensor for name, tensor in found.items()}
+
+
+def decoder_tensors(arch: Architecture, weights: str, mtp: bool) -> dict[str, tuple[tuple, str]]:
+    """The same with the kit's own names, experts one by one; arguments as in `published_tensors`."""
     plain = "bf16" if weights == "fp8" else weights
     found = {"model.embed_tokens.weight": ((arch.vocab_size, arch.hidden_size), plain)}
     for index in range(arch.num_hidden_layers):
@@ -37,7 +45,16 @@ def published_tensors(arch: Any, weights: str = "bf16", mtp: bool = True) -> dic
     found["model.norm.weight"] = (arch.hidden_size,), plain
     for name, shape in arch.head_linears().items() if not arch.tie_word_embeddings else ():
         found |= _linear(name, *shape, plain, plain)
-    return {published_name(arch.model_type, name.removeprefix("model.")): tensor for name, tensor in found.items()}
+    return found
+
+
+def _stacked(arch, found, weights):
+    """The same tensors with each layer's experts as one, turned."""
+    found = {name: tensor for name, tensor in found.items() if ".experts." not in name}
+    for index in arch.expert_layers:
+        for name, (experts, n_out, n_in) in arch.expert_stacks().items():
+            found[f"model.layers.{index}.mlp.{name}"] = (experts, n_in, n_out), weights
+    return found
 
 
 def elements_by_format(found: dict[str, tuple[tuple, str]]) -> dict[str, int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsmem.config.architecture import Architecture
-from dsmem.config.names import PREFIXES, TURNED, kit_name, published_name
+from dsmem.config.names import BESIDE, TURNED, has_one_meaning, kit_name, published_name
 from dsmem.units import FLOATS, format_name, one_of
 
 if TYPE_CHECKING:
@@ -62,9 +62,12 @@ def fill_from(model: "Decoder", state: "dict[str, torch.Tensor]") -> None:
 
     from dsmem.model.quantize import QuantizedLinear, QuantizedStack
 
-    family = model.arch.model_type
-    state = {kit_name(family, _bare(name)): tensor for name, tensor in state.items()}
-    if family in PREFIXES:
+    state = {_bare(name): tensor for name, tensor in state.items()}
+    if model.arch.apart:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(BESIDE)}
+    if has_one_meaning(model.arch.model_type):
+        state = {kit_name(model.arch.model_type, name): tensor for name, tensor in state.items()}
+    else:
         state = _respelled(model, state)
     if model.arch.tie_word_embeddings:
         state["lm_head.weight"] = state.get("embed_tokens.weight")
@@ -86,7 +89,9 @@ def fill_from(model: "Decoder", state: "dict[str, torch.Tensor]") -> None:
 
 def _bare(name):
     """A tensor's name without the part before the decoder's own, which files and libraries write or leave out."""
-    return name.removeprefix("model.").removeprefix("decoder.").removeprefix("transformer.")
+    for before in ("model.", "language_model.", "decoder.", "transformer."):
+        name = name.removeprefix(before)
+    return name
 
 
 def _respelled(model, state):
@@ -126,9 +131,12 @@ def _copy_own(state, name, module):
 
 
 def _stack(state, name, shape):
-    """A layer's routed experts as one tensor, be they stored so (transformers, this kit) or one by one (the hub)."""
+    """A layer's routed experts as one tensor, be they stored so (transformers, this kit), turned, or one by one."""
     for key in (name, f"{name}.weight"):
         if key in state:
+            turned = shape[0], shape[2], shape[1]
+            if tuple(state[key].shape) == turned != tuple(shape):  # as transformers does: a square one stays
+                return _take(state, key, turned).mT
             return _take(state, key, shape)
     import torch
 

@@ -17,7 +17,9 @@ from dsmem.model.hub import explained, quiet, require_transformers, version
 from dsmem.table import Table
 from dsmem.units import FLOATS, format_name
 
-_RUN_AS = {"kimi_k2": "deepseek_v3"}  # as its publisher says
+RUN_AS = {"kimi_k2": "deepseek_v3"}  # as its publisher says
+# a language model that has no class but inside a whole: with positions of text alone it is this one
+RUN_AS |= {"qwen3_vl_text": "qwen3", "qwen3_vl_moe_text": "qwen3_moe", "qwen2_5_vl_text": "qwen2"}
 _TEXT_ALONE = ("kimi_k25",)  # its outer class looks at values of tokens, which fake tensors do not have
 _NOT_APPLIED = ("quantization_config", "auto_map")
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -128,7 +130,7 @@ def _config_object(given):
     """transformers' config object of the dict, without what is not applied and what would call for remote code."""
     from transformers import CONFIG_MAPPING
 
-    family = _RUN_AS.get(given.get("model_type"), given.get("model_type"))
+    family = RUN_AS.get(given.get("model_type"), given.get("model_type"))
     if not isinstance(family, str) or family not in CONFIG_MAPPING:
         near = ", ".join(difflib.get_close_matches(str(family), list(CONFIG_MAPPING.keys()), 3))
         its_own = ", and its own code (auto_map) is not run" if given.get("auto_map") else ""

@@ -7,6 +7,8 @@ from transformers import AutoConfig
 
 from dsmem import Architecture
 from dsmem.config.families import FAMILIES as READ
+from dsmem.config.families.multimodal import WHOLE
+from dsmem.config.windows import FULL, SLIDING
 
 FAMILIES = [family for family in READ if family != "kimi_k2"]  # of which transformers has no class
 NEEDED = {"hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size", "model_type"}
@@ -27,6 +29,7 @@ DERIVED = {
     "rope_theta",
     "rope_scaling",
     "sliding_window",
+    "layer_types",
     "indexer_types",
 }
 each_family = pytest.mark.parametrize("family", FAMILIES)
@@ -59,13 +62,17 @@ def test_each_field_is_the_config_classs_own_where_only_the_sizes_are_given(fami
         own = getattr(arch, field.name)
         assert own == (tuple(value) if isinstance(value, list) else value), field.name
         checked.append(field.name)
-    assert {"tie_word_embeddings", "num_hidden_layers"} <= set(checked)
+    assert "num_hidden_layers" in checked
+    # what only exists inside a whole has no word about a head
+    assert "tie_word_embeddings" in checked or (family in WHOLE.values() and not arch.tie_word_embeddings)
     assert "rms_norm_eps" in checked or arch.learned_positions == theirs.max_position_embeddings
     assert arch.learned_positions or arch.rope_theta == theirs.rope_parameters["rope_theta"]
     keys = [key for key in ("attention_bias", "enable_bias", "qkv_bias") if hasattr(theirs, key)]
-    biased = getattr(theirs, keys[0]) if keys else family == "qwen2" or arch.gpt_block
+    biased = getattr(theirs, keys[0]) if keys else family.startswith("qwen2") or arch.gpt_block
     assert arch.qkv_bias == biased
     assert arch.sliding_window == (getattr(theirs, "sliding_window", None) or None)
+    kinds = getattr(theirs, "layer_types", [SLIDING if arch.sliding_window else FULL] * arch.num_hidden_layers)
+    assert [arch.slides(index) for index in range(arch.num_hidden_layers)] == [kind == SLIDING for kind in kinds]
 
 
 @each_family

@@ -6,6 +6,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import dsmem
 from dsmem import Architecture
 from dsmem.config.families import FAMILIES as READ
+from dsmem.model.library import RUN_AS
 
 SMALL = {
     "hidden_size": 64,
@@ -30,6 +31,9 @@ CONFIGS = {
     "mixtral": SMALL | {"num_experts_per_tok": 2, "num_local_experts": 8, "head_dim": 32},
     "qwen2_moe": SMALL | EXPERTS | {"num_experts": 8, "shared_expert_intermediate_size": 40, "mlp_only_layers": [1]},
     "qwen3_moe": SMALL | EXPERTS | {"head_dim": 16, "num_experts": 8, "decoder_sparse_step": 2},
+    "qwen3_vl_text": SMALL | {"head_dim": 32},
+    "qwen3_vl_moe_text": SMALL | EXPERTS | {"head_dim": 32, "num_experts": 8, "tie_word_embeddings": False},
+    "qwen2_5_vl_text": SMALL,
     "deepseek_v2": V2,
     "deepseek_v3": V3,
     "deepseek_v32": V3 | INDEX,
@@ -46,7 +50,9 @@ def on_meta(config):
     import torch
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+        # a language model that has no class but inside a whole is counted as the one that it is with text alone
+        family = RUN_AS.get(config["model_type"], config["model_type"])
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config | {"model_type": family}))
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -180,10 +186,20 @@ def test_a_field_of_the_experts_that_cannot_be_read_is_refused(family, change, w
     refuses(lambda: Architecture.from_config({"model_type": family} | CONFIGS[family] | change), *words)
 
 
-def test_a_window_holds_for_the_cache_too(refuses):
-    arch = Architecture.from_config({"model_type": "mistral"} | SMALL | {"sliding_window": 16})
-    assert dsmem.footprint.cache_bytes(arch, seq_len=16)
-    refuses(lambda: dsmem.footprint.cache_bytes(arch, seq_len=17), "seq_len=17", "sliding_window=16")
+@pytest.mark.parametrize(
+    ("family", "change", "words"),
+    [
+        ("mistral", {"sliding_window": 1}, ("sliding_window=1", "at least 2")),
+        ("mistral", {"layer_types": ["full_attention"] * 3}, ("layer_types", "sliding_window", "mistral")),
+        ("qwen2", {"layer_types": ["sliding_attention"] * 3}, ("layer_types", "sliding_window", "None")),
+        ("qwen3", {"layer_types": ["full_attention"]}, ("layer_types", "3 layers")),
+        ("qwen3", {"layer_types": ["linear_attention"] * 3}, ("layer_types", "linear_attention", "allowed", "full")),
+        ("qwen3", {"layer_types": [["full_attention"]] * 3}, ("layer_types", "3 layers")),
+        ("qwen3", {"layer_types": 3}, ("layer_types=3",)),
+    ],
+)
+def test_a_window_that_cannot_be_read_is_refused(family, change, words, refuses):
+    refuses(lambda: Architecture.from_config({"model_type": family} | SMALL | change), *words)
 
 
 def test_every_family_that_is_read_has_a_case_here():

@@ -16,7 +16,7 @@ PIECES = torch.tensor(list(small.small_text()[: 2 * 64])).view(2, 64)
 
 def test_every_family_that_is_read_is_among_the_decoders():
     theirs = set(FAMILIES) - {"kimi_k2"}  # of which transformers has no code: a DeepSeek-V3 of other sizes
-    assert {config["model_type"] for config in CONFIGS.values()} == theirs
+    assert {config.get("text_config", config)["model_type"] for config in CONFIGS.values()} == theirs
 
 
 @each_config

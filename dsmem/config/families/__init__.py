@@ -4,18 +4,20 @@ A key that is absent takes the value that transformers' config class puts in its
 `attribute_map` is that key. A family that is not listed, a head that is not known, and a key that may move a byte and
 is not read are refused by name, never guessed. Of a config that holds a language model beside other
 parts (`text_config`) the language model is read, and the others are named. The families lie in files by kind:
-`dense`, `mixtures` (of experts), `latent` (attention), `indexed` (attention to chosen keys), `gpt`.
+`dense`, `mixtures` (of experts), `latent` (attention), `indexed` (attention to chosen keys), `gpt`, `multimodal`.
 """
 
 from typing import Any
 
-from dsmem.config.families import dense, gpt, indexed, latent, mixtures
+from dsmem.config.families import dense, gpt, indexed, latent, mixtures, multimodal
 from dsmem.config.families.common import Family, UnknownFamily
 from dsmem.config.families.heads import head
+from dsmem.config.families.multimodal import language_model
 from dsmem.config.keys import Keys
 from dsmem.config.source import load
 
-FAMILIES: dict[str, Family] = dense.FAMILIES | mixtures.FAMILIES | latent.FAMILIES | indexed.FAMILIES | gpt.FAMILIES
+_KINDS = (dense, mixtures, latent, indexed, gpt, multimodal)
+FAMILIES: dict[str, Family] = {name: family for kind in _KINDS for name, family in kind.FAMILIES.items()}
 """Every family that is read, by its `model_type`."""
 
 
@@ -35,17 +37,3 @@ def read(source: Any) -> dict[str, Any]:
     fields = {"name": name, "model_type": family, "apart": apart} | known.read(keys) | top
     keys.finish(known.harmless)
     return fields
-
-
-def language_model(config: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The config of the language model inside `config`, and the names of the parts beside it, such as vision_config.
-
-    A config without a `text_config` is its own.
-    """
-    text = config.get("text_config")
-    if not isinstance(text, dict):
-        return config, ()
-    apart = tuple(key for key, value in config.items() if key.endswith("_config") and isinstance(value, dict))
-    # the outer config decides about what both could say
-    outer = {key: config[key] for key in ("tie_word_embeddings", "_name_or_path") if key in config}
-    return text | outer, tuple(key for key in apart if key not in ("text_config", "quantization_config"))

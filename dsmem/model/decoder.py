@@ -108,7 +108,8 @@ class Decoder(nn.Module):
         h = self.hidden(tokens, step)
         if logits == "last":
             h = h[:, -1:].clone(memory_format=torch.contiguous_format)
-        return self.head(self.norm(h))
+        h = self.norm(h)
+        return self.head(h)
 
     def head(self, h: torch.Tensor) -> torch.Tensor:
         """What stands on the decoder, of normed states (..., hidden_size): logits, scores, or the states themselves."""
@@ -128,7 +129,8 @@ class Decoder(nn.Module):
     def embed(self, tokens: torch.Tensor, start: int) -> torch.Tensor:
         """The residual stream before the first layer, (batch, seq_len, hidden_size); `start` tokens came before."""
         h = self.embed_tokens(tokens)
-        h = h if self.arch.scale_emb == 1 else h.mul_(self.arch.scale_emb)
+        if self.arch.scale_emb != 1:
+            h.mul_(self.arch.scale_emb)
         return h + self.embed_positions(start, tokens.shape[1]) if self.arch.learned_positions else h
 
     def step(
@@ -218,10 +220,6 @@ def build_model(
     arch, device, seed = Architecture.of(arch), check_device(device), whole_number("seed", seed, 0, "a seed")
     work = Workload(weights=weights, activations=activations, modules_to_not_convert=modules_to_not_convert)
     like = {"dtype": TORCH_DTYPES[work.activations], "device": "cpu" if device == "fake" else device}
-    if mtp and arch.shares_index(arch.num_hidden_layers - 1):
-        raise ValueError(
-            f"mtp=True builds modules like the last layer of {arch.name}, which has no indexer; allowed: False"
-        )
     if device == "fake":
         arch = arch.scaled(rope_scaling=())  # scaled angles move no byte, and nobody reads them
     kind = FakeDecoder if device == "fake" else Decoder

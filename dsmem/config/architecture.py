@@ -15,20 +15,23 @@ class Architecture(Shapes):
     """The shape of one decoder: frozen, hashable, every field spelled as in `config.json` where it has one.
 
     Widths are in elements. `qkv_bias`, `o_bias`, `mlp_bias` say which projections carry a bias, `qk_norm` whether
-    queries and keys pass an RMSNorm per head (Qwen3). With `kv_lora_rank` attention is latent (MLA, arXiv
-    2405.04434, section 2.1), and `head_dim` is the part of a head that is rotated. With `index_topk` an indexer of
-    `index_n_heads` heads, each `index_head_dim` wide, chooses for every token the `index_topk` keys that it reads
-    (DeepSeek Sparse Attention, arXiv 2512.02556, section 2.1); `indexer_types` says which layers have one ("full")
-    and which take over the choice of the layer before ("shared"), where not all are "full". With `n_routed_experts`
-    every layer is a mixture of experts, but the `first_k_dense_replace` first and those in `mlp_only_layers`; all
-    tokens share `n_shared_experts`, or one of `shared_expert_intermediate_size` whose output a gate scales. With
-    `sliding_window` the layers that `layer_types` calls "sliding_attention" attend to so many tokens alone; it is
-    () where all do. With `layer_norm_epsilon` the layers are GPT blocks: LayerNorms with a bias, an MLP without a
-    gate, and a table of `learned_positions`, whose first `position_offset` rows no token reads; `joined_qkv` says
-    whether one matrix makes queries, keys and values. `head` stands on the decoder: "lm_head", "score" (a number
-    for each of `num_labels` labels) or "none". `scale_emb`, `scale_depth` and `dim_model_base` scale embedding,
-    residual branches and logits (MiniCPM), and move no byte. `apart` names what the config holds beside the
-    language model (`vision_config`): none of it is counted here. Build one with `Architecture.from_config`.
+    queries and keys pass an RMSNorm: each head by itself (Qwen3), or with `qk_norm_type` "per_layer" all at once
+    (MiniMax-M2). `rotary_dim` elements of a head are rotated, all where it is None. With `kv_lora_rank` attention is
+    latent (MLA, arXiv 2405.04434, section 2.1), and `head_dim` is the part of a head that is rotated. With
+    `index_topk` an indexer of `index_n_heads` heads, each `index_head_dim` wide, chooses for every token the
+    `index_topk` keys that it reads (DeepSeek Sparse Attention, arXiv 2512.02556, section 2.1); `indexer_types` says
+    which layers have one ("full") and which take over the choice of the layer before ("shared"), where not all are
+    "full". With `n_routed_experts` every layer is a mixture of experts, but the `first_k_dense_replace` first and those
+    in `mlp_only_layers`; all tokens share `n_shared_experts`, or one of `shared_expert_intermediate_size` whose output
+    a gate scales. With `sliding_window` the layers that `layer_types` calls "sliding_attention" attend to so many
+    tokens alone; it is () where all do. With
+    `layer_norm_epsilon` the layers are GPT blocks: LayerNorms with a bias, an MLP without a gate, and a table of
+    `learned_positions`, whose first `position_offset` rows no token reads; `joined_qkv` says whether one matrix makes
+    queries, keys and values.
+    `head` stands on the decoder: "lm_head", "score" (a number for each of `num_labels` labels) or "none".
+    `scale_emb`, `scale_depth` and `dim_model_base` scale embedding, residual branches and logits (MiniCPM). `apart` names
+    what the config holds beside the language model (`vision_config`): none of it is counted here. Build one with
+    `Architecture.from_config`.
     """
 
     name: str
@@ -45,10 +48,12 @@ class Architecture(Shapes):
     o_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
+    qk_norm_type: str = "per_head"
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10_000.0
     rope_scaling: tuple = ()
     rope_interleave: bool = False
+    rotary_dim: int | None = None
     sliding_window: int | None = None
     layer_types: tuple = ()
     q_lora_rank: int | None = None
@@ -108,6 +113,9 @@ class Architecture(Shapes):
         if self.head_dim % 2 and not self.gpt_block:
             name = "qk_rope_head_dim" if self.latent else "head_dim"
             raise ValueError(f"{name}={self.head_dim} is odd; rotary positions turn pairs, so it must be even")
+        one_of("qk_norm_type", self.qk_norm_type, ("per_head", "per_layer"), "a norm of queries and keys")
+        if self.rotary_dim is not None:
+            self._check_rotary()
         if self.latent:
             self._check_latent()
         if self.indexed:
@@ -116,6 +124,14 @@ class Architecture(Shapes):
             self._check_experts()
         if self.gpt_block:
             self._check_gpt_block()
+
+    def _check_rotary(self):
+        whole_number("rotary_dim", self.rotary_dim, what="a part of a head")
+        if self.rotary_dim % 2 or self.rotary_dim > self.head_dim or self.latent:
+            raise ValueError(
+                f"rotary_dim={self.rotary_dim} is not a part of head_dim={self.head_dim} to rotate; it must be even "
+                "and at most that, or None, as in latent attention"
+            )
 
     def _settle_window(self):
         """Layers that are alike need no list, and those that were cut off have no place in it."""

@@ -29,6 +29,11 @@ class Shapes(IndexerShapes, WindowShapes):
         return self.qk_nope_head_dim + self.qk_rope_head_dim if self.latent else self.head_dim
 
     @property
+    def rotated_dim(self) -> int:
+        """Elements of one head that rotary positions turn."""
+        return self.rotary_dim or self.head_dim
+
+    @property
     def value_head_dim(self) -> int:
         """Elements of one head's value, and of its output."""
         return self.v_head_dim if self.latent else self.head_dim
@@ -136,7 +141,13 @@ class Shapes(IndexerShapes, WindowShapes):
         if self.latent:
             query = {} if self.q_lora_rank is None else {"q_a_layernorm": self.q_lora_rank}
             return query | {"kv_a_layernorm": self.kv_lora_rank}
-        return dict.fromkeys(("q_norm", "k_norm"), self.head_dim) if self.qk_norm else {}
+        if not self.qk_norm:
+            return {}
+        whole = self.qk_norm_type == "per_layer"
+        return {
+            "q_norm": self.query_width if whole else self.head_dim,
+            "k_norm": self.kv_width if whole else self.head_dim,
+        }
 
     def linears(self) -> dict[str, tuple[int, int, bool]]:
         """The linear layers of the model, in order, the head last: {name: (in_features, out_features, has a bias)}.

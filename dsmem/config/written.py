@@ -8,7 +8,19 @@ from dsmem.config.families import FAMILIES
 from dsmem.config.windows import FULL, SLIDING
 
 # no config spells these so
-_OURS = ("name", "apart", "qkv_bias", "o_bias", "qk_norm", "rope_scaling", "head", "num_labels", "score_bias")
+_OURS = (
+    "name",
+    "apart",
+    "qkv_bias",
+    "o_bias",
+    "qk_norm",
+    "qk_norm_type",
+    "rotary_dim",
+    "rope_scaling",
+    "head",
+    "num_labels",
+    "score_bias",
+)
 _ALWAYS = ("tie_word_embeddings", "num_nextn_predict_layers")  # whatever a class puts in place of an absent key
 
 
@@ -104,6 +116,15 @@ def _mixtral(arch):
     return {"intermediate_size": arch.moe_intermediate_size, "moe_intermediate_size": None, "norm_topk_prob": None}
 
 
+def _minimax_m2(arch):
+    return _mixtral(arch) | {"rotary_dim": arch.rotary_dim}
+
+
+def _glm4_moe(arch):
+    partial = arch.rotated_dim / arch.head_dim
+    return _dense(arch) | {"use_qk_norm": arch.qk_norm, "partial_rotary_factor": partial}
+
+
 def _deepseek_v2(arch):
     grouped = {"topk_method": "group_limited_greedy", "n_group": arch.n_group, "topk_group": arch.topk_group}
     # its heads are always rotated in neighbouring pairs, and its config has no word for that
@@ -119,6 +140,8 @@ def _gpt(arch):
 _FAMILY_KEYS = {
     "mistral": _mistral,
     "mixtral": _mixtral,
+    "minimax_m2": _minimax_m2,
+    "glm4_moe": _glm4_moe,
     "qwen2": _windowed,
     "qwen2_moe": _windowed,
     "qwen2_5_vl_text": _windowed,

@@ -95,7 +95,7 @@ def resident(arch: Architecture, work: Workload) -> dict[str, Any]:
     }
     if not arch.learned_positions:
         bits = dtype_bits(work.activations)
-        parts["rope_tables"] = formulas.rope_tables_bytes(work.new_tokens, arch.head_dim, bits)
+        parts["rope_tables"] = formulas.rope_tables_bytes(work.new_tokens, arch.rotated_dim, bits)
     if work.attention == "eager" or arch.indexed:
         for slide, part in ((False, "causal_mask"), (True, "window_mask")):
             if arch.layers_that(slide):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dsmem.runs.cells import question_text
-from dsmem.runs.recordings import Recording, compare
+from dsmem.runs.recordings import Recording, error_report
 from dsmem.units import format_bytes
 
 WIDTH = 118
@@ -58,8 +58,8 @@ def _tests(tests: dict[str, Any] | None) -> Iterator[str]:
 
 
 def _compared(run: dict[str, Any]) -> Iterator[str]:
-    """What `compare` says, and the failures by their reasons, each with the first cell that it met."""
-    for line in compare(run).splitlines():
+    """What `error_report` says, and the failures by their reasons, each with the first cell that it met."""
+    for line in error_report(run).splitlines():
         if not line.startswith("  failed"):
             yield from textwrap.wrap(line, WIDTH, subsequent_indent="    ")
     reasons = {}

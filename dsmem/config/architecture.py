@@ -29,9 +29,10 @@ class Architecture(Shapes):
     `learned_positions`, whose first `position_offset` rows no token reads; `joined_qkv` says whether one matrix makes
     queries, keys and values.
     `head` stands on the decoder: "lm_head", "score" (a number for each of `num_labels` labels) or "none".
-    `scale_emb`, `scale_depth` and `dim_model_base` scale embedding, residual branches and logits (MiniCPM). `apart` names
-    what the config holds beside the language model (`vision_config`): none of it is counted here. Build one with
-    `Architecture.from_config`.
+    `scale_emb`, `scale_depth` and `dim_model_base` scale embedding, residual branches and logits (MiniCPM). `apart`
+    names what the config holds beside the language model (`vision_config`): none of it is counted here. `stored` is how
+    the config says that weights are stored, where that is not in 16 bit: "fp8", "fp32", or a method's name. Build one
+    with `Architecture.from_config`.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Architecture(Shapes):
     scale_depth: float | None = None
     dim_model_base: int | None = None
     apart: tuple = ()
+    stored: str = ""
 
     def __post_init__(self):
         for field in _POSITIVE:
@@ -122,8 +124,7 @@ class Architecture(Shapes):
             self.check_indexer()
         if self.n_routed_experts:
             self._check_experts()
-        if self.gpt_block:
-            self._check_gpt_block()
+        self.check_gpt_block()
 
     def _check_rotary(self):
         whole_number("rotary_dim", self.rotary_dim, what="a part of a head")
@@ -192,20 +193,6 @@ class Architecture(Shapes):
             raise ValueError(
                 f"num_experts_per_tok={self.num_experts_per_tok} is more than the experts a token may choose from; "
                 f"allowed: at most {reach}"
-            )
-
-    def _check_gpt_block(self):
-        whole_number("learned_positions", self.learned_positions, what="a size")
-        for field, value in _GPT_BLOCK.items():
-            if getattr(self, field) != value:
-                raise ValueError(
-                    f"{field}={getattr(self, field)!r} is not known beside layer_norm_epsilon="
-                    f"{self.layer_norm_epsilon!r}; allowed: {value!r}"
-                )
-        if self.num_key_value_heads != self.num_attention_heads:
-            raise ValueError(
-                f"num_key_value_heads={self.num_key_value_heads} goes with grouped heads; with layer_norm_epsilon it "
-                f"must be num_attention_heads={self.num_attention_heads}"
             )
 
     @classmethod
@@ -286,4 +273,3 @@ _COUNTS = (
     "learned_positions",
     "position_offset",
 )
-_GPT_BLOCK = {"kv_lora_rank": None, "n_routed_experts": 0, "qk_norm": False, "sliding_window": None}

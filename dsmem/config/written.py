@@ -11,6 +11,7 @@ from dsmem.config.windows import FULL, SLIDING
 _OURS = (
     "name",
     "apart",
+    "stored",
     "qkv_bias",
     "o_bias",
     "qk_norm",
@@ -36,7 +37,8 @@ _OPT = _GPT | {"ffn_dim": "intermediate_size", "enable_bias": "qkv_bias"}
 def config_of(arch: Architecture) -> dict[str, Any]:
     """The `config.json` dict of `arch`; `Architecture.from_config` reads the same architecture from it.
 
-    Parts beside the language model are left out. Raises ValueError for fields that no config of its family can say.
+    Parts beside the language model, and how weights are stored, are left out. Raises ValueError for fields that no
+    config of its family can say.
 
     >>> arch = Architecture.from_config("llama-2-7b").scaled(intermediate_size=5504)
     >>> Architecture.from_config(config_of(arch)) == arch
@@ -46,7 +48,7 @@ def config_of(arch: Architecture) -> dict[str, Any]:
         config = _gpt(arch) | _head(arch)
     else:
         config = _plain_fields(arch) | _rope(arch) | _head(arch) | _FAMILY_KEYS.get(arch.model_type, _dense)(arch)
-    arch = arch.scaled(apart=())
+    arch = arch.scaled(apart=(), stored="")
     try:
         read = Architecture.from_config(config)
     except ValueError as error:

@@ -37,7 +37,8 @@ def inference_footprint(arch: Any, work: Workload | None = None, sharding: None 
     logits                   1,245,708,288      1.16 GiB    7.4%
     total                   16,741,608,704     15.59 GiB  100.0%
     """
-    arch, work = Architecture.of(arch), Workload.of(work, **fields)
+    arch = Architecture.of(arch)
+    work = Workload.of(work, **fields).on(arch)
     if sharding is not None:
         raise ValueError(f"sharding={sharding!r} is not modelled; allowed: None")
     if work.kv_cache in STORED_CACHES:

@@ -25,9 +25,10 @@ class Architecture(Shapes):
     the layers that `layer_types` calls "sliding_attention" attend to so many tokens alone; it is () where all do. With
     `layer_norm_epsilon` the layers are GPT blocks: LayerNorms with a bias, an MLP without a gate, and a table of
     `learned_positions`, whose first `position_offset` rows no token reads; `joined_qkv` says whether one matrix makes
-    queries, keys and values.
-    `head` stands on the decoder: "lm_head", "score" (a number for each of `num_labels` labels) or "none". `apart` names
-    what the config holds beside the language model (`vision_config`): none of it is counted here. Build one with
+    queries, keys and values. With `gemma_block` what attention and MLP give is normed, too, norms multiply by 1 + their
+    weight, and embeddings are scaled; scores and logits may be capped, and layers that slide turn by a base of their
+    own. `head` stands on the decoder: "lm_head", "score" (a number for each of `num_labels` labels) or "none". `apart`
+    names what the config holds beside the language model (`vision_config`): none of it is counted here. Build one with
     `Architecture.from_config`.
     """
 
@@ -75,6 +76,11 @@ class Architecture(Shapes):
     routed_scaling_factor: float = 1.0
     num_nextn_predict_layers: int = 0
     hidden_act: str = "silu"
+    gemma_block: bool = False
+    query_pre_attn_scalar: int | None = None
+    attn_logit_softcapping: float | None = None
+    final_logit_softcapping: float | None = None
+    rope_local_base_freq: float | None = None
     layer_norm_epsilon: float | None = None
     learned_positions: int = 0
     position_offset: int = 0

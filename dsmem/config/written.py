@@ -8,7 +8,18 @@ from dsmem.config.families import FAMILIES
 from dsmem.config.windows import FULL, SLIDING
 
 # no config spells these so
-_OURS = ("name", "apart", "qkv_bias", "o_bias", "qk_norm", "rope_scaling", "head", "num_labels", "score_bias")
+_OURS = (
+    "name",
+    "apart",
+    "qkv_bias",
+    "o_bias",
+    "qk_norm",
+    "gemma_block",
+    "rope_scaling",
+    "head",
+    "num_labels",
+    "score_bias",
+)
 _ALWAYS = ("tie_word_embeddings", "num_nextn_predict_layers")  # whatever a class puts in place of an absent key
 
 
@@ -91,8 +102,16 @@ def _windowed(arch):
     bias = own.get(arch.model_type, _dense(arch))
     if arch.sliding_window is None:
         return bias
-    kinds = [SLIDING if arch.slides(index) else FULL for index in range(arch.num_hidden_layers)]
-    return bias | {"use_sliding_window": True, "max_window_layers": 0, "layer_types": kinds}
+    return bias | {"use_sliding_window": True, "max_window_layers": 0, "layer_types": _kinds(arch)}
+
+
+def _kinds(arch):
+    """Which layers slide, by name."""
+    return [SLIDING if arch.slides(index) else FULL for index in range(arch.num_hidden_layers)]
+
+
+def _gemma(arch):
+    return _dense(arch) | {"layer_types": _kinds(arch)}
 
 
 def _mistral(arch):
@@ -118,6 +137,8 @@ def _gpt(arch):
 
 _FAMILY_KEYS = {
     "mistral": _mistral,
+    "gemma2": _gemma,
+    "gemma3_text": _gemma,
     "mixtral": _mixtral,
     "qwen2": _windowed,
     "qwen2_moe": _windowed,

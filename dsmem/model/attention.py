@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dsmem.model import operators
+from dsmem.model import capped, operators
 from dsmem.model.indexer import Indexer
 from dsmem.model.layers import RMSNorm, Step, eager_attention, repeat_heads, rotate, split_heads
 
@@ -27,6 +27,9 @@ class Attention(nn.Module):
         super().__init__()
         self.index, self.head_dim, self.groups = index, arch.head_dim, arch.query_width // arch.kv_width
         self.window = arch.sliding_window if arch.slides(index) else None
+        self.softcap, scalar = arch.attn_logit_softcapping, arch.query_pre_attn_scalar
+        # attention divides by the root of head_dim; Gemma by that of another number
+        self.factor = 1.0 if scalar is None else (arch.head_dim / scalar) ** 0.5
         self.q_proj, self.k_proj = make_linear("q_proj"), make_linear("k_proj")
         self.v_proj, self.o_proj = make_linear("v_proj"), make_linear("o_proj")
         self.q_norm = RMSNorm(arch.head_dim, arch.rms_norm_eps, **like) if arch.qk_norm else nn.Identity()
@@ -43,8 +46,12 @@ class Attention(nn.Module):
         v = split_heads(self.v_proj(x), self.head_dim)
         q = self.q_norm(q)
         k = self.k_norm(k)
-        q = rotate(q, step.cos, step.sin)
-        k = rotate(k, step.cos, step.sin)
+        local = step.window_angles if self.window is not None else None
+        cos, sin = (step.cos, step.sin) if local is None else local
+        q = rotate(q, cos, sin)
+        k = rotate(k, cos, sin)
+        if self.factor != 1:
+            q.mul_(self.factor)
         if step.cache is not None:
             k, v = step.cache.update(self.index, k, v)
         if step.attention == "eager" or (step.attention == "expanded" and self.groups > 1):
@@ -52,7 +59,11 @@ class Attention(nn.Module):
             v = repeat_heads(v, self.groups)
         if step.attention == "eager":
             q = repeat_heads(q, 1)
-            return eager_attention(q, k, v, step.mask if self.window is None else step.window_mask)
+            return eager_attention(
+                q, k, v, step.mask if self.window is None else step.window_mask, softcap=self.softcap
+            )
+        if self.softcap is not None:
+            return capped.attention(q, k, v, q.shape[1] > 1, self.window, self.softcap)[0].flatten(2)
         return operators.attention(q, k, v, causal=q.shape[1] > 1, window=self.window)[0].flatten(2)
 
 

@@ -34,6 +34,8 @@ CONFIGS = {
     "qwen3_vl_text": SMALL | {"head_dim": 32},
     "qwen3_vl_moe_text": SMALL | EXPERTS | {"head_dim": 32, "num_experts": 8, "tie_word_embeddings": False},
     "qwen2_5_vl_text": SMALL,
+    "gemma2": SMALL | {"head_dim": 32},
+    "gemma3_text": SMALL | {"head_dim": 32, "attention_bias": True},
     "deepseek_v2": V2,
     "deepseek_v3": V3,
     "deepseek_v32": V3 | INDEX,

@@ -11,10 +11,13 @@ from dsmem.config.windows import FULL, SLIDING
 _OURS = (
     "name",
     "apart",
+    "stored",
     "qkv_bias",
     "o_bias",
     "qk_norm",
+    "qk_norm_type",
     "gemma_block",
+    "rotary_dim",
     "rope_scaling",
     "head",
     "num_labels",
@@ -35,7 +38,8 @@ _OPT = _GPT | {"ffn_dim": "intermediate_size", "enable_bias": "qkv_bias"}
 def config_of(arch: Architecture) -> dict[str, Any]:
     """The `config.json` dict of `arch`; `Architecture.from_config` reads the same architecture from it.
 
-    Parts beside the language model are left out. Raises ValueError for fields that no config of its family can say.
+    Parts beside the language model, and how weights are stored, are left out. Raises ValueError for fields that no
+    config of its family can say.
 
     >>> arch = Architecture.from_config("llama-2-7b").scaled(intermediate_size=5504)
     >>> Architecture.from_config(config_of(arch)) == arch
@@ -45,7 +49,7 @@ def config_of(arch: Architecture) -> dict[str, Any]:
         config = _gpt(arch) | _head(arch)
     else:
         config = _plain_fields(arch) | _rope(arch) | _head(arch) | _FAMILY_KEYS.get(arch.model_type, _dense)(arch)
-    arch = arch.scaled(apart=())
+    arch = arch.scaled(apart=(), stored="")
     try:
         read = Architecture.from_config(config)
     except ValueError as error:
@@ -123,6 +127,15 @@ def _mixtral(arch):
     return {"intermediate_size": arch.moe_intermediate_size, "moe_intermediate_size": None, "norm_topk_prob": None}
 
 
+def _minimax_m2(arch):
+    return _mixtral(arch) | {"rotary_dim": arch.rotary_dim}
+
+
+def _glm4_moe(arch):
+    partial = arch.rotated_dim / arch.head_dim
+    return _dense(arch) | {"use_qk_norm": arch.qk_norm, "partial_rotary_factor": partial}
+
+
 def _deepseek_v2(arch):
     grouped = {"topk_method": "group_limited_greedy", "n_group": arch.n_group, "topk_group": arch.topk_group}
     # its heads are always rotated in neighbouring pairs, and its config has no word for that
@@ -140,6 +153,8 @@ _FAMILY_KEYS = {
     "gemma2": _gemma,
     "gemma3_text": _gemma,
     "mixtral": _mixtral,
+    "minimax_m2": _minimax_m2,
+    "glm4_moe": _glm4_moe,
     "qwen2": _windowed,
     "qwen2_moe": _windowed,
     "qwen2_5_vl_text": _windowed,

@@ -87,6 +87,8 @@ CONFIGS = {
         **QWEN_MOE,
     },
     "qwen3_moe": {"model_type": "qwen3_moe", "norm_topk_prob": True, **QWEN_MOE},
+    "qwen3_moe that slides": {"model_type": "qwen3_moe", "use_sliding_window": True, "sliding_window": 4, **QWEN_MOE},
+    "mixtral that slides": {"model_type": "mixtral", "num_local_experts": 8, "sliding_window": 4},
     "qwen3_moe, some dense": {"model_type": "qwen3_moe", "mlp_only_layers": [1], **QWEN_MOE},
     "qwen3_moe, every second": {"model_type": "qwen3_moe", "decoder_sparse_step": 2, **QWEN_MOE},
 }
@@ -107,9 +109,23 @@ DENSE_CONFIGS = {
     "llama, one key head": {"model_type": "llama", "num_key_value_heads": 1},
     "llama, tied, another base": {"model_type": "llama", "tie_word_embeddings": True, "rope_theta": 500_000.0},
     "mistral": {"model_type": "mistral", "head_dim": 12, "sliding_window": None},
+    "mistral that slides": {"model_type": "mistral", "head_dim": 12, "sliding_window": 4},
     "qwen2": {"model_type": "qwen2"},
+    "qwen2, its upper layers slide": {
+        "model_type": "qwen2",
+        "use_sliding_window": True,
+        "sliding_window": 5,
+        "max_window_layers": 1,
+    },
     "qwen2, tied": {"model_type": "qwen2", "tie_word_embeddings": True},
     "qwen3": {"model_type": "qwen3", "head_dim": 16},
+    "qwen3, its lower layers slide": {
+        "model_type": "qwen3",
+        "head_dim": 16,
+        "use_sliding_window": True,
+        "sliding_window": 3,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
     "qwen3 with biases": {"model_type": "qwen3", "head_dim": 10, "attention_bias": True},
 }
 GPT_SIZES = {"n_embd": 48, "n_layer": 3, "n_head": 4, "n_positions": 32, "vocab_size": 61}

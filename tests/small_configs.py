@@ -22,11 +22,11 @@ SIGLIP = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "
 
 
 def small(model_type, *parts, layers=3, **changes):
-    """A dict of `BASE` with `parts` and `changes` over it; a key that is None in `changes` is left out."""
+    """A dict of `BASE` with `parts` and `changes` over it; a key that is None there is left out."""
     merged = BASE | {"model_type": model_type, "num_hidden_layers": layers}
     for part in (*parts, changes):
         merged |= part
-    return {key: value for key, value in merged.items() if changes.get(key, value) is not None}
+    return {key: value for key, value in merged.items() if value is not None}
 
 
 def configs(layers=3):
@@ -44,12 +44,13 @@ def configs(layers=3):
     chunked = {"num_local_experts": 4, "intermediate_size_mlp": 96, "interleave_moe_layer_step": 1}
     chunked |= {"attention_chunk_size": 8, "no_rope_layers": [1, 1, 0] * (layers // 3)}
     gpt2 = {"model_type": "gpt2", "n_embd": 64, "n_layer": layers, "n_head": 4, "n_positions": 64, "vocab_size": 120}
+    opt = dict.fromkeys(("num_key_value_heads", "head_dim", "intermediate_size"))
     dense_first = {"mlp_layer_types": ["dense"] + ["sparse"] * (layers - 1)}
     found = [
         one("mixtral", num_local_experts=8, num_experts_per_tok=2),
         one("phi3", head_dim=None),
         one("falcon", head_dim=None, num_key_value_heads=None, multi_query=True, new_decoder_architecture=False),
-        one("opt", ffn_dim=96, word_embed_proj_dim=64, max_position_embeddings=64),
+        one("opt", opt, ffn_dim=96, word_embed_proj_dim=64, max_position_embeddings=64),
         gpt2,
         one("gemma2", sliding),
         one("qwen2_moe", EXPERTS, shared_expert_intermediate_size=32),

@@ -5,6 +5,7 @@ import dataclasses
 from hypothesis import strategies as st
 
 import dsmem
+from dsmem.config.windows import KINDS
 from dsmem.config.workload import LINEARS
 from dsmem.units import FLOATS
 
@@ -16,13 +17,14 @@ SMALL = {"hidden": 48, "intermediate": 96, "vocab": 200, "head_dim": 16}  # smal
 
 @st.composite
 def architectures(draw, hidden=2048, intermediate=8192, vocab=50_000, head_dim=128):
-    """A decoder with any mix of options; the arguments are its largest widths."""
-    kv_heads, groups = draw(st.integers(1, 4)), draw(st.integers(1, 8))
+    """A decoder with any mix of options, of layers that slide, too; the arguments are its largest widths."""
+    kv_heads, groups, layers = draw(st.integers(1, 4)), draw(st.integers(1, 8)), draw(st.integers(1, 3))
+    kinds = st.lists(st.sampled_from(KINDS), min_size=layers, max_size=layers).map(tuple)
     return dsmem.Architecture(
         name="random",
         model_type="llama",
         hidden_size=draw(st.integers(1, hidden)),
-        num_hidden_layers=draw(st.integers(1, 3)),
+        num_hidden_layers=layers,
         num_attention_heads=kv_heads * groups,
         num_key_value_heads=kv_heads,
         head_dim=2 * draw(st.integers(1, head_dim // 2)),
@@ -33,6 +35,8 @@ def architectures(draw, hidden=2048, intermediate=8192, vocab=50_000, head_dim=1
         o_bias=draw(BOOLEANS),
         mlp_bias=draw(BOOLEANS),
         qk_norm=draw(BOOLEANS),
+        sliding_window=draw(st.none() | st.integers(2, 40) | st.integers(2, 600)),
+        layer_types=draw(st.just(()) | kinds),
     )
 
 
@@ -50,6 +54,7 @@ def latent_architectures(draw, hidden=512, rank=64, head_dim=64, **widths):
         num_key_value_heads=heads,
         head_dim=2 * rope,
         qk_norm=False,
+        sliding_window=None,
         q_lora_rank=draw(st.none() | st.integers(1, rank)),
         kv_lora_rank=draw(st.integers(1, rank)),
         qk_nope_head_dim=nope,
@@ -101,6 +106,7 @@ def gpt_architectures(draw, **widths):
     return arch.scaled(
         num_key_value_heads=arch.num_attention_heads,
         qk_norm=False,
+        sliding_window=None,
         layer_norm_epsilon=1e-5,
         learned_positions=draw(st.integers(1024, 1100)),
         position_offset=draw(st.sampled_from((0, 2))),

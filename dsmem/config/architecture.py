@@ -5,6 +5,7 @@ from typing import Any
 
 from dsmem.config import families
 from dsmem.config.shapes import Shapes
+from dsmem.config.windows import FULL, SLIDING
 from dsmem.table import Table
 from dsmem.units import one_of, whole_number
 
@@ -20,7 +21,8 @@ class Architecture(Shapes):
     Attention, arXiv 2512.02556, section 2.1); `indexer_types` says which layers have one ("full") and which take over
     the choice of the layer before ("shared"), where not all are "full". With `n_routed_experts` every layer is a
     mixture of experts, but the `first_k_dense_replace` first and those in `mlp_only_layers`; all tokens share
-    `n_shared_experts`, or one of `shared_expert_intermediate_size` whose output a gate scales. With
+    `n_shared_experts`, or one of `shared_expert_intermediate_size` whose output a gate scales. With `sliding_window`
+    the layers that `layer_types` calls "sliding_attention" attend to so many tokens alone; it is () where all do. With
     `layer_norm_epsilon` the layers are GPT blocks: LayerNorms with a bias, an MLP without a gate, and a table of
     `learned_positions`, whose first `position_offset` rows no token reads; `joined_qkv` says whether one matrix makes
     queries, keys and values.
@@ -48,6 +50,7 @@ class Architecture(Shapes):
     rope_scaling: tuple = ()
     rope_interleave: bool = False
     sliding_window: int | None = None
+    layer_types: tuple = ()
     q_lora_rank: int | None = None
     kv_lora_rank: int | None = None
     qk_nope_head_dim: int = 0
@@ -93,6 +96,7 @@ class Architecture(Shapes):
                 f"num_attention_heads={self.num_attention_heads} does not divide into "
                 f"num_key_value_heads={self.num_key_value_heads}; it must be a multiple of it"
             )
+        self._settle_window()
         one_of("head", self.head, HEADS, "a head")
         if self.head == "score":
             whole_number("num_labels", self.num_labels, what="a number of labels")
@@ -109,6 +113,27 @@ class Architecture(Shapes):
             self._check_experts()
         if self.gpt_block:
             self._check_gpt_block()
+
+    def _settle_window(self):
+        """Layers that are alike need no list, and those that were cut off have no place in it."""
+        kinds = self.layer_types[: self.num_hidden_layers]
+        if self.sliding_window is None or (kinds and SLIDING not in kinds):
+            return self._settle(sliding_window=None, layer_types=())
+        whole_number("sliding_window", self.sliding_window, least=2, what="a window")
+        if kinds and len(kinds) < self.num_hidden_layers:
+            raise ValueError(
+                f"layer_types names {len(kinds)} layers; it must name all {self.num_hidden_layers} of num_hidden_layers"
+            )
+        self._settle(layer_types=kinds if FULL in kinds else ())
+        if self.latent:
+            raise ValueError(
+                f"sliding_window={self.sliding_window} is not read with kv_lora_rank={self.kv_lora_rank}; it must be "
+                "None"
+            )
+
+    def _settle(self, **fields):
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
 
     def _check_latent(self):
         for field in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"):

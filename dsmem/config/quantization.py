@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import functools
 import re
 from typing import Any
 
@@ -35,13 +36,15 @@ class Quantization:
     floating: bool = False
 
     def converts(self, module: str) -> bool:
-        """Whether the linear layer with this full name is converted.
+        """Whether the linear layer with this full name is converted; inside a larger model it may have a prefix.
 
         >>> found = Quantization("fp8", "fp8_tiles", kept=("lm_head", "layers.1.*"))
         >>> found.converts("layers.1.mlp.up_proj"), found.converts("layers.10.mlp.up_proj")
         (False, True)
         """
-        return not any(_matches(pattern, module) for pattern in self.kept)
+        if not _names_an_expert(self.kept):
+            module = re.sub(r"experts\.\d+\.", "experts.0.", module)  # all alike, so that few are asked
+        return not _matches(self.kept, module)
 
     def tensors(self, n_in: int, n_out: int) -> dict[str, tuple[tuple, str]]:
         """What stands in place of a converted layer's weight: {end of the name: (shape, format)}, the numbers first.
@@ -224,9 +227,27 @@ def _group(found, other="group_size"):
     return None if size in (None, -1) else whole_number("group_size", size)
 
 
-def _matches(pattern, module):
-    if pattern.startswith("re:"):
-        return re.match(pattern[3:], module) is not None
-    if any(letter in pattern for letter in "*?["):
-        return any(fnmatch.fnmatchcase(module, each) for each in (pattern, f"{pattern}.*"))
-    return module == pattern or module.startswith(f"{pattern}.") or module.endswith(f".{pattern}")
+@functools.cache
+def _names_an_expert(patterns):
+    return any(re.search(r"experts\.\d", pattern) for pattern in patterns)
+
+
+@functools.cache
+def _matches(patterns, module):
+    """Whether any of `patterns` names the module, as it is called or as a part of a larger model."""
+    outer = f"language_model.{module}", f"model.language_model.{module.removeprefix('model.')}"
+    return any(_matches_name(patterns, name) for name in (module, *outer))
+
+
+def _matches_name(patterns, name):
+    words = name.split(".")
+    starts_and_ends = {".".join(part) for i in range(len(words)) for part in (words[: i + 1], words[i:])}
+    return not starts_and_ends.isdisjoint(patterns) or any(each.match(name) for each in _expressions(patterns))
+
+
+@functools.cache
+def _expressions(patterns):
+    """Those of `patterns` that are more than a name, compiled."""
+    found = [re.compile(pattern[3:]) for pattern in patterns if pattern.startswith("re:")]
+    globs = [p for p in patterns if not p.startswith("re:") and any(letter in p for letter in "*?[")]
+    return found + [re.compile(fnmatch.translate(each)) for p in globs for each in (p, f"{p}.*")]

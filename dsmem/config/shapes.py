@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 from dsmem.config.indexer import IndexerShapes
+from dsmem.config.windows import WindowShapes
 from dsmem.units import one_of
 
 
-class Shapes(IndexerShapes):
+class Shapes(IndexerShapes, WindowShapes):
     """Derived shapes: the fields they are made of are those of `Architecture`, which inherits from this class."""
 
     @property
@@ -82,22 +83,6 @@ class Shapes(IndexerShapes):
             return {"latents": (1, self.latent_width)}
         heads = self.num_key_value_heads
         return {"keys": (heads, self.qk_head_dim), "values": (heads, self.value_head_dim)}
-
-    def layers_caching(self, name: str, first: int | None = None) -> int:
-        """Number of layers that keep the rows called `name` in `cache_rows`, of all or of the `first` so many."""
-        first = self.num_hidden_layers if first is None else first
-        return sum(index < first for index in self.indexer_layers) if name == "indexer_keys" else first
-
-    def check_window(self, tokens: Any) -> None:
-        """Raise ValueError where a pass that attends to `tokens`, a number or an array, is longer than the window.
-
-        Within its window a layer that slides is like any other; beyond it, it caches and attends to less.
-        """
-        if self.sliding_window and np.any(tokens > self.sliding_window):
-            raise ValueError(
-                f"seq_len={np.max(tokens)} is past sliding_window={self.sliding_window} of {self.name}; "
-                "allowed: no more than the window"
-            )
 
     def check_positions(self, tokens: Any) -> None:
         """Raise ValueError where `tokens`, a number or an array, are more than the table of learned positions has."""

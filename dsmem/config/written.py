@@ -5,6 +5,7 @@ from typing import Any
 
 from dsmem.config.architecture import Architecture
 from dsmem.config.families import FAMILIES
+from dsmem.config.windows import FULL, SLIDING
 
 # no config spells these so
 _OURS = ("name", "apart", "qkv_bias", "o_bias", "qk_norm", "rope_scaling", "head", "num_labels", "score_bias")
@@ -88,7 +89,10 @@ def _windowed(arch):
     """Qwen's: a switch says whether layers slide, and a number which of them."""
     own = {"qwen2": {}, "qwen2_5_vl_text": {}, "qwen2_moe": {"qkv_bias": arch.qkv_bias}}
     bias = own.get(arch.model_type, _dense(arch))
-    return bias | ({"use_sliding_window": True, "max_window_layers": 0} if arch.sliding_window else {})
+    if arch.sliding_window is None:
+        return bias
+    kinds = [SLIDING if arch.slides(index) else FULL for index in range(arch.num_hidden_layers)]
+    return bias | {"use_sliding_window": True, "max_window_layers": 0, "layer_types": kinds}
 
 
 def _mistral(arch):

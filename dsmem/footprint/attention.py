@@ -172,7 +172,7 @@ def widen(p):
 def eager(p):
     """Scores in memory, and again as the softmax's result; queries and outputs change between two layouts."""
     heads = p.arch.num_attention_heads
-    scores = p.new(formulas.attention_scores_bytes, p.work.key_len, heads)
+    scores = p.new(formulas.attention_scores_bytes, p.key_len, heads)
     query = p.new(formulas.query_bytes, heads, p.arch.qk_head_dim)
     p.instant("queries_by_head", query_by_head=query)
     p.drop("query_key_value")

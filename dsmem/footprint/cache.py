@@ -1,6 +1,9 @@
 """What a step does to the KV cache: new rows are written, all rows are read; and what that makes for a moment."""
 
+import itertools
 from typing import Any
+
+import numpy as np
 
 from dsmem import formulas
 from dsmem.footprint.stored import cache_part, cache_rows
@@ -14,10 +17,12 @@ def set_grown(p: Pass, layers: int) -> None:
     if p.work.cache != "growing":
         return
     held = {}
-    for name, shape in p.arch.cache_rows(p.work.mla_cache).items():
-        grown = p.arch.layers_caching(name, layers)
-        rest = p.arch.layers_caching(name) - grown
-        old, new = (_rows(p, tokens, *shape) for tokens in (p.work.cached_tokens, p.work.key_len))
+    kinds = p.arch.cache_rows(p.work.mla_cache).items()
+    for slide, (name, shape) in itertools.product((False, True), kinds):
+        grown = p.arch.layers_caching(name, slide, layers)
+        rest = p.arch.layers_caching(name, slide) - grown
+        kept = [p.arch.kept_tokens(slide, tokens) for tokens in (p.work.cached_tokens, p.work.key_len)]
+        old, new = (_rows(p, tokens, *shape) for tokens in kept)
         for part, before, after in zip((cache_part(p.arch, p.work, name), "cache_scales"), old, new, strict=True):
             held[part] = held.get(part, 0) + rest * before + grown * after
     if p.work.kv_cache != "int8":
@@ -26,7 +31,7 @@ def set_grown(p: Pass, layers: int) -> None:
 
 
 def write(p: Pass, kinds: dict[str, tuple[int, int]] | None = None) -> None:
-    """`KVCache.write` of the last layer: encode, then write, one kind of rows after the other.
+    """`KVCache.write` of one layer: encode, then write, one kind of rows after the other.
 
     kinds: {name: (heads, width)}; defaults to the rows that attention itself reads.
     """
@@ -44,10 +49,10 @@ def _kinds(p, kinds):
 
 def encode(p, name, heads, width):
     """The parts that the new rows are turned into before they are written, none where they go in as they are."""
-    payload, scales = _rows(p, p.work.new_tokens, heads, width)
+    payload, scales = _rows(p, p.kept_new, heads, width)
     if p.work.kv_cache in ("fp8", "int8"):
         parts = {"rows_encoded": payload} | ({"row_scales": scales} if p.work.kv_cache == "int8" else {})
-        rows = p.new(formulas.cache_rows_bytes, heads, width)
+        rows = formulas.cache_rows_bytes(p.work.batch, p.kept_new, heads, width, p.bits)
         p.instant(f"encode {name}", **parts, **({"rows_clamped": rows} if p.work.kv_cache == "fp8" else {}))
         return parts
     return {"converted": payload} if p.work.kv_cache != p.work.activations else {}
@@ -59,19 +64,19 @@ def grow(p, name, heads, width, encoded):
     if "converted" in encoded:  # an empty cache converts its first rows on the way
         encoded = {"converted": encoded["converted"] * (p.work.cached_tokens > 0)}
     for part, index in parts.items():
-        old, new = (_rows(p, tokens, heads, width)[index] for tokens in (p.work.cached_tokens, p.work.key_len))
+        old, new = (_rows(p, tokens, heads, width)[index] for tokens in (p.kept_len, p.kept_after))
         p.instant(f"grow {name}", **encoded, cache_grown=new)
         p.alive[part] = p.alive[part] + new - old
 
 
 def read(p: Pass, where: Any = True, kinds: dict[str, tuple[int, int]] | None = None) -> None:
-    """`KVCache.read` of the last layer: views where the format is the pass's own, else copies; pages are gathered.
+    """`KVCache.read` of one layer: views where the format is the pass's own, else copies; pages are gathered.
 
     where: False, also in an array, for passes that do not read. kinds: as in `write`.
     """
     for name, (heads, width) in _kinds(p, kinds).items():
         rows = where * p.seen(formulas.cache_rows_bytes, heads, width)
-        payload, scales = (where * size for size in _rows(p, p.work.key_len, heads, width))
+        payload, scales = (where * size for size in _rows(p, p.key_len, heads, width))
         same = p.work.kv_cache == p.work.activations
         gathered = {"rows_gathered": payload} if p.work.cache == "paged" else {}
         if gathered and same:
@@ -83,14 +88,32 @@ def read(p: Pass, where: Any = True, kinds: dict[str, tuple[int, int]] | None = 
             p.alive |= {f"{name}_read": rows}
 
 
+def join(p: Pass) -> None:
+    """`SlidingRows.join` of one layer: the tokens kept so far and the new ones in one tensor; none in a first pass."""
+    where = p.work.cached_tokens > 0
+    for name, (heads, width) in _kinds(p, None).items():
+        payload, scales = (where * size for size in _rows(p, p.kept_len, heads, width))
+        gathered = {"rows_gathered": payload, "scales_gathered": scales} if p.work.cache == "paged" else {}
+        joined = {f"{name}_read": where * p.seen(formulas.cache_rows_bytes, heads, width)}
+        if np.any(where):
+            p.instant(f"join {name}", **gathered, **joined)
+            p.alive |= joined
+
+
 def update(p: Pass, *sources: str) -> None:
-    """`KVCache.update`: afterwards attention works on what was read, and the new rows (`sources`) are gone."""
-    write(p)
-    read(p)
+    """`KVCache.update`: afterwards attention works on what was read, and the new rows (`sources`) are gone.
+
+    A layer that slides reads first, for what it writes may take the place of what it reads.
+    """
+    for step in (join, write) if p.slide else (write, read):
+        step(p)
+    if p.slide and not np.any(p.work.cached_tokens):
+        return
     p.drop(*sources)
-    for name in p.arch.attended_rows(p.work.mla_cache):
+    for name, (heads, width) in _kinds(p, None).items():
         if f"{name}_read" in p.alive:
-            p.alive[NEW_ROWS[name]] = p.alive.pop(f"{name}_read")
+            p.drop(f"{name}_read")
+            p.alive[NEW_ROWS[name]] = p.seen(formulas.cache_rows_bytes, heads, width)
 
 
 def _rows(p, tokens, heads, width):

@@ -9,7 +9,7 @@ from typing import Any
 from dsmem.config.source import load
 from dsmem.footprint.headers import StoredTensor, gguf_header, safetensors_header
 
-INDEX = "model.safetensors.index.json"
+INDEX, CONFIG = "model.safetensors.index.json", "config.json"
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 _PICKLES = (".bin", ".pt", ".pth")
 
@@ -20,6 +20,7 @@ class Files:
 
     tensors: empty for an index alone. names: of all tensors. total_bytes: of the tensors, None where no file says it.
     file_bytes: None without files. config: the `config.json` beside them, {} without one. notes: oddities, in words.
+    predicted: whether a config says so, and no file.
     """
 
     path: Path
@@ -29,6 +30,7 @@ class Files:
     file_bytes: int | None
     config: dict[str, Any]
     notes: list[str]
+    predicted: bool = False
 
 
 def find_files(path: str | Path) -> Files:
@@ -50,7 +52,7 @@ def find_files(path: str | Path) -> Files:
         return _weighed(path, _gguf_parts(path))
     raise ValueError(
         f"path={str(path)!r} is a kind of file whose header is not read; allowed: .safetensors, .gguf, .index.json, or "
-        "their folder"
+        "their folder, or a config.json"
     )
 
 
@@ -87,7 +89,7 @@ def _index(path):
     missing = [shard.name for shard in shards if not shard.is_file()]
     if len(missing) == len(shards):
         note = f"an index alone: {len(files):,} tensors in {len(shards)} files; formats, shapes and parts are not known"
-        return Files(path, [], list(files), said, None, _config(path.parent), [note])
+        return Files(path, [], list(files), said, None, config_in(path.parent), [note])
     if missing:
         raise ValueError(
             f"path={str(path)!r} names {len(shards)} files, of which {len(missing)} are missing, {missing[0]} the "
@@ -126,7 +128,7 @@ def _weighed(path, files):
             homes[tensor.name] = tensor.file
             tensors.append(tensor)
     sizes = sum(tensor.nbytes for tensor in tensors), sum(file.stat().st_size for file in files)
-    config = _config(path if path.is_dir() else path.parent)
+    config = config_in(path if path.is_dir() else path.parent)
     return Files(path, tensors, list(homes), *sizes, config, _shard_note(path, files))
 
 
@@ -150,9 +152,9 @@ def _gguf_parts(path):
     return parts
 
 
-def _config(folder):
+def config_in(folder: Path) -> dict[str, Any]:
     """The `config.json` in a folder, with what a file of its own says of the quantization; {} without one."""
-    found = load(folder / "config.json")[1] if (folder / "config.json").is_file() else {}
+    found = load(folder / CONFIG)[1] if (folder / CONFIG).is_file() else {}
     for name in ("hf_quant_config.json", "quantize_config.json", "quant_config.json"):
         if "quantization_config" not in found and (folder / name).is_file():
             said = json.loads((folder / name).read_text(encoding="utf-8"))

@@ -162,7 +162,8 @@ def _widths(arch: Architecture) -> dict[str, int]:
     widths["queries of a layer"] = arch.query_width
     for name, (heads, width) in arch.cache_rows().items():
         widths[f"cached {name} of a layer"] = heads * width
-        widths[f"cached {name} of all layers"] = arch.layers_caching(name) * heads * width
+        if arch.sliding_window is None:  # else it grows by fewer layers the longer it is
+            widths[f"cached {name} of all layers"] = arch.layers_caching(name, False) * heads * width
     if arch.latent:
         widths["expanded keys of a layer"] = arch.kv_width
     if len(arch.expert_layers) < arch.num_hidden_layers:

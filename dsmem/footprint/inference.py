@@ -45,7 +45,6 @@ def inference_footprint(arch: Any, work: Workload | None = None, sharding: None 
             f"kv_cache={work.kv_cache!r} is a format of llama.cpp or FlashMLA, of which only the size is known; a pass "
             f"is modelled in: {', '.join(CACHE_FORMATS)}"
         )
-    arch.check_window(work.key_len)
     arch.check_positions(work.key_len)
     check_range(work, lambda largest: inference_footprint(arch, largest).total_bytes)
     p = Pass(arch, work, resident(arch, work))
@@ -65,10 +64,12 @@ def gpt_layers(p: Pass) -> None:
 def layers(p: Pass) -> None:
     """`Layer`s: the last of each kind of attention half, the last of each kind of MLP half, and the head."""
     arch, held = p.arch, dict(p.alive)
-    for (shares, hands_on), index in _last(arch, arch.shares_index, arch.hands_on_index):
+    for (p.slide, shares, hands_on), index in _last(arch, arch.slides, arch.shares_index, arch.hands_on_index):
         indexer.between(p, shares, hands_on)
+        p.prefix += "sliding." * (p.slide and bool(arch.layer_types))
         attention(p, index)
         p.alive = dict(held)
+    p.slide = False
     for (sparse, hands_on), index in _last(arch, arch.has_experts, arch.hands_on_index):
         set_grown(p, index + 1)
         indexer.between(p, hands_on, hands_on)
@@ -96,5 +97,8 @@ def resident(arch: Architecture, work: Workload) -> dict[str, Any]:
         bits = dtype_bits(work.activations)
         parts["rope_tables"] = formulas.rope_tables_bytes(work.new_tokens, arch.head_dim, bits)
     if work.attention == "eager" or arch.indexed:
-        parts["causal_mask"] = formulas.causal_mask_bytes(work.new_tokens, work.key_len)
+        for slide, part in ((False, "causal_mask"), (True, "window_mask")):
+            if arch.layers_that(slide):
+                seen = arch.kept_tokens(slide, work.cached_tokens) + work.new_tokens
+                parts[part] = formulas.causal_mask_bytes(work.new_tokens, seen)
     return parts

@@ -10,7 +10,8 @@ PARTS = {  # the first that matches; names of transformers, of DeepSeek's and Mi
     "weight_scales": r"[._](weight|input|output|[qkv])_scale(_inv|_2)?$|_(global_scale|zero_point)$"
     r"|_proj_scale(s|_inv)?$|\.(weight_shape|weight_g_idx|scales|qzeros|g_idx|SCB|weight_format)$|(?<!norm)\.scale$"
     r"|\.weight\.((nested_)?(absmax|quant_map)|quant_state\..*)$",
-    "buffers": r"(inv_freq|e_score_correction_bias|position_ids|exp_probs_b\.bias|rope_freqs\.weight)$",
+    "buffers": r"(inv_freq|e_score_correction_bias|\.attn\.(masked_)?bias|position_ids|exp_probs_b\.bias)$"
+    r"|rope_freqs\.weight$",
     "mtp": r"(^|\.)(mtp|nextn|eh_proj|enorm|hnorm|shared_head)(\.|$)",
     "vision": r"(^|\.)(vision|visual|image|multi_modal|patch_merge)|^(v|mm)\.",
     "audio": r"(^|\.)(audio|speech|sound)|^a\.",

@@ -6,37 +6,52 @@ from typing import Any
 
 from dsmem.config.architecture import Architecture
 from dsmem.config.names import STACKED, TURNED, published_name
+from dsmem.config.quantization import HEAD, Quantization
 from dsmem.config.schemes import FP8_TILE as TILE
 from dsmem.units import FLOATS, dtype_bits, one_of
 
+DEEPSEEK_FP8 = Quantization("fp8", "fp8_tiles", tile=(TILE, TILE), kept=HEAD)
+LINEAR = "linear"  # in place of a format, until it is known whether the layer converts
 WITHOUT_COPIES = ("glm_moe_dsa",)  # families whose modules for further tokens take the model's own embedding and head
 
 
-def published_tensors(arch: Any, weights: str = "bf16", mtp: bool = True) -> dict[str, tuple[tuple, str]]:
+def published_tensors(
+    arch: Any, weights: str | Quantization = "bf16", mtp: bool = True, plain: str = "bf16"
+) -> dict[str, tuple[tuple, str]]:
     """Every tensor of a published checkpoint of `arch`: {name: (shape, format)}, names as on the hub.
 
     arch: whatever `Architecture.of` takes. weights: "fp8" (DeepSeek-V3 and R1: linear layers and experts in E4M3 with
-    float32 scales), or one float format for all. mtp: with the modules that predict further tokens, where the model has
-    them. The router's bias is float32. GPT-2's files, which are in "fp32", hold a mask of each layer, too. Raises
-    ValueError for another format.
+    float32 scales), one float format for all, or a `Quantization`. mtp: with the modules that predict further tokens,
+    where the model has them. plain: the format of what does not convert. The router's bias is float32. GPT-2's files,
+    which are in "fp32", hold a mask of each layer, too. Raises ValueError for another format.
 
     >>> r1 = published_tensors("deepseek-r1", "fp8")
     >>> r1["model.layers.3.mlp.experts.255.down_proj.weight_scale_inv"]
     ((56, 16), 'fp32')
     """
     arch = Architecture.of(arch)
-    one_of("weights", weights, ("fp8", *FLOATS), "a format of a checkpoint")
+    if not isinstance(weights, Quantization):
+        one_of("weights", weights, ("fp8", *FLOATS), "a format of a checkpoint")
+        plain, weights = (plain, DEEPSEEK_FP8) if weights == "fp8" else (weights, None)
     if arch.gpt_block:
-        return _gpt(arch, weights)
-    found = decoder_tensors(arch, weights, mtp)
+        return _gpt(arch, _unconverted(arch, weights, plain))
+    found = decoder_tensors(arch, LINEAR, mtp, plain)
     if arch.model_type in STACKED:
-        found = _stacked(arch, found, one_of("weights", weights, FLOATS, f"a format of a checkpoint of {arch.name}"))
-    return {published_name(arch.model_type, name.removeprefix("model.")): tensor for name, tensor in found.items()}
+        found = _stacked(arch, found, _unconverted(arch, weights, plain))
+    named = {published_name(arch.model_type, name.removeprefix("model.")): tensor for name, tensor in found.items()}
+    return _stored(named, weights, plain)
 
 
-def decoder_tensors(arch: Architecture, weights: str, mtp: bool) -> dict[str, tuple[tuple, str]]:
-    """The same with the kit's own names, experts one by one; arguments as in `published_tensors`."""
-    plain = "bf16" if weights == "fp8" else weights
+def _unconverted(arch, quantization, plain):
+    """The format of all weights, of a family whose converted files are not known."""
+    return one_of("weights", getattr(quantization, "method", plain), FLOATS, f"a format of a checkpoint of {arch.name}")
+
+
+def decoder_tensors(
+    arch: Architecture, weights: str, mtp: bool, plain: str | None = None
+) -> dict[str, tuple[tuple, str]]:
+    """The same with the kit's own names, experts one by one; `weights` is the format of every linear layer."""
+    plain = plain or weights
     found = {"model.embed_tokens.weight": ((arch.vocab_size, arch.hidden_size), plain)}
     for index in range(arch.num_hidden_layers):
         found |= _layer(arch, index, arch.has_experts(index), weights, plain)
@@ -44,7 +59,22 @@ def decoder_tensors(arch: Architecture, weights: str, mtp: bool) -> dict[str, tu
         found |= _next_token_module(arch, arch.num_hidden_layers + extra, weights, plain)
     found["model.norm.weight"] = (arch.hidden_size,), plain
     for name, shape in arch.head_linears().items() if not arch.tie_word_embeddings else ():
-        found |= _linear(name, *shape, plain, plain)
+        found |= _linear(name, *shape, weights if name in HEAD else plain, plain)
+    return found
+
+
+def _stored(named, quantization, plain):
+    """The same with what `quantization` stores in place of each linear layer that it converts."""
+    found = {}
+    for name, (shape, element) in named.items():
+        module = name.removesuffix(".weight")
+        if element != LINEAR:
+            found[name] = shape, element
+        elif quantization is None or not quantization.converts(module):
+            found[name] = shape, plain
+        else:
+            n_out, n_in = shape
+            found |= {f"{module}.{end}": tensor for end, tensor in quantization.tensors(n_in, n_out).items()}
     return found
 
 
@@ -164,7 +194,4 @@ def _next_token_module(arch, index, weights, plain):
 
 
 def _linear(name, n_in, n_out, bias, weights, plain):
-    found = {f"{name}.weight": ((n_out, n_in), weights)}
-    if weights == "fp8":
-        found[f"{name}.weight_scale_inv"] = (-(-n_out // TILE), -(-n_in // TILE)), "fp32"
-    return found | ({f"{name}.bias": ((n_out,), plain)} if bias else {})
+    return {f"{name}.weight": ((n_out, n_in), weights)} | ({f"{name}.bias": ((n_out,), plain)} if bias else {})

@@ -1,5 +1,6 @@
 """What is stored before a pass begins: weights in every format, the KV cache, buffers. The one way to these bytes."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ from dsmem import formulas
 from dsmem.config.architecture import Architecture
 from dsmem.config.schemes import INT4_GROUP, PACKED, SCHEMES, packed
 from dsmem.config.workload import EXPERTS, LINEARS, Workload
-from dsmem.units import BLOCK_FORMATS, FLOATS, dtype_bits, format_name, names, one_of, whole_number, whole_numbers
+from dsmem.units import BLOCK_FORMATS, FLOATS, dtype_bits, format_name, names, one_of, whole_number
 
 PARTS = ("embed_tokens", "attention", "mlp", "experts", "shared_experts", "other", "lm_head", "weight_scales")
 """Where the bytes of a model's weights are, as `weight_parts` names it."""
@@ -208,12 +209,18 @@ def rows_of(
     batch: Any,
     tokens: Any,
     row_alignment: int = 1,
+    block_size: Any = 1,
 ) -> tuple[Any, Any]:
-    """(numbers, scales) in bytes of `rows` in all layers of `arch` that keep them; an indexer's keys not all do."""
-    pairs = [
-        model_rows({name: shape}, arch.layers_caching(name), kv_cache, batch, tokens, row_alignment)
-        for name, shape in rows.items()
-    ]
+    """(numbers, scales) in bytes of `rows` in all layers of `arch` that keep them; an indexer's keys not all do.
+
+    tokens: cached per sequence; of a layer that slides every layout keeps the last `sliding_window - 1`, a growing
+    cache as what it holds once it is full, the others as room for them. block_size: of whole pages.
+    """
+    pairs = []
+    for slide, (name, shape) in itertools.product((False, True), rows.items()):
+        kept, layers = arch.kept_tokens(slide, tokens), arch.layers_caching(name, slide)
+        room = formulas.paged_tokens(kept, block_size)
+        pairs.append(model_rows({name: shape}, layers, kv_cache, batch, room, row_alignment))
     return sum(stored for stored, _ in pairs), sum(scales for _, scales in pairs)
 
 
@@ -238,12 +245,10 @@ def cache_bytes(arch: Any, work: Workload | None = None, row_alignment: int = 1,
     arch, work = Architecture.of(arch), Workload.of(work, **fields)
     if work.cache == "none":
         return {}
-    arch.check_window(work.cache_len)
     arch.check_positions(work.cache_len)
     check_range(work, lambda largest: sum(cache_bytes(arch, largest, row_alignment).values()))
     tokens = work.cached_tokens if work.cache == "growing" else work.cache_len
-    if work.cache == "paged":
-        tokens = formulas.paged_tokens(work.cache_len, work.block_size)
+    block_size = work.block_size if work.cache == "paged" else 1
     kinds = arch.cache_rows(work.mla_cache)
     if work.kv_cache == "fp8_ds_mla" and "latents" not in kinds:
         raise ValueError(
@@ -252,48 +257,14 @@ def cache_bytes(arch: Any, work: Workload | None = None, row_alignment: int = 1,
         )
     parts, scales = {}, 0
     for name, shape in kinds.items():
-        stored, extra = rows_of(arch, {name: shape}, work.kv_cache, work.batch, tokens, row_alignment)
+        stored, extra = rows_of(arch, {name: shape}, work.kv_cache, work.batch, tokens, row_alignment, block_size)
         part, scales = cache_part(arch, work, name), scales + extra
         parts[part] = parts.get(part, 0) + stored
     if work.kv_cache == "int8":
         parts["cache_scales"] = scales
     if work.cache == "paged":
-        parts["slot_mapping"] = formulas.token_ids_bytes(work.batch, tokens)
+        # layers that slide have a table of their own
+        kept = [arch.kept_tokens(slide, tokens) for slide in (False, True) if arch.layers_that(slide)]
+        places = sum(formulas.paged_tokens(room, block_size) for room in kept)
+        parts["slot_mapping"] = formulas.token_ids_bytes(work.batch, places)
     return parts
-
-
-def cache_kinds(arch: Any, num_key_value_heads: int, mla_cache: str = "latent") -> dict[str, dict]:
-    """What `arch` caches of a token in a layer, beside three others of its shape: {name: {rows: (heads, width)}}.
-
-    num_key_value_heads: of the grouped attention (GQA); more than the model has heads count as all.
-    """
-    arch = Architecture.of(arch)
-    heads, width = arch.num_attention_heads, arch.value_head_dim
-    grouped = min(whole_number("num_key_value_heads", num_key_value_heads), heads)
-    built = f"as built: MLA, {mla_cache}" if arch.latent else f"as built: {arch.num_key_value_heads} KV heads"
-    kinds = {f"MHA: all {heads} heads": heads, f"GQA: {grouped} KV heads": grouped, "MQA: one KV head": 1}
-    others = {name: {"keys": (count, width), "values": (count, width)} for name, count in kinds.items()}
-    return {built: arch.cache_rows(mla_cache)} | others
-
-
-def cache_growth(
-    arch: Any, lengths: np.ndarray, room: int, kv_cache: str = "bf16", block_size: int = 16
-) -> dict[str, np.ndarray]:
-    """Bytes of one sequence's cache at `lengths` tokens, an array: {layout: array}, as `plots.plot_curves` takes it.
-
-    "growing, while copied": the worst moment of a step, in the last layer, with one tensor's old rows beside its new.
-    room: tokens that the static cache is made for; block_size: tokens of a page.
-    """
-    arch, lengths = Architecture.of(arch), whole_numbers("lengths", lengths, least=0)
-    room, block_size = whole_number("room", room), whole_number("block_size", block_size)
-    rows = arch.cache_rows()
-    sizes = [size for kind in rows.items() for size in model_rows(dict([kind]), 1, kv_cache, 1, 1)]
-    token = sum(rows_of(arch, rows, kv_cache, 1, 1))
-    # tensors are joined one after the other, so those still to come lack the new token's row
-    beside = [(lengths - 1) * size - sum(sizes[index + 1 :]) for index, size in enumerate(sizes)]
-    return {
-        "static": np.full(len(lengths), room * token),
-        "growing": lengths * token,
-        "growing, while copied": lengths * token + np.max(beside, axis=0),
-        "paged, pages in use": formulas.paged_tokens(lengths, block_size) * token,
-    }

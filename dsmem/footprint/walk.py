@@ -1,7 +1,8 @@
 """A pass retold instant by instant, in the order in which `model` runs it.
 
 Each function of this room walks beside one of the model's: what it makes, what is alive next to it, what dies. Of
-layers that are alike only the last is walked, for no earlier one holds more.
+layers that are alike only the last is walked, for no earlier one holds more; of those that slide and those that do not,
+the last of each.
 """
 
 from collections.abc import Callable
@@ -19,8 +20,8 @@ class Pass:
     """`arch` running `work`: what is alive so far, and the instants that the pass has been through.
 
     held: parts that are alive from the first instant to the last. bits: of one element of an activation. tokens: new
-    tokens of all sequences. prefix: stands before the names of instants in a layer that is not like most. Sizes are
-    bytes, of numbers or of arrays.
+    tokens of all sequences. prefix: stands before the names of instants in a layer that is not like most. slide:
+    whether that layer attends to a window alone. Sizes are bytes, of numbers or of arrays.
     """
 
     def __init__(self, arch: Architecture, work: Workload, held: dict[str, Any] | None = None):
@@ -28,7 +29,27 @@ class Pass:
         self.bits = dtype_bits(work.activations)
         self.tokens = work.batch * work.new_tokens
         self.alive = dict(held or {})
-        self.instants, self.prefix = {}, ""
+        self.instants, self.prefix, self.slide = {}, "", False
+
+    @property
+    def kept_len(self) -> Any:
+        """Tokens per sequence that the cache holds for this layer before the pass."""
+        return self.arch.kept_tokens(self.slide, self.work.cached_tokens)
+
+    @property
+    def kept_new(self) -> Any:
+        """New tokens per sequence that the cache keeps of this layer: the last, where a prompt is longer than it."""
+        return self.arch.kept_tokens(self.slide, self.work.new_tokens)
+
+    @property
+    def kept_after(self) -> Any:
+        """Tokens per sequence that the cache holds for this layer after the pass."""
+        return self.arch.kept_tokens(self.slide, self.work.key_len)
+
+    @property
+    def key_len(self) -> Any:
+        """Tokens per sequence that this layer's attention reads: those in the cache, and the new ones."""
+        return self.kept_len + self.work.new_tokens
 
     def new(self, formula: Callable, *sizes: int) -> Any:
         """Bytes of a formula of (batch, tokens, sizes ..., bits) for the tokens that this pass computes."""
@@ -36,7 +57,7 @@ class Pass:
 
     def seen(self, formula: Callable, *sizes: int) -> Any:
         """The same for all tokens that attention reads, cached and new."""
-        return formula(self.work.batch, self.work.key_len, *sizes, self.bits)
+        return formula(self.work.batch, self.key_len, *sizes, self.bits)
 
     def hidden(self) -> Any:
         """Bytes of one hidden state of the new tokens."""

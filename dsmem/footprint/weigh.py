@@ -5,8 +5,9 @@ from collections import Counter
 from pathlib import Path
 
 from dsmem.config.quantization import packed_bits
-from dsmem.footprint.files import Files, find_files
+from dsmem.footprint.files import CONFIG, Files, find_files, has_files
 from dsmem.footprint.names import numbers_in, part_of
+from dsmem.footprint.predicted import predict
 from dsmem.table import Table
 from dsmem.units import format_bytes, whole_number
 
@@ -17,14 +18,18 @@ def checkpoint(path: str | Path) -> "Checkpoint":
     """The `Checkpoint` at `path`, weighed by its headers; no tensor is loaded, and torch is not needed.
 
     path: a folder with safetensors or GGUF files, one such file, or a `model.safetensors.index.json` (alone it says a
-    total and names). Of a GGUF file in several parts, any part stands for all; GGUF needs the package `gguf`.
+    total and names). Of a GGUF file in several parts, any part stands for all; GGUF needs the package `gguf`. Of a
+    `config.json`, or a folder with nothing else, what its files would hold is predicted, and said to be: see `predict`.
     Raises ValueError, one sentence, for what is missing, damaged, cut short, or stored twice.
 
     >>> from dsmem.config.source import DATA
     >>> checkpoint(DATA / "small-r1")
     <Checkpoint small-r1: 1,368,576 parameters in 2,737,248 bytes of tensors (2.61 MiB)>
     """
-    return Checkpoint(find_files(path))
+    where = Path(path) if isinstance(path, str | Path) else None
+    if where and where.is_dir() and (where / CONFIG).is_file() and not has_files(where):
+        where = where / CONFIG
+    return Checkpoint(predict(where) if where and where.is_file() and where.name == CONFIG else find_files(path))
 
 
 class Checkpoint:
@@ -33,11 +38,13 @@ class Checkpoint:
     tensors: every `StoredTensor`, as stored. total_bytes: of all of them; header_bytes: what the files hold beside
     (headers and padding); file_bytes: both. n_params: numbers of the model, packed ones unpacked, without scales,
     tables and buffers; None where a packed format's bits are not known. notes: what is odd or not known, in words.
+    predicted: whether all this was read from a config instead.
     """
 
     def __init__(self, files: Files):
         self.path, self.name, self.notes = files.path, files.path.resolve().name, list(files.notes)
         self.tensors, self.config = files.tensors, files.config
+        self.predicted = files.predicted
         self.total_bytes, self.file_bytes = files.total_bytes, files.file_bytes
         self.header_bytes = None if self.file_bytes is None else self.file_bytes - self.total_bytes
         if self.n_params is None and self.tensors:
@@ -82,13 +89,14 @@ class Checkpoint:
         beside = {"headers and padding": self.header_bytes, "files": self.file_bytes}
         rows += [("", what, nbytes, nbytes, None) for what, nbytes in beside.items()]
         columns = {"by": None, "what": None, "bytes": ",", "size": format_bytes, "share": ".1%"}
-        return Table(columns, rows, "\n".join([str(self), *self.notes, CLAIM]))
+        return Table(columns, rows, "\n".join([str(self), *self.notes, *[CLAIM] * (not self.predicted)]))
 
     def __str__(self) -> str:
         params = "" if self.n_params is None else f"{self.n_params:,} parameters in "
         if self.total_bytes is None:
             return f"{self.name}: {params}bytes that are not known"
-        return f"{self.name}: {params}{self.total_bytes:,} bytes of tensors ({format_bytes(self.total_bytes)})"
+        how = "predicted from its config, " if self.predicted else ""
+        return f"{self.name}: {params}{self.total_bytes:,} bytes of tensors ({how}{format_bytes(self.total_bytes)})"
 
     def __repr__(self) -> str:
         return f"<Checkpoint {self}>"

@@ -50,6 +50,18 @@ class Ledger(TorchDispatchMode):
         tensors = () if model is None else itertools.chain(model.parameters(), model.buffers())
         self._device = next((str(tensor.device) for tensor in tensors), None)
 
+    @classmethod
+    def of(cls, events: list[tuple[Record, int]], device: str) -> "Ledger":
+        """A closed ledger of these births and deaths, whose records have their categories. device: as `device`."""
+        ledger = cls()
+        ledger.events, ledger._device = events, device
+        ledger._settle()
+        return ledger
+
+    def record_of(self, tensor: torch.Tensor) -> Record | None:
+        """The record of a plain tensor that is alive, inside the block; None for one that is not booked."""
+        return self._live.get(tensor.untyped_storage()._cdata, (None, None))[0]
+
     def __enter__(self):
         if self.events:
             raise ValueError("this ledger has booked a block already; make a new Ledger for each")

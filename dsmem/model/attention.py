@@ -26,6 +26,7 @@ class Attention(nn.Module):
     def __init__(self, arch: "Architecture", index: int, make_linear: Callable, **like: Any):
         super().__init__()
         self.index, self.head_dim, self.groups = index, arch.head_dim, arch.query_width // arch.kv_width
+        self.window = arch.sliding_window if arch.slides(index) else None
         self.q_proj, self.k_proj = make_linear("q_proj"), make_linear("k_proj")
         self.v_proj, self.o_proj = make_linear("v_proj"), make_linear("o_proj")
         self.q_norm = RMSNorm(arch.head_dim, arch.rms_norm_eps, **like) if arch.qk_norm else nn.Identity()
@@ -51,8 +52,8 @@ class Attention(nn.Module):
             v = repeat_heads(v, self.groups)
         if step.attention == "eager":
             q = repeat_heads(q, 1)
-            return eager_attention(q, k, v, step.mask)
-        return operators.attention(q, k, v, causal=q.shape[1] > 1)[0].flatten(2)
+            return eager_attention(q, k, v, step.mask if self.window is None else step.window_mask)
+        return operators.attention(q, k, v, causal=q.shape[1] > 1, window=self.window)[0].flatten(2)
 
 
 class LatentAttention(nn.Module):

@@ -136,9 +136,9 @@ class Decoder(nn.Module):
             attention = attention_for(self.like["device"], self.arch, self.like["dtype"])
         start = 0 if cache is None else cache.length
         positions = torch.arange(start, start + seq_len, device=self.like["device"])
-        mask = future_mask(positions, start + seq_len) if attention == "eager" or self.arch.indexed else None
+        masks = [self._mask(positions, start, slide, attention) for slide in (False, True)]
         if self.arch.learned_positions:
-            return Step(None, None, mask, cache, attention)
+            return Step(None, None, masks[0], cache, attention)
         angles = (positions[:, None] * self.inv_freq)[:, None]
         cos = angles.cos().to(self.like["dtype"])
         sin = angles.sin().to(self.like["dtype"])
@@ -146,7 +146,14 @@ class Decoder(nn.Module):
             cos = torch.stack((cos, cos), dim=-1).flatten(-2)
         else:
             cos = torch.cat((cos, cos), dim=-1)
-        return Step(cos, sin, mask, cache, attention, absorbed)
+        return Step(cos, sin, masks[0], cache, attention, absorbed, window_mask=masks[1])
+
+    def _mask(self, positions, start, slide, attention):
+        """The mask of the layers that slide, or of the others; None where there are none of them, or no need of it."""
+        if not self.arch.layers_that(slide) or not (attention == "eager" or self.arch.indexed):
+            return None
+        keys = range(start - self.arch.kept_tokens(slide, start), start + len(positions))
+        return future_mask(positions, keys, self.arch.sliding_window if slide else None)
 
     def new_cache(self, batch: int, max_len: int, dtype: Any = None, layout: str = "static", **options: Any) -> KVCache:
         """An empty `KVCache` for `max_len` tokens of `batch` sequences, on the model's device.

@@ -34,7 +34,12 @@ def sink_logits(model: torch.nn.Module, tokens: torch.Tensor, sink: int, recent:
     """Logits (batch, seq_len, vocab_size), as from a decode loop over a cache of `sink + recent` tokens.
 
     model: a `Decoder`. tokens: (batch, seq_len), read from position 0. sink, recent: as in `sink_mask`.
+    Raises ValueError for a model whose layers slide.
     """
+    if model.arch.sliding_window is not None:
+        raise ValueError(
+            f"model={model.arch.name!r} has layers that slide; it must attend to all tokens in every layer"
+        )
     mask = sink_mask(tokens.shape[1], sink, recent, tokens.device)
     step = dataclasses.replace(model.step(tokens.shape[1]), mask=mask, attention="eager")
     return model.head(model.norm(model.hidden(tokens, step)))

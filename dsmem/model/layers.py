@@ -24,7 +24,8 @@ class Step:
 
     cos: cosines of the new tokens' rotary angles, (seq_len, 1, head_dim); both halves of a pair have the same one.
     sin: their sines, (seq_len, 1, head_dim / 2). Both are in the model's dtype, and None where positions are learned.
-    mask: True where a token may not look, (seq_len, key_len); eager attention has one, and an indexer.
+    mask: True where a token may not look, (seq_len, key_len); eager attention has one, and an indexer. window_mask: the
+    same of the layers that slide, over the tokens that they keep and the new ones.
     cache: the `KVCache` that holds the earlier tokens, or None.
     attention: "fused", "expanded" or "eager". absorbed: whether latent attention reads the cached latents as they are.
     chosen: the bias of an indexer, between the layers that share it.
@@ -37,6 +38,7 @@ class Step:
     attention: str = "fused"
     absorbed: bool = False
     chosen: list[torch.Tensor] = dataclasses.field(default_factory=list)
+    window_mask: torch.Tensor | None = None
 
 
 class Linear(nn.Linear):
@@ -123,12 +125,16 @@ def rope_frequencies(arch: "Architecture", device: torch.device | str) -> torch.
     return arch.rope_theta**-exponents
 
 
-def future_mask(positions: torch.Tensor, key_len: int) -> torch.Tensor:
-    """True where key j lies after the token at positions[i]: (seq_len, key_len).
+def future_mask(positions: torch.Tensor, keys: range, window: int | None = None) -> torch.Tensor:
+    """True where a key lies after the token at positions[i], or `window` tokens or more before it: (seq_len, keys).
 
-    positions: of the new tokens, (seq_len,). key_len: keys, cached ones included.
+    positions: of the new tokens, (seq_len,). keys: the positions of the keys, cached ones included.
     """
-    return torch.arange(key_len, device=positions.device) > positions[:, None]
+    places = torch.arange(keys.start, keys.stop, device=positions.device)
+    mask = places > positions[:, None]
+    if window is not None:
+        mask.logical_or_(places <= positions[:, None] - window)
+    return mask
 
 
 def split_heads(x: torch.Tensor, head_dim: int) -> torch.Tensor:

@@ -1,6 +1,5 @@
 """Any model that the installed transformers builds: its config made of the very dict at hand, its class, its parts."""
 
-import contextlib
 import copy
 import dataclasses
 import difflib
@@ -99,31 +98,31 @@ def read(source: Any) -> LibraryModel:
     return LibraryModel(name, model_class, runs, _floats(given), _stored(given), whole)
 
 
-def build(model: LibraryModel, weights: str, attention: str, values: bool = True) -> torch.nn.Module:
+def build(model: LibraryModel, weights: str, attention: str) -> torch.nn.Module:
     """transformers' module on the present device, in eval mode; eager where its class has no other attention.
 
-    weights: one of `units.FLOATS`. attention: as transformers calls it, "sdpa" or "eager". values: whether the class
-    sets first values, some of which cannot be set on fake tensors.
+    weights: one of `units.FLOATS`. attention: as transformers calls it, "sdpa" or "eager".
     """
-    dtype, said = TORCH_DTYPES[weights], explained(f"{version()} does not build {model.name}")
-    with quiet(), said, contextlib.nullcontext() if values else _without_values():
+    with quiet(), explained(f"{version()} does not build {model.name}"):
         if attention == "sdpa" and not getattr(model.model_class, "_supports_sdpa", False):
             attention = "eager"
-        options = {"dtype": dtype, "attn_implementation": attention}
+        options = {"dtype": TORCH_DTYPES[weights], "attn_implementation": attention}
         return model.model_class._from_config(copy.deepcopy(model.config), **options).eval()
 
 
-@contextlib.contextmanager
-def _without_values():
-    """transformers ties weights as ever, and sets no first values of its own."""
-    from transformers import PreTrainedModel
+def allocate(module: torch.nn.Module) -> None:
+    """Give every tensor of a module on the meta device a storage on the CPU, a tied one once; its values are any."""
+    made = {}
 
-    own = getattr(PreTrainedModel, "initialize_weights", None)
-    PreTrainedModel.initialize_weights = lambda self: None
-    try:
-        yield
-    finally:
-        PreTrainedModel.initialize_weights = own
+    def new(tensor):
+        if id(tensor) not in made:
+            empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+            made[id(tensor)] = torch.nn.Parameter(empty, False) if isinstance(tensor, torch.nn.Parameter) else empty
+        return made[id(tensor)]
+
+    for part in module.modules():
+        for tensors in (part._parameters, part._buffers, vars(part)):
+            tensors.update({name: new(each) for name, each in tensors.items() if isinstance(each, torch.Tensor)})
 
 
 def _config_object(given):

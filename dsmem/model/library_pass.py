@@ -1,9 +1,7 @@
 """One pass of a model in transformers' code, with a cache that holds what came before: what a ledger watches."""
 
 import contextlib
-import dataclasses
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +11,7 @@ from dsmem.config.workload import Workload
 from dsmem.model.devices import TORCH_DTYPES, check_device
 from dsmem.model.hub import explained, pinned_attention, quiet, version
 from dsmem.model.kernels import GpuKernels
-from dsmem.model.library import LibraryModel, build
+from dsmem.model.library import LibraryModel, allocate, build
 
 KERNELS = {"auto": "sdpa", "fused": "sdpa", "expanded": "sdpa", "eager": "eager"}
 """What transformers calls each attention; "sdpa" itself decides whether it widens keys and values first."""
@@ -25,75 +23,75 @@ _FIELDS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
 class LibraryPass:
-    """A pass that is ready to run: `forward()` runs it and returns what transformers returns, `past_key_values` too.
-
-    module: transformers' model, random weights. work: what really runs: attention="eager" where the class has no other.
-    notes: what differs from what one may expect, a sentence each; a list, for the pass itself may add to it.
-    """
-
-    module: torch.nn.Module
-    work: Workload
-    forward: Callable
-    notes: list
-
-
-def prepare(model: LibraryModel, work: Workload, device: Any, seed: int = 0) -> LibraryPass:
-    """The pass of `work` on `model`; the tokens that its cache already holds were run before, unwatched.
+    """The pass of `work` on a `LibraryModel`: `fill()` makes it ready, `forward()` runs it.
 
     device: as in `devices.check_device`. seed: of the random weights and tokens. Raises ValueError for what is not run
     in transformers' code: weights of a scheme, a cache in another format than the activations, pages.
+    module: transformers' model. work: what really runs: attention="eager" where the class has no other.
+    notes: what differs from what one may expect, a sentence each; a pass may add to them.
 
     A known difference from a GPU: eager attention takes its softmax in float32, for which a CPU and fake tensors copy
     FP16 scores and a GPU does not, so on fake tensors an FP16 pass counts 4 bytes a score too many. BF16 and FP32 do
     not differ.
     """
-    device = check_device(device)
-    _check(work, device)
-    mode = FakeTensorMode() if device == "fake" else contextlib.nullcontext()
-    kernels = contextlib.nullcontext() if device == "cuda" else GpuKernels()
-    torch.manual_seed(seed)
-    with mode, torch.device("cpu" if device == "fake" else device), torch.no_grad():
-        module = build(model, work.weights, KERNELS[work.attention], values=device != "fake")
-        if device == "cuda":
+
+    def __init__(self, model: LibraryModel, work: Workload, device: Any, seed: int = 0):
+        self._model, self._device = model, check_device(device)
+        _check(work, self._device)
+        fake = self._device == "fake"
+        self._mode = FakeTensorMode() if fake else contextlib.nullcontext()
+        self._kernels = contextlib.nullcontext() if self._device == "cuda" else GpuKernels()
+        torch.manual_seed(seed)
+        with torch.device("meta" if fake else self._device), torch.no_grad():
+            self.module = build(model, work.weights, KERNELS[work.attention])
+        if self._device == "cuda":
             torch.cuda.empty_cache()  # what building left behind must not hold what the pass makes
-        words = module.config.get_text_config().vocab_size
-        before, tokens = (torch.randint(words, (work.batch, count)) for count in (work.cached_tokens, work.new_tokens))
+        with self._mode, torch.device("cpu" if fake else self._device):
+            words, counts = self.module.config.get_text_config().vocab_size, (work.cached_tokens, work.new_tokens)
+            self._before, self._tokens = (torch.randint(words, (work.batch, count)) for count in counts)
+        self.work = work.changed(attention=_attention(self.module, work))
+        self.notes, self._options = _notes(model, work, self.work.attention), _options(self.module, work)
 
-    def run(ids, **options):
-        calm = quiet(), explained(f"{version()} does not run {model.name}")
-        with mode, kernels, torch.no_grad(), pinned_attention(device), calm[0], calm[1]:
-            return module(input_ids=ids, **options)
+    @property
+    def cache(self) -> Any:
+        """transformers' cache of the tokens before, None where there are none."""
+        return self._options.get("past_key_values")
 
-    options = _options(module, work)
-    if before.numel():
-        options["past_key_values"] = run(before, **options | _last(module)).past_key_values
+    def fill(self) -> None:
+        """Give the layers that the module has storages, if fake ones, and run the tokens before, for their cache."""
+        if self._device == "fake":
+            with self._mode:
+                allocate(self.module)
+        if self._before.numel():
+            out = self._run(self._before, **self._options | _last(self.module))
+            self._options["past_key_values"] = out.past_key_values
 
-    attention = _attention(module, work)
-    notes = _notes(model, work, attention)
-
-    def forward():
-        out = run(tokens, **options)
-        notes.extend(sentence for sentence in getattr(kernels, "said", {}).values() if sentence not in notes)
+    def forward(self) -> Any:
+        """What transformers returns for the new tokens, logits and `past_key_values` among it."""
+        out = self._run(self._tokens, **self._options)
+        said = getattr(self._kernels, "said", {}).values()
+        self.notes += [sentence for sentence in said if sentence not in self.notes]
         return out
 
-    return LibraryPass(module, work.changed(attention=attention), forward, notes)
+    def _run(self, ids, **options):
+        said = explained(f"{version()} does not run {self._model.name}")
+        with self._mode, self._kernels, torch.no_grad(), pinned_attention(self._device), quiet(), said:
+            return self.module(input_ids=ids, **options)
 
 
-def cache_kinds(output: Any) -> dict[str, int]:
-    """Bytes that the cache of transformers' `output` holds, by the class of its layers; a shared storage counts once.
+def layer_caches(output: Any) -> list[tuple[str, int]]:
+    """(class, bytes) of every layer of the cache in transformers' `output`; a shared storage counts where it is first.
 
     A layer that keeps a slice keeps the whole tensor that it is a slice of.
     """
-    kinds, seen = {}, set()
+    found, seen = [], set()
     for layer in getattr(getattr(output, "past_key_values", None), "layers", ()):
-        for tensor in _tensors(vars(layer)):
-            storage = tensor.untyped_storage()
-            if storage._cdata not in seen:
-                seen.add(storage._cdata)
-                kinds[type(layer).__name__] = kinds.get(type(layer).__name__, 0) + storage.nbytes()
-    return kinds
+        storages = [tensor.untyped_storage() for tensor in _tensors(vars(layer))]
+        fresh = {storage._cdata: storage.nbytes() for storage in storages if storage._cdata not in seen}
+        seen |= set(fresh)
+        found.append((type(layer).__name__, sum(fresh.values())))
+    return found
 
 
 def _tensors(values):

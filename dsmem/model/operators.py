@@ -59,14 +59,15 @@ def _(x, weight, bias, eps):
 
 @torch.library.custom_op("dsmem::attention", mutates_args=())
 def attention(
-    query: Tensor, key: Tensor, value: Tensor, causal: bool, bias: Tensor | None = None
+    query: Tensor, key: Tensor, value: Tensor, causal: bool, bias: Tensor | None = None, window: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention without the s x t scores in memory (FlashAttention, arXiv 2205.14135).
 
     query (batch, seq_len, heads, head_dim); key, value (batch, key_len, kv_heads, head_dim); kv_heads divides heads.
     causal: the tokens are the last of the keys, and each attends to the keys up to its own; otherwise to all.
     bias: added to the scores of all heads, (batch, 1, seq_len, key_len), its rows 16 numbers apart at a time; on a GPU
-    the memory-efficient kernel takes it.
+    the memory-efficient kernel takes it. window: of the keys up to its own a token attends to the last so many alone;
+    only where causal, and without a bias.
     Returns the output (shape of query) and the log-sum-exp of each row (batch, heads, seq_len) in float32.
     Raises ValueError where this GPU's kernel wants as many key heads as query heads. Left out: the memory-efficient
     kernel (a T4's) may use float32 scratch for heads wider than 128.
@@ -74,7 +75,10 @@ def attention(
     q, k, v = (tensor.transpose(1, 2) for tensor in (query, key, value))
     backend = attention_backend(query.device, query.dtype)
     kernel = _KERNELS["memory-efficient" if bias is not None and query.is_cuda else backend]
-    out, logsumexp = kernel(q, k, v, causal) if bias is None else kernel(q, k, v, causal, bias)
+    if causal and window is not None and window < key.shape[1]:  # a wider one hides nothing
+        out, logsumexp = kernel(q, k, v, causal, window=window)
+    else:
+        out, logsumexp = kernel(q, k, v, causal) if bias is None else kernel(q, k, v, causal, bias)
     return unpadded(out.transpose(1, 2)), unpadded(logsumexp)
 
 
@@ -89,7 +93,7 @@ def unpadded(tensor: Tensor) -> Tensor:
 
 
 @attention.register_fake
-def _(query, key, value, causal, bias=None):
+def _(query, key, value, causal, bias=None, window=None):
     batch, seq_len, heads, _ = query.shape
     return torch.empty_like(query), query.new_empty((batch, heads, seq_len), dtype=torch.float32)
 
@@ -108,46 +112,57 @@ def attention_backend(device: Any = "cpu", dtype: torch.dtype = torch.float16) -
     return "flash" if modern and dtype != torch.float32 else "memory-efficient"
 
 
-def _flash_on_cpu(q, k, v, causal, mask=None):
+def _flash_on_cpu(q, k, v, causal, mask=None, window=None):
     new, seen = q.shape[2], k.shape[2]
-    if causal and new != seen:  # this kernel takes the tokens for the first of the keys
+    if causal and (window or new != seen):  # this kernel takes the tokens for the first of the keys
         mask = torch.full((new, seen), -torch.inf, dtype=q.dtype).triu_(seen - new + 1)
+    if window:
+        mask += torch.full_like(mask, -torch.inf).tril_(seen - new - window)
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q, k, v, 0.0, causal and mask is None, attn_mask=mask
     )
 
 
-def _flash(q, k, v, causal):  # on a GPU causal tokens are the last of the keys (torch/nn/attention/bias.py)
+def _flash(
+    q, k, v, causal, window=None
+):  # on a GPU causal tokens are the last of the keys (torch/nn/attention/bias.py)
     # the kernel reads heads in multiples of 8; zeros in the padding change no score
     pad = -q.shape[-1] % 8
     padded = [torch.nn.functional.pad(tensor, (0, pad)) if pad else tensor for tensor in (q, k, v)]
-    out, logsumexp, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
-        *padded, 0.0, causal, scale=q.shape[-1] ** -0.5
-    )
+    scale = q.shape[-1] ** -0.5
+    if window:
+        tokens = [tensor.transpose(1, 2) for tensor in padded]
+        lengths, sides = (q.shape[2], k.shape[2]), {"window_size_left": window - 1, "window_size_right": 0}
+        out, logsumexp, *_ = torch.ops.aten._flash_attention_forward(
+            *tokens, None, None, *lengths, 0.0, True, False, scale=scale, **sides
+        )
+        return out.transpose(1, 2)[..., : q.shape[-1]], logsumexp
+    out, logsumexp, *_ = torch.ops.aten._scaled_dot_product_flash_attention(*padded, 0.0, causal, scale=scale)
     return out[..., : q.shape[-1]], logsumexp
 
 
-def _memory_efficient(q, k, v, causal, bias=None):
+def _memory_efficient(q, k, v, causal, bias=None, window=None):
     if k.shape[1] != q.shape[1]:
         raise ValueError(
             f"key has {k.shape[1]} heads and query {q.shape[1]}; this GPU's kernel wants as many: "
             "use attention='expanded'"
         )
-    if causal and q.shape[2] != k.shape[2]:
-        out, logsumexp = _efficient_of_the_last(q, k, v)
+    if window or (causal and q.shape[2] != k.shape[2]):
+        out, logsumexp = _efficient_of_the_last(q, k, v, window)
     else:
         bias = bias if bias is None else bias.expand(-1, q.shape[1], -1, -1)
         out, logsumexp, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, bias, True, 0.0, causal)
     return out, logsumexp[..., : q.shape[2]]
 
 
-def _efficient_of_the_last(q, k, v):
+def _efficient_of_the_last(q, k, v, window):
     """The same kernel, told that the tokens are the last of the keys, as torch's `bias.py` tells it."""
     q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
     out, logsumexp, *_ = torch.ops.aten._efficient_attention_forward(
         *(q, k, v, None, None, None, None, None, 0.0),
         custom_mask_type=LOWER_RIGHT,
         compute_log_sumexp=True,
+        **({"window_size": window} if window else {}),
     )
     return out.transpose(1, 2), logsumexp
 

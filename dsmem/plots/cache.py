@@ -7,7 +7,8 @@ from typing import Any
 
 from dsmem.config.architecture import Architecture
 from dsmem.config.hardware import capacities
-from dsmem.footprint.stored import cache_kinds, rows_of
+from dsmem.footprint.growth import cache_kinds
+from dsmem.footprint.stored import rows_of
 from dsmem.plots import axes, limits, shapes
 from dsmem.plots.picture import Picture
 from dsmem.plots.style import look

@@ -144,7 +144,7 @@ class LengthsPicture(Picture):
 
     def __call__(self, arch, work, capacity=None, overhead_bytes=0):
         """Show the peak of `work` on `arch` at every length; returns in words what there is to see."""
-        lengths = LENGTHS[LENGTHS <= (arch.sliding_window or LENGTHS[-1])]
+        lengths = LENGTHS
         fp, curve = inference_footprint(arch, work), inference_footprint(arch, work.changed(seq_len=lengths))
         families = {name: np.broadcast_to(nbytes, lengths.shape) for name, nbytes in by_family(curve.parts).items()}
         changes = curve.peak_instant[1:] != curve.peak_instant[:-1]  # another instant wins from here on

@@ -67,7 +67,7 @@ def compare_libraries(
     layer, step = one_layer(arch, "bf16", seq_len, seed)
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, seq_len, arch.hidden_size, generator=generator).bfloat16()
-    wide = dataclasses.replace(step, cos=step.cos.double(), sin=step.sin.double())
+    wide = step if step.cos is None else dataclasses.replace(step, cos=step.cos.double(), sin=step.sin.double())
     exact = _added(copy.deepcopy(layer).double(), x.double(), wide)
     layers = [quantized(layer, name, arch, seed) for name in chosen]
     rows = [_row(name, arch, made, x, step, exact) for name, made in zip(chosen, layers, strict=True)]
@@ -78,13 +78,13 @@ def compare_libraries(
 
 
 def whole_model_bytes(arch: Any, layer_bytes: int) -> int:
-    """Stored bytes of a whole model from those of one layer: embedding, last norm and head stay in 16 bit.
+    """Stored bytes of a whole model from those of one layer: embeddings, last norm and head stay in 16 bit.
 
     arch: whatever `Architecture.of` takes; every layer counts as `layer_bytes`, so it must be dense.
     """
     arch = Architecture.of(arch)
     census = arch.census()
-    others = sum(census[part] for part in ("embed_tokens", "norm", "lm_head") if part in census)
+    others = sum(census[part] for part in ("embed_tokens", "embed_positions", "norm", "lm_head") if part in census)
     return arch.num_hidden_layers * layer_bytes + 2 * others
 
 

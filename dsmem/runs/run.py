@@ -16,9 +16,10 @@ from dsmem.footprint.instants import Footprint
 from dsmem.memory import cuda
 from dsmem.memory.ledger import Ledger
 from dsmem.memory.replay import Replay
-from dsmem.model import hub, library, library_pass
+from dsmem.model import hub, library
 from dsmem.model.decoder import build_model
 from dsmem.model.devices import check_device, settled
+from dsmem.runs import library_run
 from dsmem.runs.gaps import Waterfall, explain
 from dsmem.runs.watching import watch
 from dsmem.table import Table
@@ -109,6 +110,7 @@ def measure(
     device: Any = "fake",
     seed: int = 0,
     code: str | None = None,
+    fold: bool = True,
     **fields: Any,
 ) -> Run:
     """Run a workload once with random weights and token ids, watched at every level; returns a `Run`.
@@ -119,7 +121,10 @@ def measure(
     code: whose model runs, "dsmem" or "transformers". By default ours where the family is read, else that of the
     installed transformers, on this very config, and the run says so. The formula is ours in both, so the ledger of the
     latter need not agree with it; where there is none, weights are by default in the format that the config names, or
-    BF16. Raises ValueError for a workload with arrays, a device that is not there or a config that neither runs,
+    BF16.
+    fold: whether, in transformers' code on fake tensors, of layers that only repeat a few run and the ledger is written
+    out for all; the run says so, and where they differ all run.
+    Raises ValueError for a workload with arrays, a device that is not there or a config that neither runs,
     torch.OutOfMemoryError where it does not fit.
 
     >>> run = measure("qwen2.5-0.5b", batch=4, seq_len=1024)
@@ -144,7 +149,7 @@ def measure(
     workspace = cuda.workspace_bytes() if device == "cuda" else 0
     beside = device, elsewhere, workspace, capacity
     if code == "transformers":
-        return _in_transformers(model, arch, work, seed, beside, why)
+        return Run(arch or model, code=code, **library_run.levels(model, arch, work, seed, fold, beside, why))
     forward, module = prepare(arch, work, device, seed)
     return Run(arch, work, device, inference_footprint(arch, work), *watch(forward, module, *beside))
 
@@ -161,19 +166,6 @@ def _architecture(source, code):
         if code != "transformers":
             raise
         return None, (f"No formula: {error}.",)
-
-
-def _in_transformers(model, arch, work, seed, beside, notes):
-    """The run of a `LibraryModel`; `arch` is its `Architecture`, where the family is read."""
-    ready = library_pass.prepare(model, work, beside[0], seed)
-    footprint, caches = None, []
-    try:
-        footprint = inference_footprint(arch, ready.work) if arch else None
-    except ValueError as error:
-        notes += (f"No formula: {error}.",)
-    seen = watch(ready.forward, ready.module, *beside, look=lambda out: caches.append(library_pass.cache_kinds(out)))
-    parts = {"code": "transformers", "notes": (*ready.notes, *notes), "cache": caches[-1]}
-    return Run(arch or model, ready.work, beside[0], footprint, *seen, **parts)
 
 
 def prepare(arch: Any, work: Workload, device: Any, seed: int = 0) -> tuple[Callable, torch.nn.Module]:

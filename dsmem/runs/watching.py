@@ -1,5 +1,6 @@
 """A pass watched on the device that it runs on: ledger, replay and, on a GPU, the device's own counters."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from dsmem.memory import cuda
 from dsmem.memory.ledger import Ledger
 from dsmem.memory.replay import Replay, replay
 from dsmem.model.devices import check_device
+from dsmem.runs.folded import Folded
 
 
 @torch.no_grad()
@@ -21,6 +23,7 @@ def watch(
     workspace_bytes: int | None = None,
     capacity: int | None = None,
     look: Callable | None = None,
+    folded: Folded | None = None,
 ) -> tuple[Ledger, Replay, dict | None, dict | None, float | None]:
     """Ledger, replay, device memory, trace and seconds of `forward()` on any module; a GPU runs it four times.
 
@@ -29,13 +32,14 @@ def watch(
     raise what the GPU reserves.
     capacity: bytes that the allocator could reserve then, see `memory.cuda.room_bytes`; on a nearly full GPU cached
     segments go back, and the replay must do so too. look: called with what the watched `forward()` returned.
+    folded: of a model some of whose layers are left out; ledger and replay are those of all layers, or NotEqualError.
     Raises ReplayedOutOfMemory where the replay does not fit.
     """
     device = check_device(device)
     on_gpu = device == "cuda"
     memory = cuda.peaks(forward, elsewhere_bytes, workspace_bytes) if on_gpu else None
     trace = cuda.trace(forward) if on_gpu else None
-    with Ledger(model) as ledger:
+    with Ledger(model) as ledger, folded.watching(ledger) if folded else contextlib.nullcontext():
         start = time.perf_counter()
         out = forward()
         if on_gpu:
@@ -44,5 +48,7 @@ def watch(
         if look:
             look(out)
         del out  # inside the block: what the caller would drop dies within the pass
+    if folded:
+        ledger = folded.unfold(ledger)
     replayed = replay(ledger, workspace_bytes=memory["workspace"] if on_gpu else 0, capacity=capacity)
     return ledger, replayed, memory, trace, None if device == "fake" else seconds

@@ -202,7 +202,7 @@ def test_a_random_config_has_the_census_of_transformers(config):
 def test_a_config_object_reads_like_its_dict(config):
     from_object = Architecture.from_config(config_object(config))
     assert from_object == Architecture.from_config(config).scaled(
-        name=from_object.name, sliding_window=from_object.sliding_window
+        name=from_object.name, sliding_window=from_object.sliding_window, layer_types=from_object.layer_types
     )
 
 

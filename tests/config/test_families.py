@@ -8,6 +8,7 @@ from transformers import AutoConfig
 from dsmem import Architecture
 from dsmem.config.families import FAMILIES as READ
 from dsmem.config.families.multimodal import WHOLE
+from dsmem.config.windows import FULL, SLIDING
 
 FAMILIES = [family for family in READ if family != "kimi_k2"]  # of which transformers has no class
 NEEDED = {"hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size", "model_type"}
@@ -28,6 +29,7 @@ DERIVED = {
     "rope_theta",
     "rope_scaling",
     "sliding_window",
+    "layer_types",
     "indexer_types",
 }
 each_family = pytest.mark.parametrize("family", FAMILIES)
@@ -69,6 +71,8 @@ def test_each_field_is_the_config_classs_own_where_only_the_sizes_are_given(fami
     biased = getattr(theirs, keys[0]) if keys else family.startswith("qwen2") or arch.gpt_block
     assert arch.qkv_bias == biased
     assert arch.sliding_window == (getattr(theirs, "sliding_window", None) or None)
+    kinds = getattr(theirs, "layer_types", [SLIDING if arch.sliding_window else FULL] * arch.num_hidden_layers)
+    assert [arch.slides(index) for index in range(arch.num_hidden_layers)] == [kind == SLIDING for kind in kinds]
 
 
 @each_family

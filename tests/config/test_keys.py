@@ -196,10 +196,20 @@ def test_a_null_is_a_switch_that_is_off_and_the_largest_size_is_still_one():
     assert largest.vocab_size == 2**31 - 1
 
 
-def test_a_window_holds_for_the_cache_too(refuses):
-    arch = Architecture.from_config({"model_type": "mistral"} | SMALL | {"sliding_window": 16})
-    assert dsmem.footprint.cache_bytes(arch, seq_len=16)
-    refuses(lambda: dsmem.footprint.cache_bytes(arch, seq_len=17), "seq_len=17", "sliding_window=16")
+@pytest.mark.parametrize(
+    ("family", "change", "words"),
+    [
+        ("mistral", {"sliding_window": 1}, ("sliding_window=1", "at least 2")),
+        ("mistral", {"layer_types": ["full_attention"] * 3}, ("layer_types", "sliding_window", "mistral")),
+        ("qwen2", {"layer_types": ["sliding_attention"] * 3}, ("layer_types", "sliding_window", "None")),
+        ("qwen3", {"layer_types": ["full_attention"]}, ("layer_types", "3 layers")),
+        ("qwen3", {"layer_types": ["linear_attention"] * 3}, ("layer_types", "linear_attention", "allowed", "full")),
+        ("qwen3", {"layer_types": [["full_attention"]] * 3}, ("layer_types", "3 layers")),
+        ("qwen3", {"layer_types": 3}, ("layer_types=3",)),
+    ],
+)
+def test_a_window_that_cannot_be_read_is_refused(family, change, words, refuses):
+    refuses(lambda: Architecture.from_config({"model_type": family} | SMALL | change), *words)
 
 
 def test_every_family_that_is_read_has_a_case_here():

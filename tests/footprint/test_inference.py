@@ -8,7 +8,7 @@ from strategies import passes
 
 import dsmem
 from dsmem import Architecture, Workload, inference_footprint
-from dsmem.footprint.stored import cache_bytes, cache_growth
+from dsmem.footprint import cache_bytes, cache_growth
 from dsmem.units import QUANTIZED
 
 GQA = Architecture.from_config("deepseek-r1-distill-qwen-7b")
@@ -118,13 +118,6 @@ def test_a_footprint_of_arrays_has_no_table_but_can_be_shown(refuses):
 
 def test_sharding_is_refused(refuses):
     refuses(lambda: inference_footprint(GQA, Workload(), sharding={"tensor": 8}), "sharding", "'tensor': 8", "None")
-
-
-def test_more_tokens_than_a_sliding_window_are_refused(refuses):
-    arch = GQA.scaled(sliding_window=512)
-    assert inference_footprint(arch, Workload(1, 512)).total_bytes
-    refuses(lambda: inference_footprint(arch, Workload(1, 513)), "513", "sliding_window", "512")
-    refuses(lambda: inference_footprint(arch, Workload(1, np.array([8, 600]))), "600", "sliding_window", "512")
 
 
 def test_what_64_bits_cannot_hold_is_refused_for_arrays_and_counted_for_numbers(refuses):

@@ -40,6 +40,7 @@ GROUPED = ATTENTION | {
     "queries_by_head": ("", "clone", 2),
     "merge_heads": ("", "clone", 3),
 }
+JOINED = {"join keys": ("", "new_empty", 0), "join values": ("", "new_empty", 1)}  # in layers that slide
 LATENT = ATTENTION | {"rotate_key": ("", "mul", 1), "keys": ("", "new_empty", 0)}
 LATENT_FUSED = LATENT | {"pad_values": ("", "constant_pad_nd", 0), "trim_heads": ("", "clone", 1)}
 LATENT_EAGER = LATENT | {
@@ -103,7 +104,14 @@ def places(arch, work):
         return GPT | ends
     kind = LATENT_EAGER if work.attention == "eager" else LATENT_FUSED
     kind = (ABSORBED if work.absorbed(arch) else kind) if arch.latent else GROUPED
-    found = inside("layers.0.self_attn", kind) | ends
+    found = {}
+    for slide in (False, True):
+        if layers := arch.layers_that(slide):
+            prefix = "sliding." if slide and arch.layers_that(False) else ""
+            table = inside(f"layers.{layers[0]}.self_attn", kind | JOINED if slide else kind)
+            table["add_attention"] = (f"layers.{layers[0]}", "add", 0)
+            found |= {prefix + name: place for name, place in table.items()}
+    found |= {"lm_head": ends["lm_head"]}
     if arch.indexed:
         found |= inside("layers.0.self_attn.indexer", INDEXER_EAGER if work.attention == "eager" else INDEXER)
     for sparse, table, added in ((False, SWIGLU, "add_mlp"), (True, EXPERTS, "add_experts")):

@@ -140,6 +140,7 @@ def test_more_tokens_than_positions_are_refused(refuses):
         lambda: dsmem.inference_footprint(model.arch, seq_len=33),
         lambda: dsmem.measure(model.arch, seq_len=33, phase="decode"),
         lambda: dsmem.footprint.cache_bytes(model.arch, seq_len=33),
+        lambda: dsmem.serving.grow_cache(model.arch, 1, 32, 1),
     ):
         refuses(call, "seq_len=33", "learned_positions=32", "opt")
     assert dsmem.inference_footprint(model.arch, seq_len=32).total_bytes
@@ -158,3 +159,12 @@ def test_its_own_tensors_are_found():
     whats = [c.what for c in find_tensor(3 * 768 * 1024 * 2, "gpt2").candidates]
     assert any("queries, keys and values of a layer, joined" in what for what in whats)
     assert any("embed_positions" in c.what for c in find_tensor(768 * 1024 * 4, "gpt2").candidates)
+
+
+def test_a_layer_is_stored_by_the_libraries_too_and_its_model_adds_up():
+    from dsmem.runs.libraries import compare_libraries
+
+    arch = Architecture.of("gpt2").scaled(num_hidden_layers=2, vocab_size=300)
+    plain, int8 = compare_libraries(arch, names=["bf16", "int8"], seq_len=8, repeats=1)
+    assert plain.model_bytes == 2 * arch.n_params
+    assert int8.model_bytes == dsmem.footprint.weight_bytes(arch, "int8", activations="bf16")

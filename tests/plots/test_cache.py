@@ -6,7 +6,7 @@ import torch
 from matplotlib.figure import Figure
 
 import dsmem
-from dsmem.footprint.stored import cache_growth, cache_kinds
+from dsmem.footprint.growth import cache_growth, cache_kinds
 from dsmem.plots import cache as cache_pictures
 from dsmem.plots.cache import FORMATS, plot_cache
 from dsmem.plots.curves import plot_rises, plot_seconds

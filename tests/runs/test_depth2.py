@@ -42,7 +42,7 @@ def test_the_cache_is_what_transformers_keeps_on_real_tensors(name, phase):
 
 def stream(ledger):
     """Every birth and death of a tensor that holds anything."""
-    return [(r.op, r.module, sign * r.nbytes, r.category) for r, sign in ledger.events if r.nbytes]
+    return [(r.module, sign * r.nbytes, r.category) for r, sign in ledger.events if r.nbytes]
 
 
 def test_fake_and_real_tensors_make_the_same_bytes():

@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dsmem.config.keys import Keys
+from dsmem.config.windows import FULL, KINDS, SLIDING
 
 MOST_LAYERS = 10_000
+NO_WINDOW = {"sliding_window": None, "layer_types": ()}
 STRETCHED = ("linear", "dynamic", "yarn", "llama3")  # scalings that a factor says the strength of
 
 
@@ -99,14 +101,25 @@ def experts(keys: Keys) -> dict[str, Any]:
     }
 
 
-def optional_window(keys: Keys, all_layers: bool = False) -> int | None:
-    """The window of the layers that slide, None where none does; a pass no longer than it is the same in all layers.
+def windows(keys: Keys, slides: Callable[[int], bool] | None = None, switched_on: bool = True) -> dict[str, Any]:
+    """`sliding_window` and `layer_types`, as an `Architecture` has them: which layers slide, and over how many tokens.
 
-    all_layers: whether every layer slides where any does, whatever max_window_layers says.
+    slides: whether layer `index` does where the config has no layer_types; None for a family whose layers all slide
+    where any does. switched_on: False where another key switches the window off.
     """
-    window, layers = keys.maybe_whole("sliding_window"), keys.whole("num_hidden_layers")
-    first, kinds = keys.whole("max_window_layers", 28, least=0), keys.get("layer_types")
-    slides = keys.flag("use_sliding_window") and (all_layers or first < layers)
-    if kinds is not None:
-        slides = slides and "sliding_attention" in kinds
-    return window if slides else None
+    keys.get("sliding_window")  # not checked where it is switched off: transformers may write 0 there
+    window, layers = keys.maybe_whole("sliding_window") if switched_on else None, layer_count(keys)
+    usual = [SLIDING if window and (slides is None or slides(index)) else FULL for index in range(layers)]
+    kinds = keys.get("layer_types")
+    kinds = usual if kinds is None else kinds
+    if not isinstance(kinds, list | tuple) or len(kinds) != layers or not all(kind in KINDS for kind in kinds):
+        raise ValueError(
+            f"layer_types={kinds!r} is not read in {keys.family}; it must name {layers} layers; allowed: "
+            f"{', '.join(KINDS)}"
+        )
+    if (slides is None and list(kinds) != usual) or (SLIDING in kinds and not window):
+        raise ValueError(
+            f"layer_types={kinds!r} goes with another sliding_window than {window!r} in {keys.family}; take one of "
+            "them out of the config"
+        )
+    return {"sliding_window": window, "layer_types": tuple(kinds)} if SLIDING in kinds else NO_WINDOW

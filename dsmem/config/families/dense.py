@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dsmem.config.families.common import Family, decoder, optional_window
+from dsmem.config.families.common import Family, decoder, windows
 from dsmem.config.keys import Keys
 
 
@@ -12,18 +12,27 @@ def _llama(keys):
 
 
 def _mistral(keys):
-    return decoder(keys) | {"sliding_window": keys.maybe_whole("sliding_window")}
+    return decoder(keys) | windows(keys)
 
 
 def _qwen2(keys):
     # transformers gives every Qwen2 layer a bias on q, k and v, whatever the config says
-    return decoder(keys) | {"qkv_bias": True, "sliding_window": optional_window(keys)}
+    return decoder(keys) | {"qkv_bias": True} | upper_windows(keys)
 
 
 def qwen3(keys: Keys, all_slide: bool = False) -> dict[str, Any]:
-    """Qwen3's attention, of which its mixtures have the same; all_slide: as in `optional_window`."""
-    bias, window = keys.flag("attention_bias"), optional_window(keys, all_slide)
-    return decoder(keys) | {"qkv_bias": bias, "o_bias": bias, "qk_norm": True, "sliding_window": window}
+    """Qwen3's attention, of which its mixtures have the same; all_slide: as in `upper_windows`."""
+    bias = keys.flag("attention_bias")
+    return decoder(keys) | {"qkv_bias": bias, "o_bias": bias, "qk_norm": True} | upper_windows(keys, all_slide)
+
+
+def upper_windows(keys: Keys, all_slide: bool = False) -> dict[str, Any]:
+    """Qwen's windows: of the layers from max_window_layers on, where use_sliding_window switches them on.
+
+    all_slide: whether every layer slides where any does, whatever max_window_layers says, as in Qwen3's mixtures.
+    """
+    first = keys.whole("max_window_layers", 28, least=0)
+    return windows(keys, None if all_slide else lambda index: index >= first, keys.flag("use_sliding_window"))
 
 
 FAMILIES = {

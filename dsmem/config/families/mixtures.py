@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dsmem.config.families.common import Family, decoder
+from dsmem.config.families.common import Family, decoder, windows
 from dsmem.config.families.dense import qwen3
 from dsmem.config.keys import Keys
 from dsmem.units import whole_number
@@ -29,25 +29,21 @@ def dense_layers(keys: Keys) -> tuple[int, ...]:
 
 def _mixtral(keys):
     # every layer is a mixture, and the weights of a token's experts always sum to 1
-    window = keys.maybe_whole("sliding_window")
-    return decoder(keys) | routed(keys, "intermediate_size") | {"norm_topk_prob": True, "sliding_window": window}
+    return decoder(keys) | routed(keys, "intermediate_size") | {"norm_topk_prob": True} | windows(keys)
 
 
 def _qwen2_moe(keys):
     fields = decoder(keys) | routed(keys) | {"qkv_bias": keys.flag("qkv_bias", True)}
     fields["shared_expert_intermediate_size"] = keys.whole("shared_expert_intermediate_size")
     keys.whole("num_key_value_heads")  # a null is not "as many as heads" in this family
-    fields["sliding_window"] = _alternate_window(keys)
+    fields |= _alternate_windows(keys)
     return fields | {"norm_topk_prob": keys.flag("norm_topk_prob"), "mlp_only_layers": dense_layers(keys)}
 
 
-def _alternate_window(keys):
-    """The window where every second layer slides, of those before max_window_layers; None where none does."""
-    first, kinds = keys.whole("max_window_layers", 28, least=0), keys.get("layer_types")
-    slides = first > 0 if kinds is None else "sliding_attention" in kinds
-    used = keys.flag("use_sliding_window") and slides
-    keys.get("sliding_window")  # not checked where it is not used: transformers writes 0 there
-    return keys.maybe_whole("sliding_window") if used else None
+def _alternate_windows(keys):
+    """Every second layer slides, of those before max_window_layers."""
+    first = keys.whole("max_window_layers", 28, least=0)
+    return windows(keys, lambda index: index % 2 == 0 and index < first, keys.flag("use_sliding_window"))
 
 
 def _qwen3_moe(keys):

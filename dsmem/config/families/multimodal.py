@@ -5,7 +5,8 @@ With positions of text alone, which are alike in time, height and width, their r
 
 from typing import Any
 
-from dsmem.config.families.common import Family, decoder, optional_window
+from dsmem.config.families.common import Family, decoder
+from dsmem.config.families.dense import upper_windows
 from dsmem.config.families.mixtures import dense_layers, routed
 from dsmem.config.keys import Keys
 
@@ -50,7 +51,7 @@ def _qwen3_vl_moe_text(keys: Keys) -> dict[str, Any]:
 
 def _qwen2_5_vl_text(keys: Keys) -> dict[str, Any]:
     keys.only("head_dim", keys.whole("hidden_size") // keys.whole("num_attention_heads"))
-    fields = decoder(keys) | {"qkv_bias": True, "sliding_window": optional_window(keys)}
+    fields = decoder(keys) | {"qkv_bias": True} | upper_windows(keys)
     if ("rope_type", "mrope") in fields["rope_scaling"]:
         fields["rope_scaling"] = ()
     return fields

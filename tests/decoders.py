@@ -18,6 +18,8 @@ SIZES = {
 }
 LATENT = {"kv_lora_rank": 16, "qk_nope_head_dim": 12, "qk_rope_head_dim": 8, "v_head_dim": 12, "n_shared_experts": 2}
 LATENT |= {"n_routed_experts": 8, "first_k_dense_replace": 1, "moe_intermediate_size": 40}
+GLM = {"head_dim": 16, "n_routed_experts": 8, "n_shared_experts": 2, "moe_intermediate_size": 40}
+GLM |= {"num_nextn_predict_layers": 0}
 QWEN_MOE = {"head_dim": 16, "num_experts": 8, "moe_intermediate_size": 40}
 # as many heads as make a score of exactly 0 rare: among equals the choice goes by the number of keys
 INDEX = {"index_n_heads": 8, "index_head_dim": 20, "index_topk": 4}
@@ -77,6 +79,25 @@ CONFIGS = {
     },
     "glm-5": {"model_type": "glm_moe_dsa", "q_lora_rank": 24, "mlp_bias": True, **INDEX, **LATENT},
     "mixtral": {"model_type": "mixtral", "num_local_experts": 8, "num_key_value_heads": 2},
+    "minimax_m2": {
+        "model_type": "minimax_m2",
+        "head_dim": 16,
+        "num_key_value_heads": 2,
+        "num_local_experts": 8,
+        "rotary_dim": 8,
+    },
+    "minimax_m2, all rotated": {"model_type": "minimax_m2", "head_dim": 10, "num_local_experts": 8},
+    "glm4_moe": {"model_type": "glm4_moe", "num_key_value_heads": 2, **GLM},
+    "glm4_moe with norms and biases": {
+        "model_type": "glm4_moe",
+        "use_qk_norm": True,
+        "attention_bias": True,
+        "partial_rotary_factor": 0.25,
+        "n_group": 2,
+        "topk_group": 1,
+        "routed_scaling_factor": 1.5,
+        **GLM,
+    },
     "qwen2_moe": {"model_type": "qwen2_moe", "shared_expert_intermediate_size": 72, **QWEN_MOE},
     "qwen2_moe, some dense, no biases": {
         "model_type": "qwen2_moe",

@@ -69,6 +69,8 @@ def bases():
         written = AutoConfig.for_model(NOT_THEIRS.get(family, family)).to_dict()
         if "num_experts_per_tok" in written:
             written["num_experts_per_tok"] = written["num_experts_per_tok"] or 2  # deepseek_v2's class has no value
+        if family == "glm4_moe":
+            written["head_dim"] = 128  # as published: the class's own width does not divide by its heads
         found[family] = {**written, "model_type": family}
     return {name: json.loads(json.dumps(shallow(found[name]))) for name in sorted(found)}
 

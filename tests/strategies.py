@@ -19,6 +19,7 @@ SMALL = {"hidden": 48, "intermediate": 96, "vocab": 200, "head_dim": 16}  # smal
 def architectures(draw, hidden=2048, intermediate=8192, vocab=50_000, head_dim=128):
     """A decoder with any mix of options, of layers that slide, too; the arguments are its largest widths."""
     kv_heads, groups, layers = draw(st.integers(1, 4)), draw(st.integers(1, 8)), draw(st.integers(1, 3))
+    half = draw(st.integers(1, head_dim // 2))
     kinds = st.lists(st.sampled_from(KINDS), min_size=layers, max_size=layers).map(tuple)
     return dsmem.Architecture(
         name="random",
@@ -27,7 +28,7 @@ def architectures(draw, hidden=2048, intermediate=8192, vocab=50_000, head_dim=1
         num_hidden_layers=layers,
         num_attention_heads=kv_heads * groups,
         num_key_value_heads=kv_heads,
-        head_dim=2 * draw(st.integers(1, head_dim // 2)),
+        head_dim=2 * half,
         intermediate_size=draw(st.integers(1, intermediate)),
         vocab_size=draw(st.integers(1, vocab)),
         tie_word_embeddings=draw(BOOLEANS),
@@ -35,6 +36,8 @@ def architectures(draw, hidden=2048, intermediate=8192, vocab=50_000, head_dim=1
         o_bias=draw(BOOLEANS),
         mlp_bias=draw(BOOLEANS),
         qk_norm=draw(BOOLEANS),
+        qk_norm_type=draw(st.sampled_from(("per_head", "per_layer"))),
+        rotary_dim=draw(st.none() | st.just(2 * draw(st.integers(1, half)))),
         sliding_window=draw(st.none() | st.integers(2, 40) | st.integers(2, 600)),
         layer_types=draw(st.just(()) | kinds),
     )
@@ -53,6 +56,7 @@ def latent_architectures(draw, hidden=512, rank=64, head_dim=64, **widths):
         num_attention_heads=heads,
         num_key_value_heads=heads,
         head_dim=2 * rope,
+        rotary_dim=None,
         qk_norm=False,
         sliding_window=None,
         q_lora_rank=draw(st.none() | st.integers(1, rank)),

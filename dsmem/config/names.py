@@ -24,7 +24,7 @@ _OPT = {
 }
 _MIXTRAL = {"mlp": "block_sparse_moe", "gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
 _QWEN2_MOE = {"shared_experts": "shared_expert"}
-WORDS = {"gpt2": _GPT2, "opt": _OPT, "mixtral": _MIXTRAL, "qwen2_moe": _QWEN2_MOE}
+WORDS = {"gpt2": _GPT2, "opt": _OPT, "mixtral": _MIXTRAL, "minimax_m2": _MIXTRAL, "qwen2_moe": _QWEN2_MOE}
 """{model_type: {a word of the kit's name of a tensor: the family's word}}."""
 
 PREFIXES = {
@@ -41,6 +41,9 @@ BESIDE = ("visual.",)
 TURNED = ("gpt2",)
 """Families whose linear layers lie as (in_features, out_features), the head apart: transformers' Conv1D."""
 
+OUTSIDE = ("minimax_m2",)
+"""Families whose router's bias lies beside the router, not in it."""
+
 STACKED = ("qwen3_vl_moe_text",)
 """Families whose files hold the experts of a layer as one tensor, (experts, in_features, out_features)."""
 
@@ -51,6 +54,8 @@ def published_name(model_type: str, name: str) -> str:
     >>> published_name("gpt2", "layers.3.mlp.down_proj.weight"), published_name("llama", "norm.weight")
     ('h.3.mlp.c_proj.weight', 'model.norm.weight')
     """
+    if model_type in OUTSIDE:
+        name = name.replace(".gate.e_score", ".e_score")
     words = WORDS.get(model_type, {})
     spelled = ".".join(filter(None, (words.get(word, word) for word in name.split("."))))
     return spelled if name.startswith(("lm_head", "score")) else PREFIXES.get(model_type, "model.") + spelled
@@ -65,7 +70,8 @@ def kit_name(model_type: str, name: str) -> str:
     'layers.0.mlp.experts.3.down_proj.weight'
     """
     ours = {theirs: word for word, theirs in WORDS.get(model_type, {}).items()}
-    return ".".join(ours.get(word, word) for word in name.split("."))
+    spelled = ".".join(ours.get(word, word) for word in name.split("."))
+    return spelled.replace(".mlp.e_score", ".mlp.gate.e_score") if model_type in OUTSIDE else spelled
 
 
 def has_one_meaning(model_type: str) -> bool:

@@ -1,16 +1,14 @@
 """What follows from the fields of an `Architecture`: widths, linear layers, cache rows, and counts of parameters."""
 
 import math
-from typing import Any
 
-import numpy as np
-
+from dsmem.config.gpt_block import GPTShapes
 from dsmem.config.indexer import IndexerShapes
 from dsmem.config.windows import WindowShapes
 from dsmem.units import one_of
 
 
-class Shapes(IndexerShapes, WindowShapes):
+class Shapes(IndexerShapes, WindowShapes, GPTShapes):
     """Derived shapes: the fields they are made of are those of `Architecture`, which inherits from this class."""
 
     @property
@@ -19,14 +17,14 @@ class Shapes(IndexerShapes, WindowShapes):
         return self.kv_lora_rank is not None
 
     @property
-    def gpt_block(self) -> bool:
-        """Whether the layers are GPT-2's: LayerNorm, learned positions, no gate in the MLP."""
-        return self.layer_norm_epsilon is not None
-
-    @property
     def qk_head_dim(self) -> int:
         """Elements of one head's query or key: in latent attention the plain and the rotated part together."""
         return self.qk_nope_head_dim + self.qk_rope_head_dim if self.latent else self.head_dim
+
+    @property
+    def rotated_dim(self) -> int:
+        """Elements of one head that rotary positions turn."""
+        return self.rotary_dim or self.head_dim
 
     @property
     def value_head_dim(self) -> int:
@@ -84,14 +82,6 @@ class Shapes(IndexerShapes, WindowShapes):
         heads = self.num_key_value_heads
         return {"keys": (heads, self.qk_head_dim), "values": (heads, self.value_head_dim)}
 
-    def check_positions(self, tokens: Any) -> None:
-        """Raise ValueError where `tokens`, a number or an array, are more than the table of learned positions has."""
-        if self.learned_positions and np.any(tokens > self.learned_positions):
-            raise ValueError(
-                f"seq_len={np.max(tokens)} is past learned_positions={self.learned_positions} of {self.name}; "
-                "allowed: no more than those"
-            )
-
     def census(self) -> dict[str, int]:
         """Parameters by named part, all layers together.
 
@@ -116,11 +106,6 @@ class Shapes(IndexerShapes, WindowShapes):
             embedding["embed_positions"] = (self.learned_positions + self.position_offset) * self.hidden_size
         return embedding | parts | {"norm": self.norm_params} | head
 
-    @property
-    def norm_params(self) -> int:
-        """Parameters of one norm as wide as the model: a weight, and in a GPT block a bias."""
-        return self.hidden_size * (2 if self.gpt_block else 1)
-
     def layer_census(self, experts: bool) -> dict[str, int]:
         """Parameters of one layer by named part, dense or with experts."""
         norms = dict.fromkeys(("input_layernorm", "post_attention_layernorm"), self.norm_params) | self.norms()
@@ -136,7 +121,13 @@ class Shapes(IndexerShapes, WindowShapes):
         if self.latent:
             query = {} if self.q_lora_rank is None else {"q_a_layernorm": self.q_lora_rank}
             return query | {"kv_a_layernorm": self.kv_lora_rank}
-        return dict.fromkeys(("q_norm", "k_norm"), self.head_dim) if self.qk_norm else {}
+        if not self.qk_norm:
+            return {}
+        whole = self.qk_norm_type == "per_layer"
+        return {
+            "q_norm": self.query_width if whole else self.head_dim,
+            "k_norm": self.kv_width if whole else self.head_dim,
+        }
 
     def linears(self) -> dict[str, tuple[int, int, bool]]:
         """The linear layers of the model, in order, the head last: {name: (in_features, out_features, has a bias)}.

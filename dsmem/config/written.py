@@ -8,7 +8,20 @@ from dsmem.config.families import FAMILIES
 from dsmem.config.windows import FULL, SLIDING
 
 # no config spells these so
-_OURS = ("name", "apart", "qkv_bias", "o_bias", "qk_norm", "rope_scaling", "head", "num_labels", "score_bias")
+_OURS = (
+    "name",
+    "apart",
+    "stored",
+    "qkv_bias",
+    "o_bias",
+    "qk_norm",
+    "qk_norm_type",
+    "rotary_dim",
+    "rope_scaling",
+    "head",
+    "num_labels",
+    "score_bias",
+)
 _ALWAYS = ("tie_word_embeddings", "num_nextn_predict_layers")  # whatever a class puts in place of an absent key
 
 
@@ -24,7 +37,8 @@ _OPT = _GPT | {"ffn_dim": "intermediate_size", "enable_bias": "qkv_bias"}
 def config_of(arch: Architecture) -> dict[str, Any]:
     """The `config.json` dict of `arch`; `Architecture.from_config` reads the same architecture from it.
 
-    Parts beside the language model are left out. Raises ValueError for fields that no config of its family can say.
+    Parts beside the language model, and how weights are stored, are left out. Raises ValueError for fields that no
+    config of its family can say.
 
     >>> arch = Architecture.from_config("llama-2-7b").scaled(intermediate_size=5504)
     >>> Architecture.from_config(config_of(arch)) == arch
@@ -34,7 +48,7 @@ def config_of(arch: Architecture) -> dict[str, Any]:
         config = _gpt(arch) | _head(arch)
     else:
         config = _plain_fields(arch) | _rope(arch) | _head(arch) | _FAMILY_KEYS.get(arch.model_type, _dense)(arch)
-    arch = arch.scaled(apart=())
+    arch = arch.scaled(apart=(), stored="")
     try:
         read = Architecture.from_config(config)
     except ValueError as error:
@@ -104,6 +118,15 @@ def _mixtral(arch):
     return {"intermediate_size": arch.moe_intermediate_size, "moe_intermediate_size": None, "norm_topk_prob": None}
 
 
+def _minimax_m2(arch):
+    return _mixtral(arch) | {"rotary_dim": arch.rotary_dim}
+
+
+def _glm4_moe(arch):
+    partial = arch.rotated_dim / arch.head_dim
+    return _dense(arch) | {"use_qk_norm": arch.qk_norm, "partial_rotary_factor": partial}
+
+
 def _deepseek_v2(arch):
     grouped = {"topk_method": "group_limited_greedy", "n_group": arch.n_group, "topk_group": arch.topk_group}
     # its heads are always rotated in neighbouring pairs, and its config has no word for that
@@ -119,6 +142,8 @@ def _gpt(arch):
 _FAMILY_KEYS = {
     "mistral": _mistral,
     "mixtral": _mixtral,
+    "minimax_m2": _minimax_m2,
+    "glm4_moe": _glm4_moe,
     "qwen2": _windowed,
     "qwen2_moe": _windowed,
     "qwen2_5_vl_text": _windowed,

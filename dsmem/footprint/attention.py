@@ -50,9 +50,10 @@ def grouped(p):
         p.linear(name, part)
     query, heads = p.alive["query"], p.arch.num_attention_heads
     if p.arch.qk_norm:
-        inverse_rms = formulas.inverse_rms_bytes(p.work.batch, p.work.new_tokens, heads)
+        norms = 1 if p.arch.qk_norm_type == "per_layer" else heads
+        inverse_rms = formulas.inverse_rms_bytes(p.work.batch, p.work.new_tokens, norms)
         p.instant("q_norm", query_normed=query, inverse_rms=inverse_rms)
-    p.instant("rotate", query_rotated=query)
+    p.instant("rotate", query_rotated=p.new(formulas.query_bytes, heads, p.arch.rotated_dim))
     if p.work.cache != "none":
         cache.update(p, "key", "value")
     if p.work.attention == "eager" or (p.work.attention == "expanded" and heads > p.arch.num_key_value_heads):

@@ -4,10 +4,12 @@ Nothing here needs Jupyter, and nothing runs without a GPU but `trace_events`, w
 """
 
 import gc
+import itertools
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 
@@ -23,16 +25,16 @@ input()
 """
 
 
-def peaks(forward: Callable, elsewhere_bytes: int = 0, workspace: int | None = None) -> dict[str, int]:
+def peaks(forward: Callable, elsewhere_bytes: int = 0, workspace: Iterable[int] | None = None) -> dict[str, Any]:
     """Run `forward` once to load kernels, once to measure; peak bytes of this process by level.
 
     elsewhere_bytes: what `held_bytes` said before `forward` and its model were made: tensors of earlier cells, which
-    all the peaks contain. workspace: what `workspace_bytes` said then; by default it is taken now.
-    Returns {"requested", "allocated", "reserved", "used", "workspace", "elsewhere", "retries"}: as the tensors ask, in
-    blocks, in segments, on the whole GPU at the end; what cuBLAS keeps of "allocated", elsewhere_bytes, and how often
-    the GPU was full, so that cached segments went back to it.
+    all the peaks contain. workspace: what `workspace_blocks` said then; by default they are taken now.
+    Returns {"requested", "allocated", "reserved", "used", "workspace", "workspace_blocks", "elsewhere", "retries"}: as
+    the tensors ask, in blocks, in segments, on the whole GPU at the end; what cuBLAS keeps of "allocated", in all and
+    block by block, elsewhere_bytes, and how often the GPU was full, so that cached segments went back to it.
     """
-    workspace = workspace_bytes() if workspace is None else workspace
+    workspace = workspace_blocks() if workspace is None else tuple(workspace)
     forward()
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
@@ -46,7 +48,8 @@ def peaks(forward: Callable, elsewhere_bytes: int = 0, workspace: int | None = N
         "allocated": torch.cuda.max_memory_allocated(),
         "reserved": torch.cuda.max_memory_reserved(),
         "used": total - free,
-        "workspace": workspace,
+        "workspace": sum(workspace),
+        "workspace_blocks": list(workspace),
         "elsewhere": elsewhere_bytes,
         "retries": torch.cuda.memory_stats()["num_alloc_retries"] - retries,
     }
@@ -60,24 +63,31 @@ def held_bytes() -> int:
     return torch.cuda.memory_allocated()
 
 
-def workspace_bytes() -> int:
-    """What a thread's first matrix products leave allocated on this GPU: cuBLAS's workspace, and cublasLt's own.
+def workspace_blocks() -> tuple[int, ...]:
+    """Bytes of each block that a thread's first matrix products leave allocated on this GPU, in order.
 
-    A product with a bias goes through cublasLt, which in torch 2.11 keeps 1 MiB more; see `expected_workspace_bytes`.
+    The first product takes cuBLAS's workspace. One with a bias goes through cublasLt, which in torch 2.11 keeps 1 MiB
+    of its own, a small block in another segment, and in torch 2.13 shares the first. See `expected_workspace_bytes`.
     Raises RuntimeError where nothing stays, for then every product takes its own, and no peak of the kit holds.
     """
     held_bytes()
     factor = torch.ones(64, 64, device="cuda", dtype=torch.float16)
-    before = torch.cuda.memory_allocated()
+    marks = [torch.cuda.memory_allocated()]
     for bias in (None, factor[0]):
         torch.nn.functional.linear(factor, factor, bias)
-    kept = torch.cuda.memory_allocated() - before
-    if kept <= 0:
+        marks.append(torch.cuda.memory_allocated())
+    kept = tuple(after - before for before, after in itertools.pairwise(marks) if after > before)
+    if not kept:
         raise RuntimeError(
-            f"cuBLAS kept {kept} bytes of workspace after a matrix product; it must keep one: leave "
-            "CUBLAS_WORKSPACE_CONFIG unset, and set TORCH_CUBLAS_WORKSPACE_CACHE=1 where torch has it"
+            "cuBLAS kept 0 bytes of workspace after a matrix product; it must keep one: leave CUBLAS_WORKSPACE_CONFIG "
+            "unset, and set TORCH_CUBLAS_WORKSPACE_CACHE=1 where torch has it"
         )
     return kept
+
+
+def workspace_bytes() -> int:
+    """What a thread's first matrix products leave allocated on this GPU: the sum of `workspace_blocks`."""
+    return sum(workspace_blocks())
 
 
 def expected_workspace_bytes(capability: tuple[int, int], torch_version: str | None = None) -> int:

@@ -94,13 +94,15 @@ def replay(source, workspace_bytes=0, **settings):
     """Replay a closed `Ledger` (the tensors of its own device), or a list of events, on the caching allocator.
 
     source: a ledger, or events (key, bytes at a birth or -bytes at a death, label) with a key per tensor.
-    workspace_bytes: what the GPU's libraries keep allocated beside the tensors, taken first.
+    workspace_bytes: what the GPU's libraries keep allocated beside the tensors, taken first: one block, or a tuple of
+    the bytes of each.
     settings: capacity, max_split_size_mb, expandable_segments, large_segment_size_mb of `CachingAllocator`.
     Raises ReplayedOutOfMemory where `capacity` does not suffice, ValueError for a birth or death out of turn.
     """
     events = _ledger_events(source) if hasattr(source, "events") else _checked(source)
-    if whole_number("workspace_bytes", workspace_bytes, 0, "bytes"):
-        events = [("workspace", workspace_bytes, "workspace"), *events]
+    blocks = workspace_bytes if isinstance(workspace_bytes, tuple) else (workspace_bytes,)
+    blocks = [whole_number("workspace_bytes", nbytes, 0, "bytes") for nbytes in blocks]
+    events = [*((("workspace", number), size, "workspace") for number, size in enumerate(blocks) if size), *events]
     allocator = CachingAllocator(**settings)
     columns = np.array(list(_run(allocator, events)), dtype=np.int64).reshape(-1, 4).T
     return Replay(*columns, events, settings)

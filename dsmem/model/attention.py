@@ -29,8 +29,10 @@ class Attention(nn.Module):
         self.window = arch.sliding_window if arch.slides(index) else None
         self.q_proj, self.k_proj = make_linear("q_proj"), make_linear("k_proj")
         self.v_proj, self.o_proj = make_linear("v_proj"), make_linear("o_proj")
-        self.q_norm = RMSNorm(arch.head_dim, arch.rms_norm_eps, **like) if arch.qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(arch.head_dim, arch.rms_norm_eps, **like) if arch.qk_norm else nn.Identity()
+        self.q_norm, self.k_norm = nn.Identity(), nn.Identity()
+        for name, width in arch.norms().items():
+            setattr(self, name, RMSNorm(width, arch.rms_norm_eps, **like))
+        self.one_norm, self.rotary_dim = arch.qk_norm_type == "per_layer", arch.rotary_dim
 
     def forward(self, x: torch.Tensor, step: Step) -> torch.Tensor:
         """(batch, seq_len, hidden_size), from the same shape."""
@@ -38,13 +40,12 @@ class Attention(nn.Module):
 
     def mix(self, x: torch.Tensor, step: Step) -> torch.Tensor:
         """What goes into `o_proj`: (batch, seq_len, heads * head_dim). Queries, keys and values die on return."""
-        q = split_heads(self.q_proj(x), self.head_dim)
-        k = split_heads(self.k_proj(x), self.head_dim)
-        v = split_heads(self.v_proj(x), self.head_dim)
-        q = self.q_norm(q)
-        k = self.k_norm(k)
-        q = rotate(q, step.cos, step.sin)
-        k = rotate(k, step.cos, step.sin)
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        q = self.by_head(q, self.q_norm)
+        k = self.by_head(k, self.k_norm)
+        v = split_heads(v, self.head_dim)
+        q = self.turned(q, step)
+        k = self.turned(k, step)
         if step.cache is not None:
             k, v = step.cache.update(self.index, k, v)
         if step.attention == "eager" or (step.attention == "expanded" and self.groups > 1):
@@ -54,6 +55,18 @@ class Attention(nn.Module):
             q = repeat_heads(q, 1)
             return eager_attention(q, k, v, step.mask if self.window is None else step.window_mask)
         return operators.attention(q, k, v, causal=q.shape[1] > 1, window=self.window)[0].flatten(2)
+
+    def by_head(self, x: torch.Tensor, norm: nn.Module) -> torch.Tensor:
+        """Queries or keys (batch, seq_len, heads, head_dim), normed each by itself or all heads at once."""
+        return split_heads(norm(x), self.head_dim) if self.one_norm else norm(split_heads(x, self.head_dim))
+
+    def turned(self, x: torch.Tensor, step: Step) -> torch.Tensor:
+        """Queries or keys with their positions: a new tensor, or where a part of each head is rotated, `x` itself."""
+        if self.rotary_dim is None:
+            return rotate(x, step.cos, step.sin)
+        part = x[..., : self.rotary_dim]
+        part.copy_(rotate(part, step.cos, step.sin))
+        return x
 
 
 class LatentAttention(nn.Module):

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class Step:
     """What all layers of one pass share; `Decoder.step` makes it.
 
-    cos: cosines of the new tokens' rotary angles, (seq_len, 1, head_dim); both halves of a pair have the same one.
-    sin: their sines, (seq_len, 1, head_dim / 2). Both are in the model's dtype, and None where positions are learned.
+    cos: cosines of the new tokens' rotary angles, (seq_len, 1, rotated_dim); both halves of a pair have the same one.
+    sin: their sines, (seq_len, 1, rotated_dim / 2). Both are in the model's dtype; None where positions are learned.
     mask: True where a token may not look, (seq_len, key_len); eager attention has one, and an indexer. window_mask: the
     same of the layers that slide, over the tokens that they keep and the new ones.
     cache: the `KVCache` that holds the earlier tokens, or None.
@@ -111,7 +111,7 @@ class MLP(nn.Module):
 
 
 def rope_frequencies(arch: "Architecture", device: torch.device | str) -> torch.Tensor:
-    """Angle per position of each pair of head dimensions: (head_dim / 2,), float32 (arXiv 2104.09864, section 3.2).
+    """Angle per position of each pair of head dimensions: (rotated_dim / 2,), float32 (arXiv 2104.09864, section 3.2).
 
     device: as torch takes it. Raises ValueError for scaled angles, which this code does not run.
     """
@@ -121,7 +121,7 @@ def rope_frequencies(arch: "Architecture", device: torch.device | str) -> torch.
             f"rope_scaling={kind!r} is not run; allowed: 'default' (it moves no byte: arch.scaled(rope_scaling=()), or "
             "device='fake', takes the same memory)"
         )
-    exponents = torch.arange(0, arch.head_dim, 2, device=device) / arch.head_dim
+    exponents = torch.arange(0, arch.rotated_dim, 2, device=device) / arch.rotated_dim
     return arch.rope_theta**-exponents
 
 

@@ -22,7 +22,7 @@ def record(options: argparse.Namespace, command: str) -> None:
 def compare(options: argparse.Namespace, command: str) -> None:
     from dsmem.runs import recordings
 
-    print(recordings.compare(recordings.load(options.file)))
+    print(recordings.error_report(recordings.load(options.file)))
 
 
 def measured(options: argparse.Namespace, command: str) -> None:

@@ -136,7 +136,7 @@ def _replay(run):
     settings = allocator_settings() if run.device_memory else {}
     if not settings:
         return run.replay
-    return replay(run.ledger, workspace_bytes=run.device_memory["workspace"], **run.replay.settings | settings)
+    return replay(run.replay.events, **run.replay.settings | settings)  # the workspace is among its events
 
 
 def _formula(arch, work):

@@ -21,7 +21,7 @@ from dsmem.runs.provenance import SAME, provenance
 from dsmem.runs.sweep import sweep
 from dsmem.runs.workers import Worker, only, sound
 
-__all__ = ["Recording", "compare", "load", "measure_cell", "pack", "record", "recorded", "sweep", "unpack"]
+__all__ = ["Recording", "error_report", "load", "measure_cell", "pack", "record", "recorded", "sweep", "unpack"]
 
 FORMAT = 1
 LEVELS = {"allocated": ("replay_bytes", 0.005), "reserved": ("replay_reserved_bytes", 0.02)}
@@ -170,7 +170,7 @@ def recorded(folder: str | Path = DATA / "runs") -> list[dict]:
     return sorted((run for run in runs if run["provenance"]["capability"]), key=lambda run: run["provenance"]["date"])
 
 
-def compare(run: dict[str, Any]) -> str:
+def error_report(run: dict[str, Any]) -> str:
     """Signed errors of the prediction against a recorded run, as text: by level, the worst cell, and what did not fit.
 
     run: what `load` returns. An error of +1% says that the prediction is 1% too high.
@@ -184,8 +184,8 @@ def compare(run: dict[str, Any]) -> str:
         values = np.array([error for error, _ in errors])
         worst, cell = max(errors, key=lambda pair: abs(pair[0]))
         lines.append(
-            f"{level}: median {np.median(values):+.2%}, from {values.min():+.2%} to {values.max():+.2%}, "
-            f"{np.mean(np.abs(values) > bound):.0%} of the cells are off by more than {bound:.1%}"
+            f"{level}: median {np.median(values):+.2%}, {values.min():+.2%} to {values.max():+.2%}; "
+            f"{np.mean(np.abs(values) > bound):.0%} of cells off by more than {bound:.1%}"
         )
         lines.append(f"  worst, {worst:+.2%}: {question_text(cell)}")
     ours = [cell for cell in fitted if cell.get("code", "dsmem") == "dsmem"]

@@ -20,7 +20,7 @@ def watch(
     model: torch.nn.Module,
     device: Any,
     elsewhere_bytes: int = 0,
-    workspace_bytes: int | None = None,
+    workspace: tuple[int, ...] | None = None,
     capacity: int | None = None,
     look: Callable | None = None,
     folded: Folded | None = None,
@@ -28,8 +28,8 @@ def watch(
     """Ledger, replay, device memory, trace and seconds of `forward()` on any module; a GPU runs it four times.
 
     elsewhere_bytes: what the GPU held for this process before the model was made, see `memory.cuda.held_bytes`.
-    workspace_bytes: what cuBLAS took then, see `memory.cuda.workspace_bytes`; by default it is taken now, which may
-    raise what the GPU reserves.
+    workspace: what cuBLAS took then, see `memory.cuda.workspace_blocks`; by default it is taken now, which may raise
+    what the GPU reserves.
     capacity: bytes that the allocator could reserve then, see `memory.cuda.room_bytes`; on a nearly full GPU cached
     segments go back, and the replay must do so too. look: called with what the watched `forward()` returned.
     folded: of a model some of whose layers are left out; ledger and replay are those of all layers, or NotEqualError.
@@ -37,7 +37,7 @@ def watch(
     """
     device = check_device(device)
     on_gpu = device == "cuda"
-    memory = cuda.peaks(forward, elsewhere_bytes, workspace_bytes) if on_gpu else None
+    memory = cuda.peaks(forward, elsewhere_bytes, workspace) if on_gpu else None
     trace = cuda.trace(forward) if on_gpu else None
     with Ledger(model) as ledger, folded.watching(ledger) if folded else contextlib.nullcontext():
         start = time.perf_counter()
@@ -50,5 +50,6 @@ def watch(
         del out  # inside the block: what the caller would drop dies within the pass
     if folded:
         ledger = folded.unfold(ledger)
-    replayed = replay(ledger, workspace_bytes=memory["workspace"] if on_gpu else 0, capacity=capacity)
+    blocks = tuple(memory["workspace_blocks"]) if on_gpu else ()
+    replayed = replay(ledger, workspace_bytes=blocks, capacity=capacity)
     return ledger, replayed, memory, trace, None if device == "fake" else seconds

@@ -29,6 +29,8 @@ CONFIGS = {
     "qwen2": SMALL | {"tie_word_embeddings": True},
     "qwen3": SMALL | {"head_dim": 32},
     "mixtral": SMALL | {"num_experts_per_tok": 2, "num_local_experts": 8, "head_dim": 32},
+    "minimax_m2": SMALL | {"num_experts_per_tok": 2, "num_local_experts": 8, "head_dim": 32, "rotary_dim": 16},
+    "glm4_moe": SMALL | EXPERTS | {"n_routed_experts": 8, "num_nextn_predict_layers": 1, "use_qk_norm": True},
     "qwen2_moe": SMALL | EXPERTS | {"num_experts": 8, "shared_expert_intermediate_size": 40, "mlp_only_layers": [1]},
     "qwen3_moe": SMALL | EXPERTS | {"head_dim": 16, "num_experts": 8, "decoder_sparse_step": 2},
     "qwen3_vl_text": SMALL | {"head_dim": 32},

@@ -66,6 +66,21 @@ def test_what_the_libraries_keep_is_taken_first():
     assert replay(events, workspace_bytes=8_519_680).peak_allocated_bytes == 8_519_680 + 512
 
 
+def test_what_the_libraries_keep_may_be_several_blocks_each_in_its_own_pool():
+    events = [("a", MIB, "a"), ("a", -MIB, "a")]
+    kept = replay(events, workspace_bytes=(8_519_680, MIB))
+    assert kept.peak_allocated_bytes == 8_519_680 + 2 * MIB
+    assert kept.peak_reserved_bytes == 20 * MIB + 2 * MIB  # both small ones fit into one small segment
+    assert replay(events, workspace_bytes=8_519_680 + MIB).peak_reserved_bytes == 20 * MIB + 2 * MIB
+    assert replay([], workspace_bytes=(8_519_680, MIB)).peak_reserved_bytes == 22 * MIB
+    assert replay([], workspace_bytes=(0, 0)).events == replay([], workspace_bytes=()).events == []
+
+
+@pytest.mark.parametrize("wrong", [(-1,), (512, 1.5), [512]])
+def test_blocks_that_are_no_bytes_are_refused(wrong, refuses):
+    refuses(lambda: replay([], workspace_bytes=wrong), "workspace_bytes", "whole number")
+
+
 @pytest.mark.parametrize("unit", [1, 512, 1000, 3 * MIB, 7 * MIB + 1, 30 * MIB, 100 * MIB])
 @pytest.mark.parametrize("sizes", [(10 * MIB,), (10 * MIB, 12 * MIB, 1), (MIB, 30 * MIB)])
 def test_the_smallest_capacity_suffices_and_one_unit_less_does_not(sizes, unit):

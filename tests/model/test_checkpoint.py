@@ -83,7 +83,16 @@ def test_a_folder_of_weights_gives_the_logits_of_transformers(layout, tmp_path):
 
 SAVED = {"qwen3": CONFIGS["qwen3"], "v3": CONFIG} | {
     name: CONFIGS[name]
-    for name in ("mixtral", "qwen2_moe", "qwen3_moe, some dense", "qwen3_vl", "qwen3_vl_moe", "qwen2_5_vl")
+    for name in (
+        "mixtral",
+        "minimax_m2",
+        "glm4_moe",
+        "qwen2_moe",
+        "qwen3_moe, some dense",
+        "qwen3_vl",
+        "qwen3_vl_moe",
+        "qwen2_5_vl",
+    )
 }
 
 

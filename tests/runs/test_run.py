@@ -10,6 +10,7 @@ import dsmem
 from dsmem import Workload
 from dsmem.memory import cuda
 from dsmem.runs import run as runs
+from dsmem.runs.watching import watch
 
 TINY = dsmem.Architecture.of("qwen2.5-0.5b").scaled(num_hidden_layers=1, vocab_size=64)
 WORKSPACE = 8_519_680
@@ -17,10 +18,10 @@ CLEARED = ["collect", "clear workspaces", "empty_cache"]
 
 
 class StandIn:
-    """A GPU's functions that note their calls; the first matrix product of 64 x 64 keeps a workspace."""
+    """A GPU's functions that note their calls; a product of 64 x 64 keeps a workspace, one with a bias another."""
 
-    def __init__(self, monkeypatch, workspace=WORKSPACE):
-        self.calls, self.allocated, self.workspace = [], 1000, workspace
+    def __init__(self, monkeypatch, workspace=WORKSPACE, lt=0):
+        self.calls, self.allocated, self.keeps = [], 1000, {"product": workspace, "product with a bias": lt}
         monkeypatch.setattr(gc, "collect", self.noting("collect"))
         monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", self.noting("clear workspaces"), raising=False)
         for name in ("empty_cache", "synchronize", "reset_peak_memory_stats"):
@@ -41,7 +42,7 @@ class StandIn:
     def product(self, x, weight, bias=None):
         if x.shape == (64, 64):
             self.calls.append("product" if bias is None else "product with a bias")
-            self.allocated += self.workspace if bias is None else 0
+            self.allocated += self.keeps[self.calls[-1]]
         return self.linear(x, weight, bias)
 
 
@@ -64,13 +65,24 @@ def test_the_workspace_is_taken_before_the_model_and_the_cache_is_emptied_before
     measured = ["forward", "synchronize", "empty_cache", "reset_peak_memory_stats", "forward", "synchronize"]
     assert gpu.calls[: len(before + measured)] == before + measured
     assert run.device_memory["workspace"] == WORKSPACE and run.device_memory["elsewhere"] == 1000
-    assert run.replay.events[0] == ("workspace", WORKSPACE, "workspace")
+    assert run.replay.events[0] == (("workspace", 0), WORKSPACE, "workspace")
+    assert [change for _, change, label in run.replay.events if label == "workspace"] == [WORKSPACE]
 
 
 def test_without_a_workspace_given_peaks_takes_it_first(monkeypatch):
     gpu = StandIn(monkeypatch)
     assert cuda.peaks(gpu.noting("forward"))["workspace"] == WORKSPACE
     assert gpu.calls[:6] == [*CLEARED, "product", "product with a bias", "forward"]
+
+
+def test_a_workspace_that_cublaslt_keeps_is_a_block_of_its_own_in_the_replay(monkeypatch):
+    gpu = StandIn(monkeypatch, lt=2**20)
+    factor = torch.ones(2, 3)
+    memory = cuda.peaks(gpu.noting("forward"))
+    assert memory["workspace_blocks"] == [WORKSPACE, 2**20] and memory["workspace"] == WORKSPACE + 2**20
+    _, replayed, *_ = watch(lambda: factor * 2, torch.nn.Linear(1, 1), "cuda")
+    # cuBLAS's lies in a segment of 20 MiB; the small block, and whatever else is small, in one of 2 MiB
+    assert replayed.peak_reserved_bytes == 22 * 2**20
 
 
 def test_a_workspace_that_does_not_stay_is_an_error(monkeypatch):

@@ -14,6 +14,7 @@ from dsmem.config.families.common import Family, UnknownFamily
 from dsmem.config.families.heads import head
 from dsmem.config.families.multimodal import language_model
 from dsmem.config.keys import Keys
+from dsmem.config.quantization import stored_as
 from dsmem.config.source import load
 
 _KINDS = (dense, mixtures, latent, indexed, gpt, multimodal)
@@ -34,6 +35,6 @@ def read(source: Any) -> dict[str, Any]:
     top = head(whole)  # after the family: of one that is not read another's code may know the head
     known = FAMILIES[family]
     keys = Keys(config, family, known.aliases, known.defaults, known.foreign)
-    fields = {"name": name, "model_type": family, "apart": apart} | known.read(keys) | top
+    fields = {"name": name, "model_type": family, "apart": apart, "stored": stored_as(whole)} | known.read(keys) | top
     keys.finish(known.harmless)
     return fields

@@ -87,6 +87,21 @@ def rope(keys: Keys) -> dict[str, Any]:
     return {"rope_theta": theta, "rope_scaling": () if kind == "default" else (("rope_type", kind), *rest)}
 
 
+def rotary_dim(keys: Keys, head_dim: int, factor: float = 1.0) -> int | None:
+    """Elements of a head that are rotated, None for all; factor: the part of them where the config does not say."""
+    scaling = keys.get("rope_parameters") or keys.get("rope_scaling") or {}
+    inside = scaling.get("partial_rotary_factor")
+    factor = keys.number("partial_rotary_factor", factor)
+    factor = factor if inside is None else Keys({"": inside}, keys.family, {}, {}).number("", factor)
+    rotated = int(head_dim * factor)
+    if rotated % 2 or not 2 <= rotated <= head_dim:
+        raise ValueError(
+            f"partial_rotary_factor={factor!r} rotates {rotated} of head_dim={head_dim} elements; it must be an even "
+            "number of them, from 2 to all"
+        )
+    return None if rotated == head_dim else rotated
+
+
 def experts(keys: Keys) -> dict[str, Any]:
     """The sizes of a mixture of experts, and how its router chooses."""
     keys.only("moe_layer_freq", 1)

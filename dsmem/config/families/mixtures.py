@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dsmem.config.families.common import Family, decoder, windows
+from dsmem.config.families.common import Family, decoder, experts, rotary_dim, windows
 from dsmem.config.families.dense import qwen3
 from dsmem.config.keys import Keys
 from dsmem.units import whole_number
@@ -30,6 +30,38 @@ def dense_layers(keys: Keys) -> tuple[int, ...]:
 def _mixtral(keys):
     # every layer is a mixture, and the weights of a token's experts always sum to 1
     return decoder(keys) | routed(keys, "intermediate_size") | {"norm_topk_prob": True} | windows(keys)
+
+
+def _minimax_m2(keys):
+    for key, value in _MINIMAX.items():
+        keys.only(key, value)
+    kinds = keys.get("attn_type_list")
+    if kinds is not None and not (isinstance(kinds, list) and all(kind == 1 for kind in kinds)):
+        raise ValueError(f"attn_type_list={kinds!r} is not read in minimax_m2; each entry must be 1, full attention")
+    fields, part = decoder(keys) | routed(keys, "intermediate_size"), keys.maybe_whole("rotary_dim")
+    head_dim = fields["head_dim"]
+    part = rotary_dim(keys, head_dim, 1.0 if part is None else part / head_dim)
+    norm = {"qk_norm": True, "qk_norm_type": "per_layer"}
+    return fields | norm | {"rotary_dim": part, "scoring_func": "sigmoid", "norm_topk_prob": True}
+
+
+# what its code does, whatever the config says
+_MINIMAX = {
+    "use_qk_norm": True,
+    "qk_norm_type": "per_layer",
+    "use_routing_bias": True,
+    "scoring_func": "sigmoid",
+    "shared_intermediate_size": 0,
+}
+
+
+def _glm4_moe(keys):
+    keys.only("scoring_func", "sigmoid")
+    keys.only("topk_method", "noaux_tc")
+    fields = decoder(keys) | experts(keys) | {"qkv_bias": keys.flag("attention_bias"), "scoring_func": "sigmoid"}
+    further = keys.whole("num_nextn_predict_layers", 1, least=0)
+    fields |= {"qk_norm": keys.flag("use_qk_norm"), "num_nextn_predict_layers": further}
+    return fields | {"rotary_dim": rotary_dim(keys, fields["head_dim"], 0.5)}
 
 
 def _qwen2_moe(keys):
@@ -69,6 +101,39 @@ FAMILIES = {
             "num_experts_per_tok": 2,
         },
         foreign=_NOT_THEIRS,
+    ),
+    "minimax_m2": Family(
+        _minimax_m2,
+        _EXPERTS,
+        {
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "intermediate_size": 1536,
+            "rope_theta": 5e6,
+            "n_routed_experts": 256,
+            "num_experts_per_tok": 8,
+        },
+        # modules that predict further tokens are not among the published files
+        harmless=frozenset(
+            "use_mtp mtp_transformer_layers num_mtp_modules shared_moe_mode mlp_intermediate_size "
+            "layernorm_full_attention_beta layernorm_linear_attention_beta layernorm_mlp_beta max_model_len".split()
+        ),
+        foreign=_NOT_THEIRS,
+    ),
+    "glm4_moe": Family(
+        _glm4_moe,
+        {"num_local_experts": "n_routed_experts", "num_mtp_layers": "num_nextn_predict_layers"},
+        {
+            "num_key_value_heads": 8,
+            "intermediate_size": 10_944,
+            "rms_norm_eps": 1e-5,
+            "moe_intermediate_size": 1408,
+            "n_routed_experts": 128,
+            "n_shared_experts": 1,
+            "num_experts_per_tok": 8,
+            "first_k_dense_replace": 1,
+            "norm_topk_prob": True,
+        },
     ),
     "qwen2_moe": Family(
         _qwen2_moe,

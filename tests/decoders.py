@@ -175,6 +175,19 @@ GPT_CONFIGS = {
 CONFIGS = {name: SIZES | config for name, config in CONFIGS.items()}
 CONFIGS |= {name: DENSE_SIZES | config for name, config in DENSE_CONFIGS.items()}
 CONFIGS |= GPT_CONFIGS
+GEMMA_SIZES = {name: size for name, size in SIZES.items() if "expert" not in name and "moe" not in name}
+GEMMA_SIZES |= {"head_dim": 16, "num_key_value_heads": 2, "num_hidden_layers": 4, "sliding_window": 4}
+CONFIGS |= {
+    "gemma2": {"model_type": "gemma2", "query_pre_attn_scalar": 24, "attn_logit_softcapping": 2.0, **GEMMA_SIZES},
+    "gemma2, nothing capped": {
+        "model_type": "gemma2",
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+        "attention_bias": True,
+        **GEMMA_SIZES,
+    },
+    "gemma3": {"model_type": "gemma3_text", "sliding_window_pattern": 3, "query_pre_attn_scalar": 16, **GEMMA_SIZES},
+}
 TEXT_EXPERTS = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 20}
 VISION = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 24, "out_hidden_size": 48}
 VISION |= {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]}

@@ -124,11 +124,25 @@ def gpt_architectures(draw, **widths):
     )
 
 
+@st.composite
+def gemma_architectures(draw, **widths):
+    """A decoder of Gemma's layers, of the second or the third kind, and mixes of both."""
+    return draw(architectures(**widths)).scaled(
+        gemma_block=True,
+        hidden_act="gelu_pytorch_tanh",
+        query_pre_attn_scalar=draw(st.integers(1, 300)),
+        attn_logit_softcapping=draw(st.none() | st.just(50.0)),
+        final_logit_softcapping=draw(st.none() | st.just(30.0)),
+        rope_local_base_freq=draw(st.none() | st.just(10_000.0)),
+    )
+
+
 def any_architectures(width=256, **widths):
-    """Grouped, latent or indexed attention, dense or with experts, or GPT blocks, at most as wide as the arguments."""
+    """Any attention, dense or with experts, GPT blocks or Gemma's, at most as wide as the arguments."""
     latent = {"hidden": 512} | widths
     kinds = architectures(**widths), latent_architectures(**latent), indexed_architectures(**latent)
-    return st.one_of(*kinds, *(with_experts(kind, width) for kind in kinds), gpt_architectures(**widths))
+    others = gpt_architectures(**widths), gemma_architectures(**widths)
+    return st.one_of(*kinds, *(with_experts(kind, width) for kind in kinds), *others)
 
 
 @st.composite

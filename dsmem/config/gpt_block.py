@@ -36,7 +36,8 @@ class GPTShapes:
     def check_gpt_block(self) -> None:
         """Raise ValueError for fields that do not go together with GPT blocks, or without them."""
         if not self.gpt_block:
-            return self._check_fields(_ALONE, "goes with layer_norm_epsilon, which {name} has not")
+            act = {"hidden_act": "gelu_pytorch_tanh"} if self.gemma_block else {}
+            return self._check_fields(_ALONE | act, "goes with layer_norm_epsilon, which {name} has not")
         whole_number("learned_positions", self.learned_positions, what="a size")
         one_of("hidden_act", self.hidden_act, GPT_ACTIVATIONS, "an activation of GPT blocks")
         self._check_fields(_WITHOUT, "is not known beside layer_norm_epsilon of {name}")

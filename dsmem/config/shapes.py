@@ -108,13 +108,18 @@ class Shapes(IndexerShapes, WindowShapes, GPTShapes):
 
     def layer_census(self, experts: bool) -> dict[str, int]:
         """Parameters of one layer by named part, dense or with experts."""
-        norms = dict.fromkeys(("input_layernorm", "post_attention_layernorm"), self.norm_params) | self.norms()
+        norms = dict.fromkeys(self.layer_norms(), self.norm_params) | self.norms()
         shapes = self.attention_linears() | (self.shared_linears() if experts else self.mlp_linears())
         stacks = {name: math.prod(shape) for name, shape in self.expert_stacks().items()} if experts else {}
         router = {"router": self.n_routed_experts * self.hidden_size} if experts else {}
         if experts and self.shared_expert_intermediate_size:
             router["shared_expert_gate"] = self.hidden_size
         return norms | _elements(shapes) | router | stacks
+
+    def layer_norms(self) -> tuple[str, ...]:
+        """Names of a layer's norms that are as wide as the model."""
+        usual = ("input_layernorm", "post_attention_layernorm")
+        return (*usual, "pre_feedforward_layernorm", "post_feedforward_layernorm") if self.gemma_block else usual
 
     def norms(self) -> dict[str, int]:
         """Widths of the norms inside attention: {name: elements}."""

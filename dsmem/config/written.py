@@ -16,6 +16,7 @@ _OURS = (
     "o_bias",
     "qk_norm",
     "qk_norm_type",
+    "gemma_block",
     "rotary_dim",
     "rope_scaling",
     "head",
@@ -105,8 +106,16 @@ def _windowed(arch):
     bias = own.get(arch.model_type, _dense(arch))
     if arch.sliding_window is None:
         return bias
-    kinds = [SLIDING if arch.slides(index) else FULL for index in range(arch.num_hidden_layers)]
-    return bias | {"use_sliding_window": True, "max_window_layers": 0, "layer_types": kinds}
+    return bias | {"use_sliding_window": True, "max_window_layers": 0, "layer_types": _kinds(arch)}
+
+
+def _kinds(arch):
+    """Which layers slide, by name."""
+    return [SLIDING if arch.slides(index) else FULL for index in range(arch.num_hidden_layers)]
+
+
+def _gemma(arch):
+    return _dense(arch) | {"layer_types": _kinds(arch)}
 
 
 def _mistral(arch):
@@ -141,6 +150,8 @@ def _gpt(arch):
 
 _FAMILY_KEYS = {
     "mistral": _mistral,
+    "gemma2": _gemma,
+    "gemma3_text": _gemma,
     "mixtral": _mixtral,
     "minimax_m2": _minimax_m2,
     "glm4_moe": _glm4_moe,

@@ -96,7 +96,8 @@ def resident(arch: Architecture, work: Workload) -> dict[str, Any]:
     }
     if not arch.learned_positions:
         bits = dtype_bits(work.activations)
-        parts["rope_tables"] = formulas.rope_tables_bytes(work.new_tokens, arch.rotated_dim, bits)
+        tables = formulas.rope_tables_bytes(work.new_tokens, arch.rotated_dim, bits)
+        parts["rope_tables"] = arch.rotary_bases * tables
     if work.attention == "eager" or arch.indexed:
         for slide, part in ((False, "causal_mask"), (True, "window_mask")):
             if arch.layers_that(slide):

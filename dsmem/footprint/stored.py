@@ -136,7 +136,7 @@ def buffer_bytes(arch: Any) -> int:
     arch = Architecture.of(arch)
     biased = len(arch.expert_layers) if arch.scoring_func == "sigmoid" else 0
     routers = biased * formulas.router_bias_bytes(arch.n_routed_experts)
-    rotary = 0 if arch.learned_positions else formulas.rope_frequencies_bytes(arch.rotated_dim)
+    rotary = 0 if arch.learned_positions else arch.rotary_bases * formulas.rope_frequencies_bytes(arch.rotated_dim)
     return rotary + routers
 
 

@@ -19,7 +19,7 @@ PATIENCE = 2
 def fold(module: torch.nn.Module) -> Repeats | None:
     """Leave out of a model of transformers all layers that only repeat; None where too few do, and nothing is left out.
 
-    Layers that alternate repeat by their pattern.
+    Layers that alternate repeat by their pattern. More than three in four layers to run would save too little.
     """
     path, layers = decoder_layers(module) or (None, ())
     found = repetition(module, layers) if path else None

@@ -26,6 +26,8 @@ DERIVED = {
     "qkv_bias",
     "o_bias",
     "qk_norm",
+    "gemma_block",
+    "rope_local_base_freq",
     "rope_theta",
     "rope_scaling",
     "sliding_window",
@@ -67,7 +69,9 @@ def test_each_field_is_the_config_classs_own_where_only_the_sizes_are_given(fami
     # what only exists inside a whole has no word about a head
     assert "tie_word_embeddings" in checked or (family in WHOLE.values() and not arch.tie_word_embeddings)
     assert "rms_norm_eps" in checked or arch.learned_positions == theirs.max_position_embeddings
-    assert arch.learned_positions or arch.rope_theta == theirs.rope_parameters["rope_theta"]
+    rope = getattr(theirs, "rope_parameters", None) or {}
+    assert arch.learned_positions or arch.rope_theta == rope.get("full_attention", rope)["rope_theta"]
+    assert arch.rope_local_base_freq == rope.get("sliding_attention", {}).get("rope_theta")
     keys = [key for key in ("attention_bias", "enable_bias", "qkv_bias") if hasattr(theirs, key)]
     biased = getattr(theirs, keys[0]) if keys else family.startswith("qwen2") or arch.gpt_block
     assert arch.qkv_bias == biased

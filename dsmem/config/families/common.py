@@ -32,9 +32,12 @@ class Family:
     foreign: frozenset = frozenset()
 
 
-def decoder(keys: Keys, head_dim: int | None = None) -> dict[str, Any]:
-    """What every decoder of RMSNorm and SwiGLU spells alike; head_dim: where the family gives it by another key."""
-    keys.choice("hidden_act", ("silu",), "silu")
+def decoder(keys: Keys, head_dim: int | None = None, act: tuple[str, str] = ("hidden_act", "silu")) -> dict[str, Any]:
+    """What every decoder of RMSNorm and a gated MLP spells alike.
+
+    head_dim: where the family gives it by another key. act: how the activation is spelled, and the one that is read.
+    """
+    keys.choice(act[0], act[1:], act[1])
     hidden, heads = keys.whole("hidden_size"), keys.whole("num_attention_heads")
     own = keys.maybe_whole("head_dim")
     head_dim = head_dim or own

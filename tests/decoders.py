@@ -23,6 +23,8 @@ GLM |= {"num_nextn_predict_layers": 0}
 QWEN_MOE = {"head_dim": 16, "num_experts": 8, "moe_intermediate_size": 40}
 # as many heads as make a score of exactly 0 rare: among equals the choice goes by the number of keys
 INDEX = {"index_n_heads": 8, "index_head_dim": 20, "index_topk": 4}
+MINICPM = {name: LATENT[name] for name in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim")}
+MINICPM |= {"num_key_value_heads": 6}
 CONFIGS = {
     "v3": {"model_type": "deepseek_v3", "q_lora_rank": 24, "n_group": 4, "topk_group": 2, **LATENT},
     "v3, pairs side by side": {
@@ -124,6 +126,15 @@ DENSE_SIZES = {
     "rms_norm_eps": 1e-5,
 }
 DENSE_CONFIGS = {
+    "minicpm3": {"model_type": "minicpm3", "q_lora_rank": 24, "dim_model_base": 40, **MINICPM},
+    "minicpm3, no query latent": {
+        "model_type": "minicpm3",
+        "q_lora_rank": None,
+        "mlp_bias": True,
+        "scale_depth": None,
+        "dim_model_base": None,
+        **MINICPM,
+    },
     "llama": {"model_type": "llama"},
     "llama with biases": {"model_type": "llama", "attention_bias": True, "mlp_bias": True},
     "llama, all heads apart": {"model_type": "llama", "num_key_value_heads": 6},

@@ -65,6 +65,9 @@ def latent_architectures(draw, hidden=512, rank=64, head_dim=64, **widths):
         qk_rope_head_dim=2 * rope,
         v_head_dim=draw(st.integers(1, nope + 2 * rope)),
         rope_interleave=draw(BOOLEANS),
+        scale_emb=draw(st.sampled_from((1.0, 12.0))),
+        scale_depth=draw(st.sampled_from((None, 1.4))),
+        dim_model_base=draw(st.none() | st.integers(1, 64)),
     )
 
 

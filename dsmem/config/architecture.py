@@ -31,7 +31,8 @@ class Architecture(Shapes):
     slide turn by a base of their own. `head` stands on the decoder: "lm_head", "score" (a number for each of
     `num_labels` labels) or "none". `apart` names what the config holds beside the language model (`vision_config`):
     none of it is counted here. `stored` is how the config says that weights are stored, where that is not in 16 bit:
-    "fp8", "fp32", or a method's name. Build one with `Architecture.from_config`.
+    "fp8", "fp32", or a method's name. `scale_emb`, `scale_depth` and `dim_model_base` scale embedding, residual
+    branches and logits (MiniCPM). Build one with `Architecture.from_config`.
     """
 
     name: str
@@ -94,6 +95,9 @@ class Architecture(Shapes):
     head: str = "lm_head"
     num_labels: int = 0
     score_bias: bool = False
+    scale_emb: float = 1.0
+    scale_depth: float | None = None
+    dim_model_base: int | None = None
     apart: tuple = ()
     stored: str = ""
 

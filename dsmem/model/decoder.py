@@ -43,11 +43,12 @@ class Layer(nn.Module):
         self.self_attn = (LatentAttention if arch.latent else Attention)(arch, index, make_linear, **like)
         self.post_attention_layernorm = RMSNorm(arch.hidden_size, arch.rms_norm_eps, **like)
         self.mlp = MoE(arch, make_linear, make_stack, **like) if arch.has_experts(index) else MLP(make_linear)
+        self.scale = 1.0 if arch.scale_depth is None else arch.scale_depth * arch.num_hidden_layers**-0.5
 
     def forward(self, h: torch.Tensor, step: Step) -> torch.Tensor:
         """The residual stream (batch, seq_len, hidden_size) after this layer."""
-        h = h + self.self_attn(self.input_layernorm(h), step)
-        return h + self.mlp(self.post_attention_layernorm(h))
+        h = torch.add(h, self.self_attn(self.input_layernorm(h), step), alpha=self.scale)
+        return torch.add(h, self.mlp(self.post_attention_layernorm(h)), alpha=self.scale)
 
 
 class Decoder(nn.Module):
@@ -116,6 +117,8 @@ class Decoder(nn.Module):
 
     def head(self, h: torch.Tensor) -> torch.Tensor:
         """What stands on the decoder, of normed states (..., hidden_size): logits, scores, or the states themselves."""
+        if self.arch.dim_model_base is not None and self.arch.head == "lm_head":
+            h.mul_(self.arch.dim_model_base / self.arch.hidden_size)
         out = h if self.arch.head == "none" else getattr(self, self.arch.head)(h)
         cap = self.arch.final_logit_softcapping
         return out if cap is None or self.arch.head != "lm_head" else out.div_(cap).tanh_().mul_(cap)
@@ -132,6 +135,8 @@ class Decoder(nn.Module):
     def embed(self, tokens: torch.Tensor, start: int) -> torch.Tensor:
         """The residual stream before the first layer, (batch, seq_len, hidden_size); `start` tokens came before."""
         h = self.embed_tokens(tokens)
+        if self.arch.scale_emb != 1:
+            h.mul_(self.arch.scale_emb)
         if self.arch.gemma_block:
             h.mul_(embedding_scale(self.arch, h.dtype))
         return h + self.embed_positions(start, tokens.shape[1]) if self.arch.learned_positions else h
@@ -228,10 +233,6 @@ def build_model(
     arch, device, seed = Architecture.of(arch), check_device(device), whole_number("seed", seed, 0, "a seed")
     work = Workload(weights=weights, activations=activations, modules_to_not_convert=modules_to_not_convert)
     like = {"dtype": TORCH_DTYPES[work.activations], "device": "cpu" if device == "fake" else device}
-    if mtp and arch.shares_index(arch.num_hidden_layers - 1):
-        raise ValueError(
-            f"mtp=True builds modules like the last layer of {arch.name}, which has no indexer; allowed: False"
-        )
     if device == "fake":
         arch = arch.scaled(rope_scaling=())  # scaled angles move no byte, and nobody reads them
     kind = FakeDecoder if device == "fake" else Decoder

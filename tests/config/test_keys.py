@@ -41,6 +41,7 @@ CONFIGS = {
     "deepseek_v2": V2,
     "deepseek_v3": V3,
     "deepseek_v32": V3 | INDEX,
+    "minicpm3": SMALL | LATENT | {"scale_depth": 1.7, "dim_model_base": 32},
     "glm4_moe_lite": {key: value for key, value in V3.items() if key != "num_nextn_predict_layers"},
     "glm_moe_dsa": V3 | INDEX | {"index_topk_freq": 2, "mlp_bias": True},
     "gpt2": GPT2,

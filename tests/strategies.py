@@ -129,6 +129,7 @@ def gemma_architectures(draw, **widths):
     """A decoder of Gemma's layers, of the second or the third kind, and mixes of both."""
     return draw(architectures(**widths)).scaled(
         gemma_block=True,
+        rotary_dim=None,
         hidden_act="gelu_pytorch_tanh",
         query_pre_attn_scalar=draw(st.integers(1, 300)),
         attn_logit_softcapping=draw(st.none() | st.just(50.0)),

@@ -138,6 +138,8 @@ class Architecture(Shapes):
                 f"rotary_dim={self.rotary_dim} is not a part of head_dim={self.head_dim} to rotate; it must be even "
                 "and at most that, or None, as in latent attention"
             )
+        if self.gemma_block:
+            raise ValueError(f"rotary_dim={self.rotary_dim} is not known beside gemma_block=True; it must be None")
 
     def _settle_window(self):
         """Layers that are alike need no list, and those that were cut off have no place in it."""

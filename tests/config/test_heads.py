@@ -115,6 +115,7 @@ def test_a_v3_without_a_language_models_head_predicts_no_further_tokens():
         ({"num_labels": 0}, ("num_labels=0", "at least 1")),
         ({"num_labels": "3"}, ("num_labels='3'",)),
         ({"id2label": ["a"]}, ("id2label=['a']",)),
+        ({"id2label": {"a": 1}}, ("id2label={'a': 1}", "number")),
     ],
 )
 def test_a_head_that_is_not_known_is_refused(change, words, refuses):

@@ -26,7 +26,8 @@ def block(keys: Keys) -> dict[str, Any]:
 
 def _plain(keys, name, usual):
     """Refuse a kind of the family that is not read here, and that transformers' code may still run."""
-    if (value := keys.get(name, usual)) not in (usual, None):
+    value = keys.get(name, usual)
+    if value != usual and not (value is None and not usual):  # a null is a switch that is off
         raise UnknownFamily(
             f"{name}={value!r} is not read in {keys.family}; allowed: {usual!r} (dsmem.measure runs others in "
             "transformers' code, where that is installed)"

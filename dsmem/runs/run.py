@@ -60,7 +60,7 @@ class Run:
     def table(self) -> Table:
         """The levels as a `Table`: what each says of the peak."""
         totals = [(name, nbytes, nbytes) for name, nbytes, kind in self.gaps().steps if kind == "total"]
-        title = " ".join([str(self), *self.notes])
+        title = " ".join([f"{self}." if self.notes else str(self), *self.notes])
         return Table({"level": None, "bytes": ",", "size": format_bytes}, totals, title)
 
     def plot_timeline(self, **options: Any) -> Any:

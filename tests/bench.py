@@ -1,8 +1,8 @@
 """How long the kit's heavy questions take on this machine: `python tests/bench.py`.
 
 One million footprints in one call, as behind a heat map; one fake pass of a 7B model under the ledger; all of
-DeepSeek-R1 on fake tensors, beside transformers' own code; one hundred thousand births and deaths on the model of the
-allocator.
+DeepSeek-R1 on fake tensors, beside transformers' own code; DeepSeek-V3.2 in that code alone, its equal layers folded
+and all of them; one hundred thousand births and deaths on the model of the allocator.
 """
 
 import random
@@ -17,6 +17,18 @@ from dsmem.config.source import DATA
 
 ARCH = dsmem.Architecture.from_config("deepseek-r1-distill-qwen-7b")
 R1 = dsmem.Architecture.from_config("deepseek-r1")
+
+
+V32 = {
+    "model_type": "deepseek_v32",
+    "num_hidden_layers": 61,
+    "first_k_dense_replace": 3,
+    "index_n_heads": 64,
+    "index_head_dim": 128,
+    "index_topk": 2048,
+    "rope_scaling": {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096},
+}
+"""DeepSeek-V3.2 as its config.json says it; transformers' config class has the other sizes by default."""
 
 
 def million_footprints():
@@ -60,6 +72,12 @@ def transformers_r1_passes():
                 past = model(input_ids=tokens, past_key_values=past, use_cache=True).past_key_values
             peaks.append(ledger.peak_bytes)
     return peaks
+
+
+def v32_pass(fold, seq_len=4096):
+    """What a ledger says of one prefill of DeepSeek-V3.2 in transformers' code: peak, parts at the peak, cache."""
+    run = dsmem.measure(V32, seq_len=seq_len, weights="bf16", code="transformers", fold=fold)
+    return run.ledger.peak_bytes, run.ledger.by_category(), run.cache, run.replay.peak_reserved_bytes
 
 
 def host_bytes():
@@ -112,6 +130,10 @@ def main():
     print(f"DeepSeek-R1, FP8, 1 x 4,096 prefill and one decode step on fake tensors: {seconds:.2f} s")
     print(f"  peaks {prefill:,} and {decode:,} bytes; {(host_bytes() - before) / 2**20:.0f} MiB of host memory")
     print(f"  the same in transformers: {compared()}")
+    v32_pass(True, seq_len=8)  # imports
+    (folded, seconds), (whole, more) = timed(lambda: v32_pass(True)), timed(lambda: v32_pass(False))
+    same = "the same bytes" if folded == whole else f"{folded} against {whole}"
+    print(f"DeepSeek-V3.2 in transformers, 1 x 4,096, folded: {seconds:.2f} s; all layers: {more:.2f} s, {same}")
     _, seconds = timed(replayed_events)
     print(f"100,000 allocator events replayed: {seconds:.2f} s")
 

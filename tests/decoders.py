@@ -23,6 +23,8 @@ GLM |= {"num_nextn_predict_layers": 0}
 QWEN_MOE = {"head_dim": 16, "num_experts": 8, "moe_intermediate_size": 40}
 # as many heads as make a score of exactly 0 rare: among equals the choice goes by the number of keys
 INDEX = {"index_n_heads": 8, "index_head_dim": 20, "index_topk": 4}
+MINICPM = {name: LATENT[name] for name in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim")}
+MINICPM |= {"num_key_value_heads": 6}
 CONFIGS = {
     "v3": {"model_type": "deepseek_v3", "q_lora_rank": 24, "n_group": 4, "topk_group": 2, **LATENT},
     "v3, pairs side by side": {
@@ -125,6 +127,15 @@ DENSE_SIZES = {
 }
 IDS = {"pad_token_id": 0, "eos_token_id": 2}  # Phi-3's own are beyond a small vocabulary
 DENSE_CONFIGS = {
+    "minicpm3": {"model_type": "minicpm3", "q_lora_rank": 24, "dim_model_base": 40, **MINICPM},
+    "minicpm3, no query latent": {
+        "model_type": "minicpm3",
+        "q_lora_rank": None,
+        "mlp_bias": True,
+        "scale_depth": None,
+        "dim_model_base": None,
+        **MINICPM,
+    },
     "llama": {"model_type": "llama"},
     "llama with biases": {"model_type": "llama", "attention_bias": True, "mlp_bias": True},
     "llama, all heads apart": {"model_type": "llama", "num_key_value_heads": 6},
@@ -167,6 +178,19 @@ GPT_CONFIGS = {
 CONFIGS = {name: SIZES | config for name, config in CONFIGS.items()}
 CONFIGS |= {name: DENSE_SIZES | config for name, config in DENSE_CONFIGS.items()}
 CONFIGS |= GPT_CONFIGS
+GEMMA_SIZES = {name: size for name, size in SIZES.items() if "expert" not in name and "moe" not in name}
+GEMMA_SIZES |= {"head_dim": 16, "num_key_value_heads": 2, "num_hidden_layers": 4, "sliding_window": 4}
+CONFIGS |= {
+    "gemma2": {"model_type": "gemma2", "query_pre_attn_scalar": 24, "attn_logit_softcapping": 2.0, **GEMMA_SIZES},
+    "gemma2, nothing capped": {
+        "model_type": "gemma2",
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+        "attention_bias": True,
+        **GEMMA_SIZES,
+    },
+    "gemma3": {"model_type": "gemma3_text", "sliding_window_pattern": 3, "query_pre_attn_scalar": 16, **GEMMA_SIZES},
+}
 TEXT_EXPERTS = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 20}
 VISION = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 24, "out_hidden_size": 48}
 VISION |= {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]}

@@ -35,7 +35,9 @@ UNCOUNTED = {
     "routed_scaling_factor",
     "rope_scaling",
     "rope_parameters",
-}  # in a sum of bytes
+    "n_group",
+    "topk_group",
+}  # they move no byte
 NONSENSE = (None, -1, 0, 3, 7, *HUGE, "8", "", "llama", True, False, [], [1], ["a"], {}, {"a": 1}, 1.5, -0.5)
 NONSENSE += (math.nan, math.inf, -math.inf)
 SCALINGS = (4, "yarn", [4.0], True, {}, {"factor": 4.0}, {"rope_type": "yarn", "factor": 4.0}, {"rope_type": "linear"})
@@ -52,12 +54,11 @@ PREFIXES = {
 }
 LABELS = (None, 1, 5, "3", {"0": "a"}, {"0": "a", "1": "b", "2": "c"})
 SECONDS = 20
-# checks of transformers 5 between fields, of which one is not used or both stand for themselves
+# of transformers 5: checks between fields of which one is not used, and a null head_dim that Qwen2 computes with
 STRICTER = (
     "not a multiple of the number of attention heads",
     "even rotary dimension",
-    "layer_types",
-    "Field 'sliding_window'",
+    "'NoneType' and 'float'",
 )
 
 
@@ -197,8 +198,11 @@ def relevant(config, uncounted=()):
     inner = config.get("text_config", config)
     scores = "For" in str(config.get("architectures")) and "ForCausalLM" not in str(config.get("architectures"))
     read = {"architectures", "model_type"} | ({"num_labels", "id2label"} if scores else set())
+    read |= {"max_position_embeddings"} if inner["model_type"] in ("gpt2", "opt") else set()  # they are learned there
     harmless = (HARMLESS | FAMILIES[inner["model_type"]].harmless) - read | set(uncounted)
     kept = {key: value for key, value in inner.items() if key not in harmless and not key.startswith("_")}
+    if not kept.get("layer_types"):
+        kept.pop("layer_types", None)  # an empty one is no list
     return kept if inner is config else {"text_config": kept}
 
 
@@ -217,6 +221,7 @@ def judge(config, touched):
         }
         names = touched | {key for name in touched for key in spellings(name)} | {"model_type"} | inside
         names |= {f"{key}=" for key in config.get("text_config", config)}
+        names |= {"missing from the config"} if "model_type" in touched else set()  # of another family
         right = "\n" not in found and len(found) < 1200 and any(name in found for name in names)
         return ("refused" if right else "not a sentence about it"), found
     for said in (config, relevant(config), relevant(config, UNCOUNTED)):

@@ -41,7 +41,11 @@ TARGETS = {  # what is broken, and the tests that must notice, quick ones first
     "families": (
         [
             "dsmem.config.families",
-            *(f"dsmem.config.families.{name}" for name in ("common", "dense", "mixtures", "latent", "indexed")),
+            *(
+                f"dsmem.config.families.{name}"
+                for name in ("common", "dense", "mixtures", "latent", "indexed", "gpt", "heads")
+            ),
+            "dsmem.config.keys",
         ],
         ["config"],
     ),

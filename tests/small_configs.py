@@ -57,7 +57,7 @@ def configs(layers=3):
         one("qwen3_next", EXPERTS, linear, shared_expert_intermediate_size=32),
         one("gpt_oss", sliding, num_local_experts=8, num_experts_per_tok=2),
         one("minimax_m2", num_local_experts=8, num_experts_per_tok=2, rotary_dim=8),
-        one("glm4_moe", EXPERTS, n_routed_experts=8, n_shared_experts=1, n_group=1, topk_group=1),
+        one("glm4_moe", EXPERTS, num_experts=None, n_routed_experts=8, n_shared_experts=1, n_group=1, topk_group=1),
         one("deepseek_v3", LATENT),
         one("deepseek_v32", INDEXED),
         one("glm_moe_dsa", INDEXED, dense_first),

@@ -69,6 +69,9 @@ def latent_architectures(draw, hidden=512, rank=64, head_dim=64, **widths):
         qk_rope_head_dim=2 * rope,
         v_head_dim=draw(st.integers(1, nope + 2 * rope)),
         rope_interleave=draw(BOOLEANS),
+        scale_emb=draw(st.sampled_from((1.0, 12.0))),
+        scale_depth=draw(st.sampled_from((None, 1.4))),
+        dim_model_base=draw(st.none() | st.integers(1, 64)),
     )
 
 
@@ -126,11 +129,28 @@ def gpt_architectures(draw, **widths):
     )
 
 
+@st.composite
+def gemma_architectures(draw, **widths):
+    """A decoder of Gemma's layers, of the second or the third kind, and mixes of both."""
+    return draw(architectures(**widths)).scaled(
+        gemma_block=True,
+        rotary_dim=None,
+        joined_qkv=False,
+        joined_gate_up=False,
+        hidden_act="gelu_pytorch_tanh",
+        query_pre_attn_scalar=draw(st.integers(1, 300)),
+        attn_logit_softcapping=draw(st.none() | st.just(50.0)),
+        final_logit_softcapping=draw(st.none() | st.just(30.0)),
+        rope_local_base_freq=draw(st.none() | st.just(10_000.0)),
+    )
+
+
 def any_architectures(width=256, **widths):
-    """Grouped, latent or indexed attention, dense or with experts, or GPT blocks, at most as wide as the arguments."""
+    """Any attention, dense or with experts, GPT blocks or Gemma's, at most as wide as the arguments."""
     latent = {"hidden": 512} | widths
     kinds = architectures(**widths), latent_architectures(**latent), indexed_architectures(**latent)
-    return st.one_of(*kinds, *(with_experts(kind, width) for kind in kinds), gpt_architectures(**widths))
+    others = gpt_architectures(**widths), gemma_architectures(**widths)
+    return st.one_of(*kinds, *(with_experts(kind, width) for kind in kinds), *others)
 
 
 @st.composite

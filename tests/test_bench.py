@@ -1,5 +1,7 @@
 """The kit stays quick enough for sliders; the limits leave room for a slow machine."""
 
+import time
+
 import bench
 
 
@@ -14,7 +16,18 @@ def test_the_pass_that_is_timed_is_the_predicted_one():
     assert bench.fake_pass() == bench.dsmem.inference_footprint(bench.ARCH, work).total_bytes
 
 
+def test_v32_takes_less_than_three_seconds_folded_and_the_same_bytes_unfolded():
+    bench.v32_pass(True, seq_len=8)  # imports
+    start = time.process_time()  # of this process: other tests run beside it
+    folded = bench.v32_pass(True)
+    assert time.process_time() - start < 3
+    assert folded == bench.v32_pass(False)
+    peak, parts, cache, _ = folded
+    assert parts["weight"] == 2 * 671_877_929_216 and sum(parts.values()) == peak
+    assert sum(cache.values()) == 4096 * 85_888
+
+
 def test_the_bench_prints_seconds_for_each_question(capsys):
     bench.main()
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 7 and sum(" s" in line for line in lines) >= 5
+    assert len(lines) == 8 and sum(" s" in line for line in lines) >= 5

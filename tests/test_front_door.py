@@ -123,7 +123,7 @@ WRONG = {  # field: values that it cannot have
     "logits": [None, "none", 1],
     "cache": [None, "swapped", False],
     "mla_cache": [None, "absorbed", 0],
-    "weights": [None, 16, "fp6", True, ["fp16"], torch.float64, torch.int32, "nf4"],
+    "weights": [16, "fp6", True, ["fp16"], torch.float64, torch.int32, "nf4"],
     "activations": [16, "int8", True, "fp6"],
     "kv_cache": [16, "int4", True, ["fp16"]],
     "modules_to_not_convert": [None, 3, "head", ["head"], [None], [1]],

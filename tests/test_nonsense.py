@@ -7,8 +7,8 @@ import pytest
 
 import dsmem
 from dsmem import units
-from dsmem.footprint import stored
-from dsmem.memory import CachingAllocator, compare_settings, host, replay, rounded_bytes, segment_bytes
+from dsmem.footprint import growth, stored
+from dsmem.memory import CachingAllocator, compare_settings, host, replay, segment_bytes
 from dsmem.memory import smallest_capacity_bytes as smallest
 from dsmem.plots import curves, memory
 from dsmem.serving import requests
@@ -24,7 +24,6 @@ CALLS = {
     "size parse": (units.parse_bytes, (*NOT_COUNTS, "nan GiB", "-1 GiB", "5 XB")),
     "size find": (lambda v: dsmem.find_tensor(v, SMALL), (*NOT_COUNTS, 0, "0.00 MiB", "-5 MiB")),
     "most": (lambda v: dsmem.find_tensor(512, SMALL, most=v), (*NOT_COUNTS, 0)),
-    "nbytes rounded": (rounded_bytes, NOT_COUNTS),
     "nbytes segment": (segment_bytes, NOT_COUNTS),
     "large_segment_bytes": (lambda v: segment_bytes(2**21, v), NOT_COUNTS),
     "nbytes malloc": (lambda v: CachingAllocator().malloc(v), (*NOT_COUNTS, 0)),
@@ -43,10 +42,10 @@ CALLS = {
     "lengths packed": (requests.packed_tokens, (*NOT_COUNTS, [1.5], [-3])),
     "lengths bucketed": (lambda v: requests.bucketed_tokens(v, 2), (*NOT_COUNTS, [math.nan])),
     "batch grow": (lambda v: requests.grow_cache(SMALL, v, 3, 2), (*NOT_COUNTS, 0)),
-    "num_key_value_heads": (lambda v: stored.cache_kinds(SMALL, v), (*NOT_COUNTS, 0)),
+    "num_key_value_heads": (lambda v: growth.cache_kinds(SMALL, v), (*NOT_COUNTS, 0)),
     "layers": (lambda v: stored.model_rows({"latents": (1, 576)}, v, "bf16", 1, 1), NOT_COUNTS),
-    "lengths growth": (lambda v: stored.cache_growth(SMALL, v, 5), NOT_COUNTS),
-    "room": (lambda v: stored.cache_growth(SMALL, np.arange(3), v), NOT_COUNTS),
+    "lengths growth": (lambda v: growth.cache_growth(SMALL, v, 5), NOT_COUNTS),
+    "room": (lambda v: growth.cache_growth(SMALL, np.arange(3), v), NOT_COUNTS),
     "modules_to_not_convert": (lambda v: stored.weight_bytes(SMALL, "int8", modules_to_not_convert=v), (5, None, [5])),
     "title plot": (lambda v: memory.plot_stack({"a": {"b": 1}}, title=v), (5, [], object())),
     "ax plot": (lambda v: memory.plot_stack({"a": {"b": 1}}, ax=v), (5, "x", object())),

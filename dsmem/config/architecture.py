@@ -17,20 +17,22 @@ class Architecture(Shapes):
     Widths are in elements. `qkv_bias`, `o_bias`, `mlp_bias` say which projections carry a bias, `qk_norm` whether
     queries and keys pass an RMSNorm: each head by itself (Qwen3), or with `qk_norm_type` "per_layer" all at once
     (MiniMax-M2). `rotary_dim` elements of a head are rotated, all where it is None. With `kv_lora_rank` attention is
-    latent (MLA, arXiv 2405.04434, section 2.1), and `head_dim` is the part of a head that is rotated. With
-    `index_topk` an indexer of `index_n_heads` heads, each `index_head_dim` wide, chooses for every token the
-    `index_topk` keys that it reads (DeepSeek Sparse Attention, arXiv 2512.02556, section 2.1); `indexer_types` says
-    which layers have one ("full") and which take over the choice of the layer before ("shared"), where not all are
-    "full". With `n_routed_experts` every layer is a mixture of experts, but the `first_k_dense_replace` first and those
-    in `mlp_only_layers`; all tokens share `n_shared_experts`, or one of `shared_expert_intermediate_size` whose output
-    a gate scales. With `sliding_window` the layers that `layer_types` calls "sliding_attention" attend to so many
-    tokens alone; it is () where all do. With
-    `layer_norm_epsilon` the layers are GPT blocks: LayerNorms with a bias, an MLP without a gate, and a table of
-    `learned_positions`, whose first `position_offset` rows no token reads; `joined_qkv` says whether one matrix makes
-    queries, keys and values, and `joined_gate_up` whether one makes gate and up.
-    `head` stands on the decoder: "lm_head", "score" (a number for each of `num_labels` labels) or "none". `apart` names
-    what the config holds beside the language model (`vision_config`): none of it is counted here. Build one with
-    `Architecture.from_config`.
+    latent (MLA, arXiv 2405.04434, section 2.1), and `head_dim` is the part of a head that is rotated. With `index_topk`
+    an indexer of `index_n_heads` heads, each `index_head_dim` wide, chooses for every token the `index_topk` keys that
+    it reads (DeepSeek Sparse Attention, arXiv 2512.02556, section 2.1); `indexer_types` says which layers have one
+    ("full") and which take over the choice of the layer before ("shared"), where not all are "full". With
+    `n_routed_experts` every layer is a mixture of experts, but the `first_k_dense_replace` first and those in
+    `mlp_only_layers`; all tokens share `n_shared_experts`, or one of `shared_expert_intermediate_size` whose output a
+    gate scales. With `sliding_window` the layers that `layer_types` calls "sliding_attention" attend to so many tokens
+    alone; it is () where all do. With `layer_norm_epsilon` the layers are GPT blocks: LayerNorms with a bias, an MLP
+    without a gate, and a table of `learned_positions`, whose first `position_offset` rows no token reads; `joined_qkv`
+    says whether one matrix makes queries, keys and values, `joined_gate_up` whether one makes gate and up (Phi-3). With
+    `gemma_block` what attention and MLP give is normed, too, norms multiply by 1 + their weight, and embeddings are
+    scaled; scores and logits may be capped, and layers that slide turn by a base of their own. `head` stands on the
+    decoder: "lm_head", "score" (a number for each of `num_labels` labels) or "none". `apart` names what the config
+    holds beside the language model (`vision_config`): none of it is counted here. `stored` is how the config says that
+    weights are stored, where that is not in 16 bit: "fp8", "fp32", or a method's name. `scale_emb`, `scale_depth` and
+    `dim_model_base` scale embedding, residual branches and logits (MiniCPM). Build one with `Architecture.from_config`.
     """
 
     name: str
@@ -79,6 +81,11 @@ class Architecture(Shapes):
     routed_scaling_factor: float = 1.0
     num_nextn_predict_layers: int = 0
     hidden_act: str = "silu"
+    gemma_block: bool = False
+    query_pre_attn_scalar: int | None = None
+    attn_logit_softcapping: float | None = None
+    final_logit_softcapping: float | None = None
+    rope_local_base_freq: float | None = None
     layer_norm_epsilon: float | None = None
     learned_positions: int = 0
     position_offset: int = 0
@@ -89,7 +96,11 @@ class Architecture(Shapes):
     head: str = "lm_head"
     num_labels: int = 0
     score_bias: bool = False
+    scale_emb: float = 1.0
+    scale_depth: float | None = None
+    dim_model_base: int | None = None
     apart: tuple = ()
+    stored: str = ""
 
     def __post_init__(self):
         for field in _POSITIVE:
@@ -113,16 +124,19 @@ class Architecture(Shapes):
         one_of("qk_norm_type", self.qk_norm_type, ("per_head", "per_layer"), "a norm of queries and keys")
         if self.rotary_dim is not None:
             self._check_rotary()
-        if self.joined_qkv and (self.latent or self.qk_norm):
-            raise ValueError("joined_qkv=True is not known beside kv_lora_rank or qk_norm; it must be False there")
+        if self.joined_qkv and (self.latent or self.qk_norm or self.gemma_block):
+            raise ValueError(
+                "joined_qkv=True is not known beside kv_lora_rank, qk_norm or gemma_block; it must be False there"
+            )
+        if self.joined_gate_up and self.gemma_block:
+            raise ValueError("joined_gate_up=True is not known beside gemma_block; it must be False there")
         if self.latent:
             self._check_latent()
         if self.indexed:
             self.check_indexer()
         if self.n_routed_experts:
             self._check_experts()
-        if self.gpt_block:
-            self._check_gpt_block()
+        self.check_gpt_block()
 
     def _check_rotary(self):
         whole_number("rotary_dim", self.rotary_dim, what="a part of a head")
@@ -131,6 +145,8 @@ class Architecture(Shapes):
                 f"rotary_dim={self.rotary_dim} is not a part of head_dim={self.head_dim} to rotate; it must be even "
                 "and at most that, or None, as in latent attention"
             )
+        if self.gemma_block:
+            raise ValueError(f"rotary_dim={self.rotary_dim} is not known beside gemma_block=True; it must be None")
 
     def _settle_window(self):
         """Layers that are alike need no list, and those that were cut off have no place in it."""
@@ -191,20 +207,6 @@ class Architecture(Shapes):
             raise ValueError(
                 f"num_experts_per_tok={self.num_experts_per_tok} is more than the experts a token may choose from; "
                 f"allowed: at most {reach}"
-            )
-
-    def _check_gpt_block(self):
-        whole_number("learned_positions", self.learned_positions, what="a size")
-        for field, value in _GPT_BLOCK.items():
-            if getattr(self, field) != value:
-                raise ValueError(
-                    f"{field}={getattr(self, field)!r} is not known beside layer_norm_epsilon="
-                    f"{self.layer_norm_epsilon!r}; allowed: {value!r}"
-                )
-        if self.num_key_value_heads != self.num_attention_heads:
-            raise ValueError(
-                f"num_key_value_heads={self.num_key_value_heads} goes with grouped heads; with layer_norm_epsilon it "
-                f"must be num_attention_heads={self.num_attention_heads}"
             )
 
     @classmethod
@@ -285,5 +287,3 @@ _COUNTS = (
     "learned_positions",
     "position_offset",
 )
-_GPT_BLOCK = {"kv_lora_rank": None, "n_routed_experts": 0, "qk_norm": False, "sliding_window": None}
-_GPT_BLOCK |= {"joined_gate_up": False}

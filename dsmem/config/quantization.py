@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from dsmem.config.layouts import LAYOUTS
-from dsmem.units import one_of, whole_number
+from dsmem.units import format_name, one_of, whole_number
 
 HEAD = ("lm_head",)
 
@@ -61,8 +61,7 @@ class Quantization:
 
 def said(config: dict[str, Any]) -> dict[str, Any] | None:
     """The `quantization_config` of a `config.json`, wherever it stands in it; None where there is none."""
-    inner = config.get("text_config") if isinstance(config.get("text_config"), dict) else {}
-    for place in (config, inner):
+    for place in (config, _inner(config)):
         for key in ("quantization_config", "compression_config"):
             if place.get(key) is not None:
                 if not isinstance(place[key], dict):
@@ -98,6 +97,37 @@ def quantization_of(config: dict[str, Any]) -> Quantization | None:
         return _modelopt(found)
     one_of("quant_method", method, METHODS, "read as a way to store weights")
     return METHODS[method](found, config)
+
+
+_LAYERS = ("self_attn.q_proj", "self_attn.q_b_proj", "self_attn.kv_b_proj", "self_attn.v_proj", "self_attn.o_proj")
+_LAYERS += ("mlp.up_proj", "mlp.down_proj", "mlp.experts.0.up_proj", "mlp.shared_experts.down_proj")
+
+
+def stored_as(config: dict[str, Any]) -> str:
+    """How a config says that weights are stored, as `Workload(weights=...)` would: "fp8" for DeepSeek's, or "fp32".
+
+    The method's name where no pass in it is modelled; "" for 16 bit and where a config says nothing.
+
+    >>> stored_as({"quantization_config": {"quant_method": "awq", "bits": 4}}), stored_as({"dtype": "float32"})
+    ('awq', 'fp32')
+    """
+    method = method_of(config)
+    if method is None:
+        named = [place.get(key) for place in (config, _inner(config)) for key in ("dtype", "torch_dtype")]
+        return "fp32" if format_name(next((name for name in named if name), None)) == "fp32" else ""
+    try:
+        found = quantization_of(config)
+    except ValueError:
+        return method
+    layers = config.get("num_hidden_layers", _inner(config).get("num_hidden_layers"))
+    layers = range(layers) if isinstance(layers, int) else ()
+    every = all(found.converts(f"model.layers.{index}.{name}") for index in layers for name in _LAYERS)
+    like_deepseek = found.layout == "fp8_tiles" and found.tile == (128, 128) and not found.converts("lm_head")
+    return "fp8" if like_deepseek and every else method if method != "fp8" else "fp8 with modules of its own"
+
+
+def _inner(config):
+    return config["text_config"] if isinstance(config.get("text_config"), dict) else {}
 
 
 def packed_bits(config: dict[str, Any]) -> int | None:

@@ -1,27 +1,20 @@
 """What follows from the fields of an `Architecture`: widths, linear layers, cache rows, and counts of parameters."""
 
 import math
-from typing import Any
 
-import numpy as np
-
+from dsmem.config.gpt_block import GPTShapes
 from dsmem.config.indexer import IndexerShapes
 from dsmem.config.windows import WindowShapes
 from dsmem.units import one_of
 
 
-class Shapes(IndexerShapes, WindowShapes):
+class Shapes(IndexerShapes, WindowShapes, GPTShapes):
     """Derived shapes: the fields they are made of are those of `Architecture`, which inherits from this class."""
 
     @property
     def latent(self) -> bool:
         """Whether attention goes through a latent that all heads share (MLA)."""
         return self.kv_lora_rank is not None
-
-    @property
-    def gpt_block(self) -> bool:
-        """Whether the layers are GPT-2's: LayerNorm, learned positions, no gate in the MLP."""
-        return self.layer_norm_epsilon is not None
 
     @property
     def qk_head_dim(self) -> int:
@@ -89,14 +82,6 @@ class Shapes(IndexerShapes, WindowShapes):
         heads = self.num_key_value_heads
         return {"keys": (heads, self.qk_head_dim), "values": (heads, self.value_head_dim)}
 
-    def check_positions(self, tokens: Any) -> None:
-        """Raise ValueError where `tokens`, a number or an array, are more than the table of learned positions has."""
-        if self.learned_positions and np.any(tokens > self.learned_positions):
-            raise ValueError(
-                f"seq_len={np.max(tokens)} is past learned_positions={self.learned_positions} of {self.name}; "
-                "allowed: no more than those"
-            )
-
     def census(self) -> dict[str, int]:
         """Parameters by named part, all layers together.
 
@@ -121,20 +106,20 @@ class Shapes(IndexerShapes, WindowShapes):
             embedding["embed_positions"] = (self.learned_positions + self.position_offset) * self.hidden_size
         return embedding | parts | {"norm": self.norm_params} | head
 
-    @property
-    def norm_params(self) -> int:
-        """Parameters of one norm as wide as the model: a weight, and in a GPT block a bias."""
-        return self.hidden_size * (2 if self.gpt_block else 1)
-
     def layer_census(self, experts: bool) -> dict[str, int]:
         """Parameters of one layer by named part, dense or with experts."""
-        norms = dict.fromkeys(("input_layernorm", "post_attention_layernorm"), self.norm_params) | self.norms()
+        norms = dict.fromkeys(self.layer_norms(), self.norm_params) | self.norms()
         shapes = self.attention_linears() | (self.shared_linears() if experts else self.mlp_linears())
         stacks = {name: math.prod(shape) for name, shape in self.expert_stacks().items()} if experts else {}
         router = {"router": self.n_routed_experts * self.hidden_size} if experts else {}
         if experts and self.shared_expert_intermediate_size:
             router["shared_expert_gate"] = self.hidden_size
         return norms | _elements(shapes) | router | stacks
+
+    def layer_norms(self) -> tuple[str, ...]:
+        """Names of a layer's norms that are as wide as the model."""
+        usual = ("input_layernorm", "post_attention_layernorm")
+        return (*usual, "pre_feedforward_layernorm", "post_feedforward_layernorm") if self.gemma_block else usual
 
     def norms(self) -> dict[str, int]:
         """Widths of the norms inside attention: {name: elements}."""

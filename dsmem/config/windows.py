@@ -25,6 +25,11 @@ class WindowShapes:
             places = [index for index in self.indexer_layers if not slide]
         return sum(first is None or index < first for index in places)
 
+    @property
+    def rotary_bases(self) -> int:
+        """Kinds of rotary angles: 2 where the layers that slide have a base of their own."""
+        return 1 if self.rope_local_base_freq is None else 2
+
     def layers_that(self, slide: bool) -> list[int]:
         """Indices of the layers that slide, or of those that do not."""
         return [index for index in range(self.num_hidden_layers) if self.slides(index) == slide]

@@ -38,7 +38,8 @@ class Workload:
     phase: "prefill": seq_len new tokens per sequence after `cached_tokens` earlier ones, by default 0; with some, a
     chunk of a longer prompt, or what follows a cached prefix. Or "decode": one new token after `cached_tokens`, by
     default seq_len - 1, so that it is the last of the sequence. cached_tokens may be an array, and arrays broadcast.
-    weights: "fp32", "bf16", "fp16", or a scheme for the linear layers: "int8", "int8_w8a8", "fp8", "int4".
+    weights: "fp32", "bf16", "fp16", or a scheme for the linear layers: "int8", "int8_w8a8", "fp8", "int4". Not given,
+    they are "fp16", or what the model's own config says (its `quantization_config`, or float32): see `on`.
     activations: a float format; defaults to the weights' own, or "fp16" for a scheme. kv_cache: a float format, "fp8"
     (E4M3) or "int8" (a float32 scale per token and head); defaults to the activations' format. Formats may be spelled
     as torch spells them: "float16", `torch.float16`. Of llama.cpp's kv_cache "q8_0" and "q4_0", and of
@@ -58,7 +59,7 @@ class Workload:
     seq_len: "int | np.ndarray" = 1024
     phase: str = "prefill"
     cached_tokens: "int | np.ndarray | None" = None
-    weights: str = "fp16"
+    weights: str | None = None
     activations: str | None = None
     kv_cache: str | None = None
     attention: str = "fused"
@@ -69,6 +70,8 @@ class Workload:
     modules_to_not_convert: tuple = ("lm_head",)
 
     def __post_init__(self):
+        self._settle("weights_from", "" if self.weights is not None else "default")
+        self._settle("weights", "fp16" if self.weights is None else self.weights)
         for argument, allowed in _CHOICES.items():
             one_of(argument, getattr(self, argument), allowed)
         for argument in ("weights", "activations", "kv_cache"):
@@ -101,6 +104,28 @@ class Workload:
         for name in fields:
             one_of("field", name, (field.name for field in dataclasses.fields(cls)), "a field of Workload")
         return cls(**fields) if work is None else work.changed(**fields) if fields else work
+
+    def on(self, arch: "Architecture") -> "Workload":
+        """This workload with the weights that the config of `arch` says, where none were asked for.
+
+        Raises ValueError where it says a format in which no pass is modelled.
+        """
+        if self.weights_from != "default" or not arch.stored:
+            return self
+        if arch.stored not in FLOATS + QUANTIZED:
+            raise ValueError(
+                f"weights are not given, and the config of {arch.name} stores them as {arch.stored}, in which no pass "
+                f"is modelled; allowed: weights=... of {', '.join(FLOATS + QUANTIZED)} (dsmem.checkpoint weighs the "
+                "files as they are)"
+            )
+        found = self.changed(weights=arch.stored)
+        found._settle("weights_from", "config")
+        return found
+
+    @property
+    def weights_words(self) -> str:
+        """The format of the weights in words, and that the config says it where nobody asked for it."""
+        return f"{self.weights}, as its config says" if self.weights_from == "config" else self.weights
 
     def check(self, arch: "Architecture") -> None:
         """Raise ValueError where `arch` cannot be stored as this workload says: a tied head stays as it is."""
@@ -145,7 +170,12 @@ class Workload:
             fields["activations"] = None
         if np.array_equal(self.cached_tokens, 0 if self.phase == "prefill" else self.seq_len - 1):
             fields["cached_tokens"] = None
-        return Workload(**fields | changes)
+        if self.weights_from == "default":
+            fields["weights"] = None
+        found = Workload(**fields | changes)
+        if self.weights_from == "config" and "weights" not in changes:
+            found._settle("weights_from", "config")
+        return found
 
     def absorbed(self, arch: "Architecture") -> bool:
         """Whether `arch` attends to its cached latents themselves: in decoding, where they are what is cached."""

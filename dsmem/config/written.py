@@ -11,10 +11,12 @@ from dsmem.config.windows import FULL, SLIDING
 _OURS = (
     "name",
     "apart",
+    "stored",
     "qkv_bias",
     "o_bias",
     "qk_norm",
     "qk_norm_type",
+    "gemma_block",
     "rotary_dim",
     "joined_qkv",
     "joined_gate_up",
@@ -38,7 +40,8 @@ _OPT = _GPT | {"ffn_dim": "intermediate_size", "enable_bias": "qkv_bias"}
 def config_of(arch: Architecture) -> dict[str, Any]:
     """The `config.json` dict of `arch`; `Architecture.from_config` reads the same architecture from it.
 
-    Parts beside the language model are left out. Raises ValueError for fields that no config of its family can say.
+    Parts beside the language model, and how weights are stored, are left out. Raises ValueError for fields that no
+    config of its family can say.
 
     >>> arch = Architecture.from_config("llama-2-7b").scaled(intermediate_size=5504)
     >>> Architecture.from_config(config_of(arch)) == arch
@@ -48,7 +51,7 @@ def config_of(arch: Architecture) -> dict[str, Any]:
         config = _gpt(arch) | _head(arch)
     else:
         config = _plain_fields(arch) | _rope(arch) | _head(arch) | _FAMILY_KEYS.get(arch.model_type, _dense)(arch)
-    arch = arch.scaled(apart=())
+    arch = arch.scaled(apart=(), stored="")
     try:
         read = Architecture.from_config(config)
     except ValueError as error:
@@ -105,8 +108,16 @@ def _windowed(arch):
     bias = own.get(arch.model_type, _dense(arch))
     if arch.sliding_window is None:
         return bias
-    kinds = [SLIDING if arch.slides(index) else FULL for index in range(arch.num_hidden_layers)]
-    return bias | {"use_sliding_window": True, "max_window_layers": 0, "layer_types": kinds}
+    return bias | {"use_sliding_window": True, "max_window_layers": 0, "layer_types": _kinds(arch)}
+
+
+def _kinds(arch):
+    """Which layers slide, by name."""
+    return [SLIDING if arch.slides(index) else FULL for index in range(arch.num_hidden_layers)]
+
+
+def _gemma(arch):
+    return _dense(arch) | {"layer_types": _kinds(arch)}
 
 
 def _mistral(arch):
@@ -147,6 +158,8 @@ def _gpt(arch):
 
 _FAMILY_KEYS = {
     "mistral": _mistral,
+    "gemma2": _gemma,
+    "gemma3_text": _gemma,
     "mixtral": _mixtral,
     "minimax_m2": _minimax_m2,
     "phi3": _phi3,

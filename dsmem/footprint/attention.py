@@ -35,6 +35,8 @@ def attention(p: Pass, index: int, mix: Callable | None = None) -> None:
     p.alive |= {"attention_out": heads_out(p)}
     p.linear("o_proj", "attention_projected")
     p.drop("normed", "attention_out")
+    if p.arch.gemma_block:
+        p.normed_output("post_attention_layernorm")
     p.instant("add_attention", residual_mid=p.hidden())
     p.drop("attention_projected")
 

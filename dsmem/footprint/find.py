@@ -10,9 +10,17 @@ from dsmem import formulas
 from dsmem.config.architecture import Architecture
 from dsmem.footprint.stored import weight_bytes
 from dsmem.table import Table
-from dsmem.units import BYTE_UNITS, format_bytes, whole_number
+from dsmem.units import BLOCK_FORMATS, BYTE_UNITS, format_bytes, whole_number
 
 FORMATS = {"fp32": 32, "bf16 or fp16": 16, "fp8 or int8": 8}
+PACKED = {  # of weights alone: numbers in a block, and its bytes
+    "4 bit, two in a byte": (2, 1),  # NF4, AWQ, GPTQ and NVFP4 keep their scales elsewhere
+    "q8_0": BLOCK_FORMATS["q8_0"],
+    "q6_K": BLOCK_FORMATS["q6_K"],
+    "q5_K": BLOCK_FORMATS["q5_K"],
+    "q4_K or q4_0": BLOCK_FORMATS["q4_K"],
+    "mxfp4": BLOCK_FORMATS["mxfp4"],
+}
 RANKS = (1, 2, 4, 8)  # of tensor parallelism, which cuts a matrix or the vocabulary
 MOST_TOKENS = 2**24
 _SIZE = re.compile(r"([\d,]+(?:\.(\d+))?)\s*(bytes|[KMGT]i?B|B)\b", re.IGNORECASE)
@@ -103,6 +111,10 @@ def _weights(arch: Architecture, low: int, high: int) -> Iterator[Candidate]:
                 if low <= nbytes <= high:
                     when = "weights in this format" if ranks == 1 else f"weights cut over {ranks} GPUs"
                     yield Candidate(what, _shape(shape), element, int(nbytes), when, (ranks > 1) * 4 + (bits != 16))
+        for element, block in PACKED.items():
+            nbytes = formulas.block_bytes(math.prod(shape), *block)
+            if low <= nbytes <= high:
+                yield Candidate(what, _shape(shape), element, nbytes, "weights packed so", 3)
     for element, weights in (("fp32", "fp32"), ("bf16 or fp16", "bf16")):
         nbytes = weight_bytes(arch, weights)
         if low <= nbytes <= high:

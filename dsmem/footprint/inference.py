@@ -37,7 +37,8 @@ def inference_footprint(arch: Any, work: Workload | None = None, sharding: None 
     logits                   1,245,708,288      1.16 GiB    7.4%
     total                   16,741,608,704     15.59 GiB  100.0%
     """
-    arch, work = Architecture.of(arch), Workload.of(work, **fields)
+    arch = Architecture.of(arch)
+    work = Workload.of(work, **fields).on(arch)
     if sharding is not None:
         raise ValueError(f"sharding={sharding!r} is not modelled; allowed: None")
     if work.kv_cache in STORED_CACHES:
@@ -95,7 +96,8 @@ def resident(arch: Architecture, work: Workload) -> dict[str, Any]:
     }
     if not arch.learned_positions:
         bits = dtype_bits(work.activations)
-        parts["rope_tables"] = formulas.rope_tables_bytes(work.new_tokens, arch.rotated_dim, bits)
+        tables = formulas.rope_tables_bytes(work.new_tokens, arch.rotated_dim, bits)
+        parts["rope_tables"] = arch.rotary_bases * tables
     if work.attention == "eager" or arch.indexed:
         for slide, part in ((False, "causal_mask"), (True, "window_mask")):
             if arch.layers_that(slide):

@@ -88,7 +88,8 @@ class Footprint:
         rows = [*self.parts.items(), ("total", self.total_bytes)]
         rows = [(part, nbytes, nbytes, nbytes / self.total_bytes) for part, nbytes in rows]
         columns = {"part": None, "bytes": ",", "size": format_bytes, "share": ".1%"}
-        title = f"peak instant: {self.peak_instant}"
+        said = getattr(self.work, "weights_from", "") == "config"
+        title = f"peak instant: {self.peak_instant}" + f"; weights {self.work.weights_words}" * said
         return Table(columns, rows, title, widths=(18, 20, 14, 8), header=False)
 
     def __repr__(self) -> str:

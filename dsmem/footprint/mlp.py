@@ -9,6 +9,8 @@ def mlp(p: Pass) -> None:
     p.alive |= {"residual": p.hidden(), "residual_mid": p.hidden(), "normed": p.hidden()}
     swiglu(p, "mlp_out")
     p.drop("normed")
+    if p.arch.gemma_block:
+        p.normed_output("post_feedforward_layernorm")
     p.instant("add_mlp", residual_out=p.hidden())
     p.drop("mlp_out")
 
@@ -44,7 +46,7 @@ def swiglu(p, out, prefix=""):
         return joined_swiglu(p, out)
     p.linear(f"{prefix}gate_proj", "gate")
     wide = p.alive["gate"]
-    p.instant(f"{prefix}silu", gate_activated=wide)
+    p.instant(f"{prefix}{p.arch.hidden_act}", gate_activated=wide)
     p.alive |= {"gate_activated": p.alive.pop("gate")}
     p.linear(f"{prefix}up_proj", "up")
     p.instant(f"{prefix}gate_times_up", gated=wide)

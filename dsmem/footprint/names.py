@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Collection
+from collections.abc import Mapping
 
 from dsmem.footprint.headers import StoredTensor
 
@@ -56,25 +56,27 @@ def _part(name):
     return next((part for part, pattern in PARTS.items() if re.search(pattern, name)), OTHER)
 
 
-def numbers_in(tensor: StoredTensor, names: Collection[str], bits: int | None) -> tuple[int | None, str]:
+def numbers_in(tensor: StoredTensor, beside: Mapping[str, str], bits: int | None) -> tuple[int | None, str]:
     """(numbers of the model that a tensor holds, their format): scales, tables and buffers hold none.
 
-    names: of all tensors beside it. bits: of a number in words of 32 bit (AWQ, GPTQ, compressed-tensors), where a
-    config says them; without, what is packed in such words is not known: None.
+    beside: {name: format} of all tensors beside it. bits: of a number in words of 32 bit (AWQ, GPTQ,
+    compressed-tensors), where a config says them; without, what is packed in such words is not known: None.
 
-    >>> numbers_in(StoredTensor("a.qweight", (4096, 512), "int32", 8388608, ""), ("a.scales",), 4)
+    >>> numbers_in(StoredTensor("a.qweight", (4096, 512), "int32", 8388608, ""), {"a.scales": "fp16"}, 4)
     (16777216, 'int4 in int32')
     """
     if part_of(tensor.name) in ("weight_scales", "buffers"):
         return 0, tensor.element
     if tensor.name.endswith(_WORDS) and tensor.element == "int32":
         return (tensor.elements * 32 // bits, f"int{bits} in int32") if bits else (None, tensor.element)
-    if _holds_two(tensor, names):
-        return 2 * tensor.elements, "4 bit in uint8"
+    if _holds_two(tensor, beside):
+        return 2 * tensor.elements, f"4 bit in {tensor.element}"
     return tensor.elements, tensor.element
 
 
-def _holds_two(tensor, names):
+def _holds_two(tensor, beside):
     """Whether a byte holds two numbers, which a tensor of scales beside it gives away (MXFP4, NVFP4, bitsandbytes)."""
     partners = {tensor.name.removesuffix(end) + partner for end, partner in _PAIRED if tensor.name.endswith(end)}
-    return tensor.element == "uint8" and not partners.isdisjoint(names)
+    if tensor.element == "int8":  # experts of DeepSeek-V4 in MXFP4: a scale is an exponent alone
+        return beside.get(tensor.name.removesuffix(".weight") + ".scale") == "f8_e8m0"
+    return tensor.element == "uint8" and not partners.isdisjoint(beside)

@@ -41,9 +41,9 @@ def _plain(config):
 
 def _check(arch: Architecture, tensors: list[StoredTensor], how: Quantization | None) -> None:
     """Raise ValueError where the names that are known do not hold the model's parameters."""
-    names, layers = {tensor.name for tensor in tensors}, arch.num_hidden_layers
+    beside, layers = {tensor.name: tensor.element for tensor in tensors}, arch.num_hidden_layers
     own = [t for t in tensors if part_of(t.name, layers) != "mtp"]
-    held = sum(numbers_in(tensor, names, how.bits if how else None)[0] for tensor in own)
+    held = sum(numbers_in(tensor, beside, how.bits if how else None)[0] for tensor in own)
     if held != arch.n_params:
         raise ValueError(
             f"model_type={arch.model_type!r} names tensors of its files in a way that is not known; weigh the files "

@@ -134,8 +134,8 @@ def _bias(name, n_out, bias):
 def _layer(arch, index, experts, weights, plain):
     """The tensors of one decoder layer."""
     prefix, found = f"model.layers.{index}.", {}
-    for name, width in {"input_layernorm": arch.hidden_size, "post_attention_layernorm": arch.hidden_size}.items():
-        found[f"{prefix}{name}.weight"] = (width,), plain
+    for name in arch.layer_norms():
+        found[f"{prefix}{name}.weight"] = (arch.hidden_size,), plain
     for name, width in arch.norms().items():
         found[f"{prefix}self_attn.{name}.weight"] = (width,), plain
     for name, shape in arch.attention_linears().items():

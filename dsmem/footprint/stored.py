@@ -121,7 +121,8 @@ def weight_formats(arch: Any, work: Workload | None = None, **fields: Any) -> di
     >>> weight_formats("deepseek-r1-distill-qwen-7b", weights="int8")
     {'weights': 2180656128, 'weights_int8': 6525288448, 'weight_scales': 5562368}
     """
-    arch, work = Architecture.of(arch), Workload.of(work, **fields)
+    arch = Architecture.of(arch)
+    work = Workload.of(work, **fields).on(arch)
     work.check(arch)
     options = {"modules_to_not_convert": work.modules_to_not_convert, "activations": work.activations}
     plain, payload, scales = map(sum, zip(*weights_by_layer(arch, work.weights, **options).values(), strict=True))
@@ -135,7 +136,7 @@ def buffer_bytes(arch: Any) -> int:
     arch = Architecture.of(arch)
     biased = len(arch.expert_layers) if arch.scoring_func == "sigmoid" else 0
     routers = biased * formulas.router_bias_bytes(arch.n_routed_experts)
-    rotary = 0 if arch.learned_positions else formulas.rope_frequencies_bytes(arch.rotated_dim)
+    rotary = 0 if arch.learned_positions else arch.rotary_bases * formulas.rope_frequencies_bytes(arch.rotated_dim)
     return rotary + routers
 
 

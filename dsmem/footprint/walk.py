@@ -67,6 +67,11 @@ class Pass:
         """Note an instant: all that is alive, and `temporary` parts that are gone right after it."""
         self.instants[self.prefix + name] = self.alive | temporary
 
+    def normed_output(self, name: str) -> None:
+        """Note the norm of what half a layer gives, which takes its place."""
+        inverse_rms = formulas.inverse_rms_bytes(self.work.batch, self.work.new_tokens, 1)
+        self.instant(name, output_normed=self.hidden(), inverse_rms=inverse_rms)
+
     def make(self, name: str, **parts: Any) -> None:
         """Note the instant at which `parts` come to life; they stay alive."""
         self.alive |= parts

@@ -52,8 +52,8 @@ class Checkpoint:
 
     @functools.cached_property
     def _numbers(self):
-        names, bits = {tensor.name for tensor in self.tensors}, packed_bits(self.config)
-        return [numbers_in(tensor, names, bits) for tensor in self.tensors]
+        beside, bits = {tensor.name: tensor.element for tensor in self.tensors}, packed_bits(self.config)
+        return [numbers_in(tensor, beside, bits) for tensor in self.tensors]
 
     @functools.cached_property
     def n_params(self) -> int | None:

@@ -9,7 +9,7 @@ equal blocks: `memory.traces` replays with the real one's addresses.
 """
 
 from dsmem.memory.blocks import GPU, Pool, Segment
-from dsmem.units import whole_number, whole_numbers
+from dsmem.units import whole_number
 
 MIB = 2**20
 BLOCK_BYTES = 512  # kMinBlockSize
@@ -25,7 +25,7 @@ def rounded_bytes(nbytes):
     >>> rounded_bytes(1), rounded_bytes(512), rounded_bytes(513), rounded_bytes(0)
     (512, 512, 1024, 0)
     """
-    return _round_up(whole_numbers("nbytes", nbytes, least=0), BLOCK_BYTES)
+    return _round_up(nbytes, BLOCK_BYTES)
 
 
 def segment_bytes(nbytes, large_segment_bytes=20 * MIB):

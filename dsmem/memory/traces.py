@@ -107,7 +107,7 @@ def _are_counts(values):
 def shipped(name: str | None = None) -> dict[str, Any]:
     """Traces of real GPUs that come with the kit, {name: trace}, recorded and published by others; or the one named.
 
-    Each has its `source`: repository, file and commit. ValueError for a name that is not there.
+    Each has its `source` (repository, file and commit) and `licence`. ValueError for a name that is not there.
 
     >>> len(shipped()), len(shipped("octree-inference")["events"])
     (13, 1598)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dsmem.model import operators
+from dsmem.model import capped, operators
 from dsmem.model.indexer import Indexer
 from dsmem.model.layers import RMSNorm, Step, eager_attention, repeat_heads, rotate, split_heads
 
@@ -30,6 +30,9 @@ class Attention(nn.Module):
         for name in arch.attention_linears():
             self.add_module(name, make_linear(name))
         self.widths = (arch.query_width, arch.kv_width, arch.kv_width)
+        self.softcap, scalar = arch.attn_logit_softcapping, arch.query_pre_attn_scalar
+        # attention divides by the root of head_dim; Gemma by that of another number
+        self.factor = 1.0 if scalar is None else (arch.head_dim / scalar) ** 0.5
         self.q_norm, self.k_norm = nn.Identity(), nn.Identity()
         for name, width in arch.norms().items():
             setattr(self, name, RMSNorm(width, arch.rms_norm_eps, **like))
@@ -47,6 +50,8 @@ class Attention(nn.Module):
         v = split_heads(v, self.head_dim)
         q = self.turned(q, step)
         k = self.turned(k, step)
+        if self.factor != 1:
+            q.mul_(self.factor)
         if step.cache is not None:
             k, v = step.cache.update(self.index, k, v)
         if step.attention == "eager" or (step.attention == "expanded" and self.groups > 1):
@@ -54,7 +59,11 @@ class Attention(nn.Module):
             v = repeat_heads(v, self.groups)
         if step.attention == "eager":
             q = repeat_heads(q, 1)
-            return eager_attention(q, k, v, step.mask if self.window is None else step.window_mask)
+            return eager_attention(
+                q, k, v, step.mask if self.window is None else step.window_mask, softcap=self.softcap
+            )
+        if self.softcap is not None:
+            return capped.attention(q, k, v, q.shape[1] > 1, self.window, self.softcap)[0].flatten(2)
         return operators.attention(q, k, v, causal=q.shape[1] > 1, window=self.window)[0].flatten(2)
 
     def projected(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -69,6 +78,8 @@ class Attention(nn.Module):
 
     def turned(self, x: torch.Tensor, step: Step) -> torch.Tensor:
         """Queries or keys with their positions: a new tensor, or where a part of each head is rotated, `x` itself."""
+        if self.window is not None and step.window_angles is not None:
+            return rotate(x, *step.window_angles)
         if self.rotary_dim is None:
             return rotate(x, step.cos, step.sin)
         part = x[..., : self.rotary_dim]

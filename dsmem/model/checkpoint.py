@@ -60,6 +60,7 @@ def fill_from(model: "Decoder", state: "dict[str, torch.Tensor]") -> None:
     """
     import torch
 
+    from dsmem.model.layers import RMSNorm
     from dsmem.model.quantize import QuantizedLinear, QuantizedStack
 
     state = {_bare(name): tensor for name, tensor in state.items()}
@@ -83,6 +84,8 @@ def fill_from(model: "Decoder", state: "dict[str, torch.Tensor]") -> None:
                     module.set_weight(expert, matrix)
             else:
                 _copy_own(state, name, module)
+                if model.arch.gemma_block and isinstance(module, RMSNorm):
+                    module.weight.add_(1)
     if state:
         raise ValueError(f"state holds {next(iter(state))!r}, which {model.arch.name} has no place for")
 
@@ -122,7 +125,7 @@ def _copy_own(state, name, module):
     own = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
     for part, tensor in own.items():
         key = f"{name}.{part}" if name else part
-        if key == "inv_freq":
+        if key in ("inv_freq", "local_inv_freq"):
             continue
         if key.endswith("_proj.weight") and ".experts." in key:
             tensor.copy_(_stack(state, name, tensor.shape))

@@ -20,15 +20,15 @@ from dsmem.config.architecture import Architecture
 from dsmem.config.workload import Workload
 from dsmem.model.attention import Attention, LatentAttention
 from dsmem.model.cache import KVCache
-from dsmem.model.devices import ATTENTION, TORCH_DTYPES, attention_for, check_device
+from dsmem.model.calls import check_call, settled_absorbed
+from dsmem.model.devices import TORCH_DTYPES, attention_for, check_device
 from dsmem.model.experts import ExpertStack, MoE, Router
+from dsmem.model.gemma import GemmaLayer, embedding_scale
 from dsmem.model.gpt import GPTBlock, LearnedPositions
 from dsmem.model.layers import Embedding, LayerNorm, Linear, RMSNorm, Step, dense_mlp, future_mask, rope_frequencies
 from dsmem.model.mtp import FurtherToken
 from dsmem.model.quantize import LAYERS, QuantizedLinear, QuantizedStack
-from dsmem.units import format_name, one_of, whole_number
-
-LOGITS = ("all", "last")
+from dsmem.units import whole_number
 
 
 class Layer(nn.Module):
@@ -44,11 +44,12 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(arch.hidden_size, arch.rms_norm_eps, **like)
         mixture = arch.has_experts(index)
         self.mlp = MoE(arch, make_linear, make_stack, **like) if mixture else dense_mlp(arch, make_linear)
+        self.scale = 1.0 if arch.scale_depth is None else arch.scale_depth * arch.num_hidden_layers**-0.5
 
     def forward(self, h: torch.Tensor, step: Step) -> torch.Tensor:
         """The residual stream (batch, seq_len, hidden_size) after this layer."""
-        h = h + self.self_attn(self.input_layernorm(h), step)
-        return h + self.mlp(self.post_attention_layernorm(h))
+        h = torch.add(h, self.self_attn(self.input_layernorm(h), step), alpha=self.scale)
+        return torch.add(h, self.mlp(self.post_attention_layernorm(h)), alpha=self.scale)
 
 
 class Decoder(nn.Module):
@@ -62,7 +63,8 @@ class Decoder(nn.Module):
         self.arch, self.like = arch, like
 
         def layer(index):
-            return (GPTBlock if arch.gpt_block else Layer)(arch, index, make_linear, make_stack, **like)
+            kind = GPTBlock if arch.gpt_block else GemmaLayer if arch.gemma_block else Layer
+            return kind(arch, index, make_linear, make_stack, **like)
 
         self.embed_tokens = Embedding(arch.vocab_size, arch.hidden_size, **like)
         if arch.learned_positions:
@@ -81,6 +83,9 @@ class Decoder(nn.Module):
         self.mtp = nn.ModuleList(FurtherToken(arch, layer(arch.num_hidden_layers - 1), **like) for _ in further)
         if not arch.learned_positions:
             self.register_buffer("inv_freq", rope_frequencies(arch, like["device"]), persistent=False)
+        if arch.rope_local_base_freq is not None:
+            local = rope_frequencies(arch, like["device"], arch.rope_local_base_freq)
+            self.register_buffer("local_inv_freq", local, persistent=False)
 
     def forward(
         self,
@@ -102,9 +107,9 @@ class Decoder(nn.Module):
         absorbed: whether latent attention works on the cached latents as they are, for one new token; by default
         wherever such a cache holds tokens. Raises ValueError for a call that cannot be run.
         """
-        _check_call(tokens, cache, attention, logits)
+        check_call(tokens, cache, attention, logits)
         self.arch.check_positions(tokens.shape[1] + (0 if cache is None else cache.length))
-        step = self.step(tokens.shape[1], cache, attention, _absorbed(tokens, cache, absorbed))
+        step = self.step(tokens.shape[1], cache, attention, settled_absorbed(tokens, cache, absorbed))
         h = self.hidden(tokens, step)
         if logits == "last":
             h = h[:, -1:].clone(memory_format=torch.contiguous_format)
@@ -113,7 +118,11 @@ class Decoder(nn.Module):
 
     def head(self, h: torch.Tensor) -> torch.Tensor:
         """What stands on the decoder, of normed states (..., hidden_size): logits, scores, or the states themselves."""
-        return h if self.arch.head == "none" else getattr(self, self.arch.head)(h)
+        if self.arch.dim_model_base is not None and self.arch.head == "lm_head":
+            h.mul_(self.arch.dim_model_base / self.arch.hidden_size)
+        out = h if self.arch.head == "none" else getattr(self, self.arch.head)(h)
+        cap = self.arch.final_logit_softcapping
+        return out if cap is None or self.arch.head != "lm_head" else out.div_(cap).tanh_().mul_(cap)
 
     def hidden(self, tokens: torch.Tensor, step: Step) -> torch.Tensor:
         """The residual stream after the last layer, (batch, seq_len, hidden_size); the cache of `step` moves on."""
@@ -127,6 +136,10 @@ class Decoder(nn.Module):
     def embed(self, tokens: torch.Tensor, start: int) -> torch.Tensor:
         """The residual stream before the first layer, (batch, seq_len, hidden_size); `start` tokens came before."""
         h = self.embed_tokens(tokens)
+        if self.arch.scale_emb != 1:
+            h.mul_(self.arch.scale_emb)
+        if self.arch.gemma_block:
+            h.mul_(embedding_scale(self.arch, h.dtype))
         return h + self.embed_positions(start, tokens.shape[1]) if self.arch.learned_positions else h
 
     def step(
@@ -140,14 +153,19 @@ class Decoder(nn.Module):
         masks = [self._mask(positions, start, slide, attention) for slide in (False, True)]
         if self.arch.learned_positions:
             return Step(None, None, masks[0], cache, attention)
-        angles = (positions[:, None] * self.inv_freq)[:, None]
+        cos, sin = self._tables(positions, self.inv_freq)
+        local = None if self.arch.rope_local_base_freq is None else self._tables(positions, self.local_inv_freq)
+        windows = {"window_mask": masks[1], "window_angles": local}
+        return Step(cos, sin, masks[0], cache, attention, absorbed, **windows)
+
+    def _tables(self, positions, inv_freq):
+        """Cosines and sines as in `Step`."""
+        angles = (positions[:, None] * inv_freq)[:, None]
         cos = angles.cos().to(self.like["dtype"])
         sin = angles.sin().to(self.like["dtype"])
         if self.arch.rope_interleave:
-            cos = torch.stack((cos, cos), dim=-1).flatten(-2)
-        else:
-            cos = torch.cat((cos, cos), dim=-1)
-        return Step(cos, sin, masks[0], cache, attention, absorbed, window_mask=masks[1])
+            return torch.stack((cos, cos), dim=-1).flatten(-2), sin
+        return torch.cat((cos, cos), dim=-1), sin
 
     def _mask(self, positions, start, slide, attention):
         """The mask of the layers that slide, or of the others; None where there are none of them, or no need of it."""
@@ -216,10 +234,6 @@ def build_model(
     arch, device, seed = Architecture.of(arch), check_device(device), whole_number("seed", seed, 0, "a seed")
     work = Workload(weights=weights, activations=activations, modules_to_not_convert=modules_to_not_convert)
     like = {"dtype": TORCH_DTYPES[work.activations], "device": "cpu" if device == "fake" else device}
-    if mtp and arch.shares_index(arch.num_hidden_layers - 1):
-        raise ValueError(
-            f"mtp=True builds modules like the last layer of {arch.name}, which has no indexer; allowed: False"
-        )
     if device == "fake":
         arch = arch.scaled(rope_scaling=())  # scaled angles move no byte, and nobody reads them
     kind = FakeDecoder if device == "fake" else Decoder
@@ -266,35 +280,3 @@ def fill(model: Decoder, seed: int) -> None:
                 module.set_weight(expert, drawn(module))
         if getattr(module, "bias", None) is not None:
             module.bias.zero_()
-
-
-def _check_call(tokens, cache, attention, logits):
-    one_of("attention", attention, ATTENTION, "an attention that runs here")
-    one_of("logits", logits, LOGITS, "a choice")
-    if tokens.dim() != 2 or 0 in tokens.shape:
-        raise ValueError(f"tokens has shape {tuple(tokens.shape)}; it must be (batch, seq_len), neither of them 0")
-    if tokens.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"tokens has dtype={format_name(tokens.dtype)!r}; it must be whole numbers, int64 or int32")
-    if cache is None:
-        return
-    if tokens.shape[0] != cache.batch or (cache.room is not None and tokens.shape[1] > cache.room):
-        raise ValueError(
-            f"tokens has shape {tuple(tokens.shape)}; the cache takes {cache.batch} sequences of at most {cache.room} "
-            "more tokens"
-        )
-    if cache.layout == "sink" and cache.length and tokens.shape[1] > 1:
-        raise ValueError(
-            f"tokens has {tokens.shape[1]} per sequence; a cache that gives tokens up takes 1 more at a time"
-        )
-    if cache.layout == "sink" and tokens.shape[1] > cache.max_len:
-        raise ValueError(
-            f"tokens has {tokens.shape[1]} per sequence; a cache that gives tokens up takes at most {cache.max_len} at "
-            "once"
-        )
-
-
-def _absorbed(tokens, cache, absorbed):
-    latent = cache is not None and cache.latent
-    if absorbed and not (latent and tokens.shape[1] == 1):
-        raise ValueError(f"absorbed={absorbed!r} goes with a latent cache and 1 new token; leave it out")
-    return bool(latent and cache.length and tokens.shape[1] == 1) if absorbed is None else absorbed

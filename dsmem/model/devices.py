@@ -50,6 +50,8 @@ def attention_for(device: Any, arch: Any, activations: Any = "fp16") -> str:
     """
     arch, activations = Architecture.of(arch), one_of("activations", format_name(activations), FLOATS)
     grouped = arch.num_attention_heads > arch.num_key_value_heads
+    if arch.attn_logit_softcapping is not None and check_device(device) == "cuda":
+        return "eager"
     backend = operators.attention_backend(check_device(device), TORCH_DTYPES[activations])
     return "expanded" if grouped and backend == "memory-efficient" else "fused"
 

@@ -28,7 +28,8 @@ class Step:
     same of the layers that slide, over the tokens that they keep and the new ones.
     cache: the `KVCache` that holds the earlier tokens, or None.
     attention: "fused", "expanded" or "eager". absorbed: whether latent attention reads the cached latents as they are.
-    chosen: the bias of an indexer, between the layers that share it.
+    chosen: the bias of an indexer, between the layers that share it. window_angles: cosines and sines of the
+    layers that slide, where they have a rotary base of their own.
     """
 
     cos: torch.Tensor | None
@@ -39,6 +40,7 @@ class Step:
     absorbed: bool = False
     chosen: list[torch.Tensor] = dataclasses.field(default_factory=list)
     window_mask: torch.Tensor | None = None
+    window_angles: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
 class Linear(nn.Linear):
@@ -132,19 +134,20 @@ def dense_mlp(arch: "Architecture", make_linear: Callable) -> nn.Module:
     return JoinedMLP(make_linear) if arch.joined_gate_up else MLP(make_linear)
 
 
-def rope_frequencies(arch: "Architecture", device: torch.device | str) -> torch.Tensor:
+def rope_frequencies(arch: "Architecture", device: torch.device | str, theta: float | None = None) -> torch.Tensor:
     """Angle per position of each pair of head dimensions: (rotated_dim / 2,), float32 (arXiv 2104.09864, section 3.2).
 
-    device: as torch takes it. Raises ValueError for scaled angles, which this code does not run.
+    device: as torch takes it. theta: the base, never scaled; defaults to `rope_theta` as it is scaled. Raises
+    ValueError for scaled angles, which this code does not run.
     """
-    if arch.rope_scaling:
+    if theta is None and arch.rope_scaling:
         kind = dict(arch.rope_scaling)["rope_type"]
         raise ValueError(
             f"rope_scaling={kind!r} is not run; allowed: 'default' (it moves no byte: arch.scaled(rope_scaling=()), or "
             "device='fake', takes the same memory)"
         )
     exponents = torch.arange(0, arch.rotated_dim, 2, device=device) / arch.rotated_dim
-    return arch.rope_theta**-exponents
+    return (arch.rope_theta if theta is None else theta) ** -exponents
 
 
 def future_mask(positions: torch.Tensor, keys: range, window: int | None = None) -> torch.Tensor:
@@ -188,16 +191,24 @@ def repeat_heads(x: torch.Tensor, groups: int) -> torch.Tensor:
 
 
 def eager_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, bias: torch.Tensor | None = None
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    softcap: float | None = None,
 ) -> torch.Tensor:
     """Attention with its scores (batch, heads, seq_len, key_len) in memory, and the softmax's copy of them.
 
     q: (batch, seq_len, heads, head_dim). k, v: (batch, key_len, heads, head_dim), of as many heads. mask: as in `Step`.
     bias: added to the scores in the mask's place, (batch, 1, seq_len, key_len); None where no indexer chooses.
+    softcap: scores are squeezed between this and its negative, in place.
     Returns (batch, seq_len, heads * head_dim).
     """
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     scores = torch.matmul(q, k.transpose(2, 3)).mul_(q.shape[-1] ** -0.5)
+    if softcap is not None:
+        scores.div_(softcap).tanh_().mul_(softcap)
     scores = scores.masked_fill_(mask, -torch.inf) if bias is None else scores.add_(bias)
     weights = scores.softmax(dim=-1)
     del scores

@@ -16,6 +16,7 @@ from dsmem.model.library import LibraryModel, allocate, build
 KERNELS = {"auto": "sdpa", "fused": "sdpa", "expanded": "sdpa", "eager": "eager"}
 """What transformers calls each attention; "sdpa" itself decides whether it widens keys and values first."""
 
+_RECURRENT = ("Mamba", "GatedDelta", "LinearAttention", "ShortConv", "RecurrentBlock")
 _FIELDS = {
     "weights": tuple(TORCH_DTYPES),
     "cache": ("static", "growing", "none"),
@@ -51,7 +52,7 @@ class LibraryPass:
             words, counts = self.module.config.get_text_config().vocab_size, (work.cached_tokens, work.new_tokens)
             self._before, self._tokens = (torch.randint(words, (work.batch, count)) for count in counts)
         self.work = work.changed(attention=_attention(self.module, work))
-        self.notes, self._options = _notes(model, work, self.work.attention), _options(self.module, work)
+        self.notes, self._options = _notes(model, self.module, work, self.work.attention), _options(self.module, work)
 
     @property
     def cache(self) -> Any:
@@ -141,13 +142,17 @@ def _attention(module, work):
     return "eager" if theirs == "eager" else "fused" if work.attention == "auto" else work.attention
 
 
-def _notes(model, work, attention):
+def _notes(model, module, work, attention):
     """What a reader of the run must know, a sentence each."""
     notes = []
     if model.quantized:
         notes.append(f"Its quantization_config ({model.quantized}) is not applied: it runs in {work.weights}.")
     if attention == "eager" != work.attention:
         notes.append(f"Attention is eager: {model.model_class.__name__} has no other in {version()}.")
+    if attention == "eager" and work.activations == "fp16":
+        notes.append("Eager softmax in float32 is a CPU's: a GPU copies FP16 scores once less, 4 bytes a score.")
+    if any(word in type(part).__name__ for part in module.modules() for word in _RECURRENT):
+        notes.append("Linear attention runs in torch's own operators: kernels of fla or mamba-ssm make fewer tensors.")
     if work.cache != "none":
         notes.append("The cache is transformers' own, which grows by copying.")
     return notes

@@ -18,6 +18,10 @@ class FurtherToken(nn.Module):
 
     def __init__(self, arch, layer, **like):
         super().__init__()
+        if arch.shares_index(arch.num_hidden_layers - 1):
+            raise ValueError(
+                f"mtp=True builds modules like the last layer of {arch.name}, which has no indexer; allowed: False"
+            )
         self.enorm = RMSNorm(arch.hidden_size, arch.rms_norm_eps, **like)
         self.hnorm = RMSNorm(arch.hidden_size, arch.rms_norm_eps, **like)
         self.eh_proj = Linear(2 * arch.hidden_size, arch.hidden_size, bias=False, **like)

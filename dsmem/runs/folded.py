@@ -19,7 +19,7 @@ PATIENCE = 2
 def fold(module: torch.nn.Module) -> Repeats | None:
     """Leave out of a model of transformers all layers that only repeat; None where too few do, and nothing is left out.
 
-    Layers that alternate repeat by their pattern.
+    Layers that alternate repeat by their pattern. More than three in four layers to run would save too little.
     """
     path, layers = decoder_layers(module) or (None, ())
     found = repetition(module, layers) if path else None
@@ -44,10 +44,11 @@ class Folded:
             del cache.layers[repeats.kept :]
 
     def __str__(self) -> str:
-        each = "layer is" if self.repeats.period == 1 else f"{self.repeats.period} layers are"
+        alike = "all are alike" if self.repeats.period == 1 else f"they repeat in groups of {self.repeats.period}"
+        start = f" from number {self.repeats.first} on" if self.repeats.first else ""
         return (
-            f"{self.repeats.kept} of {self.repeats.layers} layers ran, for from number {self.repeats.first} on every "
-            f"{each} like those before; the ledger is written out for all"
+            f"{self.repeats.kept} of {self.repeats.layers} layers ran, for{start} {alike}; the ledger is written out "
+            "for all"
         )
 
     @contextlib.contextmanager

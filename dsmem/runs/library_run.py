@@ -7,11 +7,13 @@ from typing import Any
 from dsmem.config.architecture import Architecture
 from dsmem.config.workload import Workload
 from dsmem.footprint.inference import inference_footprint
+from dsmem.model.folding import decoder_layers
 from dsmem.model.library import LibraryModel
 from dsmem.model.library_pass import LibraryPass, layer_caches
 from dsmem.runs.folded import Folded, fold, progress
 from dsmem.runs.watching import watch
 
+SMALL = 12  # layers; nobody wonders that so few are not folded
 LEVELS = ("ledger", "replay", "device_memory", "trace", "seconds")
 
 
@@ -54,6 +56,16 @@ def _watched(model, work, seed, folds, beside, notes):
     kinds = collections.Counter()
     for kind, nbytes in folded.kinds(caches[-1]) if folded else caches[-1]:
         kinds[kind] += nbytes
-    notes = (*ready.notes, *([f"{folded}."] if folded else []), *notes)
+    notes = (*ready.notes, *_of_folding(folds, folded, ready.module), *notes)
     more = {"work": ready.work, "device": beside[0], "notes": notes, "cache": dict(kinds)}
     return dict(zip(LEVELS, seen, strict=True)) | more
+
+
+def _of_folding(folds, folded, module):
+    """A sentence on the layers that ran, where one may wonder."""
+    if folded:
+        return [f"{folded}."]
+    count = len((decoder_layers(module) or ("", ()))[1])
+    if not folds or count <= SMALL:
+        return []
+    return [f"All {count} layers ran: their pattern does not repeat often enough to be folded."]

@@ -184,8 +184,8 @@ def error_report(run: dict[str, Any]) -> str:
         values = np.array([error for error, _ in errors])
         worst, cell = max(errors, key=lambda pair: abs(pair[0]))
         lines.append(
-            f"{level}: median {np.median(values):+.2%}, from {values.min():+.2%} to {values.max():+.2%}, "
-            f"{np.mean(np.abs(values) > bound):.0%} of the cells are off by more than {bound:.1%}"
+            f"{level}: median {np.median(values):+.2%}, {values.min():+.2%} to {values.max():+.2%}; "
+            f"{np.mean(np.abs(values) > bound):.0%} of cells off by more than {bound:.1%}"
         )
         lines.append(f"  worst, {worst:+.2%}: {question_text(cell)}")
     ours = [cell for cell in fitted if cell.get("code", "dsmem") == "dsmem"]

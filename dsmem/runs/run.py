@@ -60,7 +60,7 @@ class Run:
     def table(self) -> Table:
         """The levels as a `Table`: what each says of the peak."""
         totals = [(name, nbytes, nbytes) for name, nbytes, kind in self.gaps().steps if kind == "total"]
-        title = " ".join([str(self), *self.notes])
+        title = " ".join([f"{self}." if self.notes else str(self), *self.notes])
         return Table({"level": None, "bytes": ",", "size": format_bytes}, totals, title)
 
     def plot_timeline(self, **options: Any) -> Any:
@@ -93,7 +93,7 @@ class Run:
         if self.footprint is None:
             code += f" ({hub.version()}; no formula)"
         return (
-            f"{self.arch.name}, {work.phase} of {work.batch:,} × {work.seq_len:,} tokens, {work.weights}, "
+            f"{self.arch.name}, {work.phase} of {work.batch:,} × {work.seq_len:,} tokens, {work.weights_words}, "
             f"{work.attention} attention, on {self.device} tensors{code}"
         )
 
@@ -142,7 +142,7 @@ def measure(
     work = Workload.of(work, **fields)
     for name in ("batch", "seq_len", "cached_tokens"):
         whole_number(name, getattr(work, name), least=0, what="one number, and one workload is run at a time")
-    work = settled(arch, work, device) if arch else work
+    work = settled(arch, work, device).on(arch) if arch else work
     # before the model, as the replay has it: a workspace that takes a hole which the model left would pin its segment
     elsewhere = cuda.held_bytes() if device == "cuda" else 0
     capacity = cuda.room_bytes(elsewhere) if device == "cuda" else None
@@ -174,6 +174,7 @@ def prepare(arch: Any, work: Workload, device: Any, seed: int = 0) -> tuple[Call
     arch: whatever `Architecture.of` takes. device: as in `model.devices.check_device`. seed: of the random weights.
     """
     arch, device = Architecture.of(arch), check_device(device)
+    work = work.on(arch)
     formats = {"activations": work.activations, "modules_to_not_convert": work.modules_to_not_convert}
     model = build_model(arch, weights=work.weights, device=device, seed=seed, **formats)
     if device == "cuda":
@@ -220,6 +221,7 @@ def tokens_per_second(arch: Any, works: Iterable[Workload], device: Any) -> np.n
             raise ValueError(
                 f"works hold {name}={sorted(kinds)!r}; they must be of one kind, for one model runs them all"
             )
+    works = [work.on(arch) for work in works]
     first, model = prepare(arch, works[0], device)
     seconds = []
     for work in works:

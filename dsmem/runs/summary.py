@@ -1,5 +1,6 @@
 """A recording on one screen: where it was made, what agreed, what did not, and how to go on."""
 
+import shutil
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -8,20 +9,37 @@ from dsmem.runs.cells import question_text
 from dsmem.runs.recordings import Recording, error_report
 from dsmem.units import format_bytes
 
-WIDTH = 118
-FAILURES = 3  # so many are shown of each kind
+HEIGHT = 22  # of a screen of 24 lines, the empty one and the next prompt apart
+FAILURES = 3  # so many are shown of each kind, at most
 
 
 def summary(recording: Recording, cells: list[tuple]) -> str:
-    """Some 20 lines on a `Recording`; cells: all that were asked for, so that it can say how many are left."""
-    run = recording.content
+    """What a `Recording` says, on one screen; cells: all that were asked for, so that it can say how many are left.
+
+    The screen has 24 lines of 80 to 120 columns, as the terminal has; where it does not suffice, fewer failures show.
+    """
+    width = min(max(shutil.get_terminal_size((120, 24)).columns, 80), 120) - 1
     left = len(recording.left(cells))
-    lines = [*_where(run["provenance"]), *_memory(run), *_tests(run.get("tests")), *_compared(run)]
-    lines += _rates(run.get("rates", []))
-    lines.append(f"{len(cells) - left} of {len(cells)} cells have an answer; the file is {recording.path}")
-    if left:
-        lines.append(f"go on with: python -m dsmem.runs gpu{_device(run)} --resume {recording.path}")
+    for shown in range(FAILURES, -1, -1):
+        lines = [*_lines(recording.content, width, shown), *_end(recording, len(cells), left)]
+        # a terminal breaks what is left longer than its width: a path, which must stay in one piece to be copied
+        if sum(-(-len(line) // width) for line in lines) <= HEIGHT:
+            break
     return "\n".join(["", *lines])
+
+
+def _lines(run, width, shown):
+    """All but the end, wrapped; `shown`: so many failures of each kind."""
+    said = [*_where(run["provenance"]), *_memory(run)]
+    lines = [part for line in said for part in textwrap.wrap(line, width, subsequent_indent="  ")]
+    lines += [*_tests(run.get("tests"), width, shown), *_compared(run, width, shown)]
+    return [*lines, *_rates(run.get("rates", []), width, max(shown, 1))]
+
+
+def _end(recording, count, left):
+    yield f"{count - left} of {count} cells have an answer; the file is {recording.path}"
+    if left:
+        yield f"go on with: python -m dsmem.runs gpu{_device(recording.content)} --resume {recording.path}"
 
 
 def _where(made: dict[str, Any]) -> Iterator[str]:
@@ -48,50 +66,55 @@ def _memory(run: dict[str, Any]) -> Iterator[str]:
         yield "WARNING: no workspace is kept between products, so allocated and reserved bytes are not predicted"
 
 
-def _tests(tests: dict[str, Any] | None) -> Iterator[str]:
+def _tests(tests: dict[str, Any] | None, width: int, shown: int) -> Iterator[str]:
     if not tests:
         yield "tests: not run"
         return
     counts = ", ".join(f"{count} {word}" for word, count in tests.get("counts", {}).items())
     yield f"tests: {tests['outcome']}; {counts} in {tests.get('seconds', 0):.0f} s"
-    yield from _few(tests.get("failed", []))
+    yield from _few(tests.get("failed", []), width, shown)
 
 
-def _compared(run: dict[str, Any]) -> Iterator[str]:
+def _compared(run: dict[str, Any], width: int, shown: int) -> Iterator[str]:
     """What `error_report` says, and the failures by their reasons, each with the first cell that it met."""
-    for line in error_report(run).splitlines():
+    for line in error_report(run).splitlines()[1:]:  # the first says what stands at both ends here
         if not line.startswith("  failed"):
-            yield from textwrap.wrap(line, WIDTH, subsequent_indent="    ")
+            yield from textwrap.wrap(line, width, max_lines=1, placeholder=" ...")
     reasons = {}
     for cell in run["cells"]:
         if cell["outcome"].startswith("failed"):
             reasons.setdefault(cell["outcome"].removeprefix("failed: "), []).append(cell)
     if reasons:
         yield f"{sum(map(len, reasons.values()))} cells failed, and --resume tries them again:"
-        yield from _few([f"{len(cells)} x {why}; {question_text(cells[0])}" for why, cells in reasons.items()], 2)
+        yield from _few(
+            [f"{len(cells)} x {why}; {question_text(cells[0])}" for why, cells in reasons.items()], width, shown, 2
+        )
 
 
-def _few(lines: list[str], height: int = 1) -> Iterator[str]:
-    """The first lines, each on at most so many lines of the screen."""
+def _few(lines: list[str], width: int, shown: int, height: int = 1) -> Iterator[str]:
+    """The first `shown` lines, each on at most so many lines of the screen."""
     how = {"initial_indent": "  ", "subsequent_indent": "    ", "max_lines": height, "placeholder": " ..."}
-    for line in lines[:FAILURES]:
-        yield from textwrap.wrap(line, WIDTH, **how)
-    if len(lines) > FAILURES:
-        yield f"  and {len(lines) - FAILURES} more"
+    for line in lines[:shown]:
+        yield from textwrap.wrap(line, width, **how)
+    if len(lines) > shown:
+        yield f"  and {len(lines) - shown} more" if shown else f"  {len(lines)}, which stand in the file"
 
 
-def _rates(rates: list[dict]) -> Iterator[str]:
+def _rates(rates: list[dict], width: int, height: int) -> Iterator[str]:
     """Tokens a second of each model: in each format the prefill, then decode steps by batch."""
     for name in dict.fromkeys(one["model"] for one in rates):
         own = [one for one in rates if one["model"] == name]
         said = [f"{one['works'][0]['weights']} {_numbers(one)}" for one in own]
         batches = [work["batch"] for work in own[0]["works"][1:]]
-        line = f"tokens/s of {name} (prefill; decode of batch {batches}): {'; '.join(said)}"
-        yield from textwrap.wrap(line, WIDTH, subsequent_indent="  ")
+        line = f"tokens/s of {name} (prefill; decode by {batches}): {'; '.join(said)}"
+        yield from textwrap.wrap(line, width, subsequent_indent="  ", max_lines=height, placeholder=" ...")
 
 
 def _numbers(rate):
-    return " ".join(f"{value:,.0f}" for value in rate.get("tokens_per_second", [])) or rate["outcome"]
+    """Rates as text, of slow models too; why there are none in a few words."""
+    values = rate.get("tokens_per_second", [])
+    said = " ".join(f"{value:,.0f}" if value >= 10 else f"{value:.2g}" for value in values)
+    return said or textwrap.shorten(rate["outcome"], 40, placeholder=" ...")
 
 
 def _device(run):

@@ -108,23 +108,40 @@ def sound(device: str) -> bool:
 def only(device: str) -> Iterator[str]:
     """The device without its number; processes that start inside the block see the GPU of that number alone.
 
-    device: "cuda:1" becomes "cuda", which is then the second GPU; every other device stays as it is. Raises ValueError
-    for a number that CUDA_VISIBLE_DEVICES leaves out, or that is none.
+    device: "cuda:1" becomes "cuda", which is then the second GPU; every other device stays as it is. On a GPU those
+    processes keep cuBLAS's workspace, as the prediction has it, unless the environment says otherwise. Raises
+    ValueError for a number that CUDA_VISIBLE_DEVICES leaves out, or that is none.
     """
     kind, _, number = str(device).partition(":")
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
     seen = before.split(",") if before else None
     if not number:
-        yield device
+        with _keeping_workspaces(kind):
+            yield device
         return
     if kind != "cuda" or not number.isdecimal() or (seen and int(number) >= len(seen)):
         raise ValueError(f"device={device!r} is not a GPU that this process sees; it must be like 'cuda' or 'cuda:1'")
     os.environ["CUDA_VISIBLE_DEVICES"] = seen[int(number)] if seen else number
     try:
-        yield kind
+        with _keeping_workspaces(kind):
+            yield kind
     finally:
         os.environ.pop("CUDA_VISIBLE_DEVICES")
         os.environ.update({"CUDA_VISIBLE_DEVICES": before} if before else {})
+
+
+@contextlib.contextmanager
+def _keeping_workspaces(kind):
+    """Sets what a torch after 2.13 reads once per process: without it each product takes and frees a workspace."""
+    name = "TORCH_CUBLAS_WORKSPACE_CACHE"
+    added = kind == "cuda" and name not in os.environ
+    if added:
+        os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if added:
+            os.environ.pop(name)
 
 
 def _serve(pipe, device):

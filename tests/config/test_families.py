@@ -26,6 +26,8 @@ DERIVED = {
     "qkv_bias",
     "o_bias",
     "qk_norm",
+    "gemma_block",
+    "rope_local_base_freq",
     "rope_theta",
     "rope_scaling",
     "sliding_window",
@@ -67,7 +69,9 @@ def test_each_field_is_the_config_classs_own_where_only_the_sizes_are_given(fami
     # what only exists inside a whole has no word about a head
     assert "tie_word_embeddings" in checked or (family in WHOLE.values() and not arch.tie_word_embeddings)
     assert "rms_norm_eps" in checked or arch.learned_positions == theirs.max_position_embeddings
-    assert arch.learned_positions or arch.rope_theta == theirs.rope_parameters["rope_theta"]
+    rope = getattr(theirs, "rope_parameters", None) or {}
+    assert arch.learned_positions or arch.rope_theta == rope.get("full_attention", rope)["rope_theta"]
+    assert arch.rope_local_base_freq == rope.get("sliding_attention", {}).get("rope_theta")
     keys = [key for key in ("attention_bias", "enable_bias", "qkv_bias") if hasattr(theirs, key)]
     biased = getattr(theirs, keys[0]) if keys else family.startswith("qwen2") or arch.gpt_block
     assert arch.qkv_bias == biased
@@ -130,3 +134,14 @@ def test_every_so_many_layers_are_experts_as_in_transformers(step, dense):
         theirs = AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen3_moe", **sizes))
     sparse = [index for index, layer in enumerate(theirs.model.layers) if hasattr(layer.mlp, "experts")]
     assert Architecture.from_config({"model_type": "qwen3_moe"} | sizes).expert_layers == sparse
+
+
+PHI = {"model_type": "phi3", "num_attention_heads": 32, "hidden_size": 3072, "num_hidden_layers": 32}
+PHI_3_MINI = PHI | {"num_key_value_heads": 32, "intermediate_size": 8192, "vocab_size": 32_064, "sliding_window": 2047}
+PHI_4 = PHI | {"num_attention_heads": 40, "hidden_size": 5120, "num_hidden_layers": 40, "num_key_value_heads": 10}
+PHI_4 |= {"intermediate_size": 17_920, "vocab_size": 100_352}
+
+
+@pytest.mark.parametrize(("config", "published"), [(PHI_3_MINI, 3_821_079_552), (PHI_4, 14_659_507_200)])
+def test_phi_has_as_many_parameters_as_published(config, published):
+    assert Architecture.from_config(config).n_params == published

@@ -49,6 +49,7 @@ def theirs(name, cls, **labels):
     [
         (LLAMA_8B, "LlamaForSequenceClassification", {"num_labels": 1}, 7_504_928_768),
         (LLAMA_8B, "LlamaForSequenceClassification", {"id2label": {"0": "LABEL_0"}}, 7_504_928_768),
+        (LLAMA_8B, "LlamaForSequenceClassification", {}, 7_504_928_768 + 4096),  # two labels where none are named
         (LLAMA_8B, "LlamaForCausalLM", {}, 8_030_261_248),
         (MISTRAL_7B, "MistralModel", {}, 7_110_660_096),
         (MISTRAL_7B, "MistralForCausalLM", {}, 7_241_732_096),
@@ -97,6 +98,12 @@ def test_no_logits_are_made_without_a_language_models_head():
     assert converted.instants["score"]["weights"] == 2 * (128_256 * 4096 + 65 * 4096 + 4096)  # embedding, norms, score
 
 
+def test_a_v3_without_a_language_models_head_predicts_no_further_tokens():
+    named = CONFIGS["v3"] | {"num_nextn_predict_layers": 1}
+    assert Architecture.from_config(named).num_nextn_predict_layers == 1
+    assert Architecture.from_config(named | {"architectures": ["DeepseekV3Model"]}).num_nextn_predict_layers == 0
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -108,6 +115,7 @@ def test_no_logits_are_made_without_a_language_models_head():
         ({"num_labels": 0}, ("num_labels=0", "at least 1")),
         ({"num_labels": "3"}, ("num_labels='3'",)),
         ({"id2label": ["a"]}, ("id2label=['a']",)),
+        ({"id2label": {"a": 1}}, ("id2label={'a': 1}", "number")),
     ],
 )
 def test_a_head_that_is_not_known_is_refused(change, words, refuses):

@@ -26,14 +26,6 @@ GLM5 = {
     "rope_parameters": {"rope_theta": 1_000_000, "rope_type": "default"},
     "vocab_size": 154880,
 }
-FLASH = {
-    "model_type": "glm4_moe_lite",
-    "hidden_size": 2048,
-    "intermediate_size": 10240,
-    "num_attention_heads": 20,
-    "num_hidden_layers": 47,
-    "vocab_size": 154880,
-}
 SHARING = {"index_topk_freq": 4, "index_skip_topk_offset": 3, "head_dim": 192, "index_share_for_mtp_iteration": True}
 SMALL = {"model_type": "glm_moe_dsa", "hidden_size": 8, "num_attention_heads": 1, "intermediate_size": 8}
 SMALL |= {"num_hidden_layers": 9, "vocab_size": 5, "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}}
@@ -46,7 +38,6 @@ SMALL |= {"num_hidden_layers": 9, "vocab_size": 5, "rope_parameters": {"rope_the
         (GLM5, 743_911_199_232),
         (GLM5 | {"indexer_types": ["full"] * 78, "layer_types": ["deepseek_sparse_attention"] * 78}, 743_911_199_232),
         (GLM5 | SHARING, 743_377_000_704),  # GLM-5.2
-        (FLASH, 29_943_390_976),  # GLM-4.7-Flash, whose attention reads all keys
     ],
 )
 def test_parameters_are_those_of_transformers_on_the_meta_device(config, n_params):
@@ -76,8 +67,6 @@ def test_who_shares_an_index_is_read_as_the_config_class_reads_it(spelled):
 
 @pytest.mark.parametrize("kinds", [["dense"] * 2 + ["sparse"] * 7, ["dense", "sparse", "dense"] + ["sparse"] * 6])
 def test_which_layers_are_dense_is_read_from_the_list(kinds):
-    lite = {"model_type": "glm4_moe_lite", "num_experts_per_tok": 2, "mlp_layer_types": kinds}
-    assert Architecture.from_config(SMALL | lite).expert_layers == [i for i in range(9) if kinds[i] == "sparse"]
     sizes = {"n_routed_experts": 4, "num_experts_per_tok": 2, "first_k_dense_replace": 2}
     arch = Architecture.from_config(SMALL | sizes | {"mlp_layer_types": kinds})
     assert arch.expert_layers == [index for index, kind in enumerate(kinds) if kind == "sparse"]

@@ -37,9 +37,12 @@ CONFIGS = {
     "qwen3_vl_text": SMALL | {"head_dim": 32},
     "qwen3_vl_moe_text": SMALL | EXPERTS | {"head_dim": 32, "num_experts": 8, "tie_word_embeddings": False},
     "qwen2_5_vl_text": SMALL,
+    "gemma2": SMALL | {"head_dim": 32},
+    "gemma3_text": SMALL | {"head_dim": 32, "attention_bias": True},
     "deepseek_v2": V2,
     "deepseek_v3": V3,
     "deepseek_v32": V3 | INDEX,
+    "minicpm3": SMALL | LATENT | {"scale_depth": 1.7, "dim_model_base": 32},
     "glm4_moe_lite": {key: value for key, value in V3.items() if key != "num_nextn_predict_layers"},
     "glm_moe_dsa": V3 | INDEX | {"index_topk_freq": 2, "mlp_bias": True},
     "gpt2": GPT2,
@@ -73,7 +76,8 @@ def test_a_name_of_the_kit_that_the_family_does_not_have_is_no_key(family, refus
     assert {name for name in read.aliases.values() if not hasattr(theirs, name)} == read.foreign
     for name in read.foreign:
         config = {"model_type": family, name: 3} | CONFIGS[family]
-        refuses(lambda config=config: Architecture.from_config(config), f"{name}=3", "spelled", family)
+        spelled = [alias for alias, known in read.aliases.items() if known == name]
+        refuses(lambda config=config: Architecture.from_config(config), f"{name}=3", family, *spelled)
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -145,6 +149,7 @@ def test_kimi_k2_is_a_deepseek_v3_of_other_sizes():
         ({"draft_vocab_size": 32_000}, ("draft_vocab_size=32000", "llama")),
         ({"attention_chunk_size": 8192}, ("attention_chunk_size=8192", "may change memory")),
         ({"rms_norm_eps": None}, ("rms_norm_eps=None",)),
+        ({"rms_norm_eps": 0}, ("rms_norm_eps=0", "above 0")),
         ({"rms_norm_eps": float("nan")}, ("rms_norm_eps=nan", "finite")),
         ({"rope_theta": -1}, ("rope_theta=-1",)),
         ({"rope_theta": float("inf")}, ("rope_theta=inf",)),
@@ -177,6 +182,8 @@ def test_what_cannot_be_read_is_refused_by_name(change, words, refuses):
         ("deepseek_v3", {"n_shared_experts": "8"}, ("n_shared_experts='8'",)),
         ("deepseek_v3", {"moe_layer_freq": 2}, ("moe_layer_freq=2",)),
         ("deepseek_v3", {"scoring_func": "softmax"}, ("scoring_func='softmax'",)),
+        ("deepseek_v3", {"scoring_func": None}, ("scoring_func=None",)),
+        ("gpt2", {"add_cross_attention": True}, ("add_cross_attention=True",)),
         ("mixtral", {"num_experts": 4}, ("num_experts=4", "num_local_experts=8", "must agree")),
         ("mixtral", {"n_shared_experts": 2}, ("n_shared_experts=2", "may change memory")),
         ("qwen3_moe", {"num_key_value_heads": None}, ("num_key_value_heads",)),
@@ -186,6 +193,13 @@ def test_what_cannot_be_read_is_refused_by_name(change, words, refuses):
 )
 def test_a_field_of_the_experts_that_cannot_be_read_is_refused(family, change, words, refuses):
     refuses(lambda: Architecture.from_config({"model_type": family} | CONFIGS[family] | change), *words)
+
+
+def test_a_null_is_a_switch_that_is_off_and_the_largest_size_is_still_one():
+    known = Architecture.from_config({"model_type": "gpt2"} | CONFIGS["gpt2"])
+    assert Architecture.from_config({"model_type": "gpt2", "add_cross_attention": None} | CONFIGS["gpt2"]) == known
+    largest = Architecture.from_config({"model_type": "llama"} | SMALL | {"vocab_size": 2**31 - 1})
+    assert largest.vocab_size == 2**31 - 1
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,14 @@ def test_mxfp4_has_the_blocks_of_transformers():
     assert scales == (blocks[0][:-1], "uint8") and blocks[0][-1] == 16  # OCP's MX: an exponent for 32 numbers
 
 
+def test_gpt_oss_20b_is_as_large_as_published():
+    # total_size in the index of openai/gpt-oss-20b; 20,914,757,184 parameters, experts in MXFP4, the rest in bfloat16
+    mxfp4, experts, width = read("mxfp4"), 24 * 32, 2880
+    packed_numbers = experts * (2 * width + width) * width
+    stored = experts * (stored_bytes(mxfp4.tensors(width, 2 * width)) + stored_bytes(mxfp4.tensors(width, width)))
+    assert 2 * (20_914_757_184 - packed_numbers) + stored == 13_761_264_768
+
+
 def stored_bytes(tensors):
     return sum(math.prod(shape) * dtype_bits(element) // 8 for shape, element in tensors.values())
 

@@ -59,3 +59,8 @@ def test_a_count_that_cannot_be_is_refused_by_its_name(field, value, refuses):
 )
 def test_shapes_that_do_not_go_together_are_refused(arch, change, words, refuses):
     refuses(lambda: arch.scaled(**change), *words)
+
+
+def test_gemmas_layers_rotate_whole_heads(refuses):
+    arch = Architecture.from_config("llama-2-7b")
+    refuses(lambda: arch.scaled(gemma_block=True, rotary_dim=64), "rotary_dim=64", "gemma_block", "None")

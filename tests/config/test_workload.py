@@ -55,7 +55,6 @@ def test_a_change_that_is_not_allowed_is_refused(refuses):
         ("mla_cache", "absorbed", "latent, expanded"),
         ("block_size", 0, "at least 1"),
         ("weights", "fp6", "fp16"),
-        ("weights", None, "fp16"),
         ("activations", "int4", "fp16"),
         ("kv_cache", "double", "fp16"),
         ("cached_tokens", -7, "at least 0"),

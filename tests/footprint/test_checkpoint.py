@@ -171,6 +171,20 @@ def test_gpt_oss_holds_two_numbers_in_a_byte(tmp_path):
     assert weighed.n_params == 4 * 64 * 96 and weighed.by_part == {"experts": blocks.nbytes, "weight_scales": 768}
 
 
+def test_deepseek_v4s_experts_hold_two_numbers_in_a_byte(tmp_path):
+    def experts(path, scale):
+        tensors = {"layers.0.ffn.experts.0.w1.weight": ((64, 32), "I8", 2048)}
+        sparse(
+            path, tensors | {"layers.0.ffn.experts.0.w1.scale": ((64, 2), scale, 128 if scale[0:2] == "F8" else 512)}
+        )
+        return dsmem.checkpoint(path)
+
+    # the config says expert_dtype fp4; Hugging Face's own count takes the bytes for numbers
+    weighed = experts(tmp_path / "fp4.safetensors", "F8_E8M0")
+    assert weighed.n_params == 64 * 64 and weighed.by_format == {"4 bit in int8": 2048, "f8_e8m0": 128}
+    assert experts(tmp_path / "int8.safetensors", "F32").n_params == 64 * 32
+
+
 def test_bits_that_nobody_says_are_not_guessed(tmp_path):
     save_file({"a.qweight": np.zeros((4, 4), np.int32)}, tmp_path / "model.safetensors")
     weighed = dsmem.checkpoint(tmp_path)

@@ -30,6 +30,21 @@ def test_a_reported_size_is_traced_to_its_tensor_among_the_first(size, model, wh
     assert any(what in found.what and (found.element, found.nbytes) == (element, nbytes) for found in first)
 
 
+# of a 28,672 x 8,192 matrix: 4 bits a number, and llama.cpp's blocks by the package gguf's table
+PACKED = [
+    ("4 bit, two in a byte", 117_440_512),
+    ("q4_K or q4_0", 132_120_576),
+    ("q6_K", 192_675_840),
+    ("q8_0", 249_561_088),
+]
+
+
+@pytest.mark.parametrize(("element", "nbytes"), PACKED)
+def test_a_packed_matrix_is_found(element, nbytes):
+    found = find_tensor(nbytes, SEVENTY).candidates
+    assert any(c.what.startswith("gate_proj") and (c.element, c.nbytes) == (element, nbytes) for c in found)
+
+
 def test_the_number_of_tokens_that_would_explain_it_is_said():
     found = next(c for c in find_tensor("250.00 MiB", WORDS_64K).candidates if c.what == "logits")
     assert found.when == "batch × length is 1,024 tokens"

@@ -19,6 +19,7 @@ def inside(module, table):
 SWIGLU = {
     "gate_proj": ("gate_proj", None, 0),
     "silu": ("", "silu", 0),
+    "gelu_pytorch_tanh": ("", "gelu", 0),
     "up_proj": ("up_proj", None, 0),
     "gate_up_proj": ("gate_up_proj", None, 0),
     "gate_times_up": ("", "mul", 0),
@@ -112,6 +113,10 @@ def places(arch, work):
         if layers := arch.layers_that(slide):
             prefix = "sliding." if slide and arch.layers_that(False) else ""
             table = inside(f"layers.{layers[0]}.self_attn", kind | JOINED if slide else kind)
+            if arch.attn_logit_softcapping is not None:
+                table["attention"] = (f"layers.{layers[0]}.self_attn", "capped_attention", 1)
+            if arch.gemma_block:
+                table["post_attention_layernorm"] = (f"layers.{layers[0]}.post_attention_layernorm", "rms_norm", 1)
             table["add_attention"] = (f"layers.{layers[0]}", "add", 0)
             found |= {prefix + name: place for name, place in table.items()}
     found |= {"lm_head": ends["lm_head"]}
@@ -121,6 +126,8 @@ def places(arch, work):
         layers = [index for index in range(arch.num_hidden_layers) if arch.has_experts(index) == sparse]
         if layers:
             found |= inside(f"layers.{layers[0]}.mlp", table) | {added: (f"layers.{layers[0]}", "add", 1)}
+    if arch.gemma_block:
+        found["post_feedforward_layernorm"] = ("layers.0.post_feedforward_layernorm", "rms_norm", 1)
     return found
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from dsmem.memory.allocator import CachingAllocator, ReplayedOutOfMemory, segment_bytes
+import dsmem
+from dsmem.memory.allocator import CachingAllocator, ReplayedOutOfMemory, rounded_bytes, segment_bytes
 
 MIB = 2**20
 EXPANDABLE = {"expandable_segments": True}
@@ -368,3 +369,7 @@ def test_the_formula_of_a_segment_is_what_a_first_tensor_reserves(nbytes):
     allocator = CachingAllocator()
     allocator.malloc(nbytes)
     assert segment_bytes(nbytes) == allocator.reserved
+
+
+def test_the_rounding_is_shown_as_an_equation():
+    assert "512" in dsmem.show(rounded_bytes).latex

@@ -41,7 +41,7 @@ def test_the_shipped_traces_are_telling_ones():
     assert {"octree-inference", "octree-cut-off", "select-n-ten-streams", "sqattn-give-backs"} == set(given_back)
     assert any(block[3] for block in SHIPPED["cs336-training-512"]["start_blocks"])  # a size seen from a later address
     assert not SHIPPED["cs336-from-empty"]["start_segments"]
-    assert all("@" in one["source"] for one in SHIPPED.values())
+    assert all("@" in one["source"] and one["licence"] == "not stated" for one in SHIPPED.values())
 
 
 def test_a_trace_that_does_not_come_with_the_kit(refuses):

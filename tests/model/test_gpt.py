@@ -7,6 +7,7 @@ from torch import nn
 
 import dsmem
 from dsmem import Architecture, build_model, find_tensor
+from dsmem.config.gpt_block import GPT_ACTIVATIONS
 from dsmem.footprint import gguf_bytes, published_bytes, published_tensors
 from dsmem.model import checkpoint, operators
 from dsmem.model.gpt import ACTIVATIONS
@@ -121,6 +122,10 @@ def test_the_norm_is_torchs_and_its_small_outputs_are_float32():
     assert mean.shape == inverse.shape == (2, 5, 1)
 
 
+def test_every_activation_that_is_read_is_run():
+    assert set(ACTIVATIONS) == set(GPT_ACTIVATIONS)
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_an_activation_is_that_of_transformers(name):
     from transformers.activations import ACT2FN
@@ -151,6 +156,12 @@ def test_what_is_not_known_of_a_gpt_block_is_refused(refuses):
     refuses(lambda: arch.scaled(qk_norm=True), "qk_norm=True", "layer_norm_epsilon")
     refuses(lambda: arch.scaled(num_key_value_heads=4), "num_key_value_heads=4", "12")
     refuses(lambda: arch.scaled(learned_positions=0), "learned_positions=0")
+    refuses(lambda: arch.scaled(hidden_act="silu"), "hidden_act='silu'", "gelu_new")
+    seven = Architecture.of("llama-2-7b")
+    refuses(lambda: seven.scaled(learned_positions=64), "learned_positions=64", "layer_norm_epsilon", "llama-2-7b")
+    refuses(lambda: seven.scaled(hidden_act="gelu"), "hidden_act='gelu'", "'silu'")
+    refuses(lambda: seven.scaled(joined_qkv=True, qk_norm=True), "joined_qkv=True", "qk_norm", "False")
+    refuses(lambda: arch.scaled(joined_gate_up=True), "joined_gate_up=True", "layer_norm_epsilon")
     refuses(lambda: gguf_bytes(arch, "f16"), "gpt2", "learned positions")
     refuses(lambda: published_tensors(arch, "fp8"), "fp8", "gpt2")
 

@@ -95,7 +95,10 @@ def test_a_run_without_a_formula_is_drawn(plot):
 def test_what_is_not_as_expected_is_said():
     stored = measure(UNREAD | {"quantization_config": {"quant_method": "fp8"}}, seq_len=8)
     assert any("fp8" in note and "not applied" in note for note in stored.notes) and "not applied" in repr(stored)
-    eager = measure(SMALL["gpt_oss"], seq_len=8, code="transformers")
+    linear = measure(SMALL["qwen3_5"], seq_len=8, code="transformers")
+    assert any("fla" in note for note in linear.notes) and not any("fla" in note for note in stored.notes)
+    eager = measure(SMALL["gpt_oss"], seq_len=8, code="transformers", weights="fp16")
+    assert any("4 bytes a score" in note for note in eager.notes)
     assert eager.work.attention == "eager" and any("GptOssForCausalLM has no other" in note for note in eager.notes)
 
 

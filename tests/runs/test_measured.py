@@ -44,6 +44,7 @@ def test_every_row_has_a_source_and_says_what_it_is_of():
     for row in found:
         assert row["source"] and row["licence"] and row["conditions"] and row["unit"] and row["kind"] in KINDS
         assert set((row["kinds"] or {}).values()) <= set(KINDS)
+    assert {row["licence"] for row in found} == {"MIT", "Apache-2.0", "not stated"}
 
 
 @pytest.mark.parametrize(("kind", "count"), [("file", 2), ("reserved", 53), ("requested", 0), ("allocated", 163)])

@@ -358,10 +358,10 @@ def test_the_comparison_names_the_worst_cell_whichever_way_it_is_off():
     lines = runs.error_report(WHOLE | {"cells": cells}).splitlines()
     for level in ("allocated", "reserved"):
         at = next(index for index, line in enumerate(lines) if line.startswith(level))
-        assert "median +0.50%, from -12.00% to +10.00%" in lines[at]
+        assert "median +0.50%, -12.00% to +10.00%" in lines[at]
         assert lines[at + 1].startswith("  worst, -12.00%: model=m") and "batch=2," in lines[at + 1]
-    assert "75% of the cells are off by more than 0.5%" in lines[1]
-    assert "50% of the cells are off by more than 2.0%" in lines[3]
+    assert "75% of cells off by more than 0.5%" in lines[1]
+    assert "50% of cells off by more than 2.0%" in lines[3]
     assert lines[0] == "4 cells on a GPU, 2026" and lines[-1].startswith("formula and ledger differ in 0 cells")
 
 

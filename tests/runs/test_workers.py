@@ -68,6 +68,19 @@ def test_devices_without_a_number_change_nothing(monkeypatch):
             assert (same, os.environ["CUDA_VISIBLE_DEVICES"]) == (device, "3")
 
 
+@pytest.mark.parametrize(
+    ("device", "before", "within"), [("cuda", None, "1"), ("cuda:0", "0", "0"), ("cpu", None, None)]
+)
+def test_processes_on_a_gpu_keep_their_workspace_unless_told_otherwise(device, before, within, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("TORCH_CUBLAS_WORKSPACE_CACHE", raising=False)
+    if before:
+        monkeypatch.setenv("TORCH_CUBLAS_WORKSPACE_CACHE", before)
+    with only(device):
+        assert os.environ.get("TORCH_CUBLAS_WORKSPACE_CACHE") == within
+    assert os.environ.get("TORCH_CUBLAS_WORKSPACE_CACHE") == before
+
+
 @pytest.mark.parametrize("device", ["cuda:1", "cuda:x", "cpu:1", "cuda:-1"])
 def test_a_gpu_that_is_not_seen_is_refused(device, monkeypatch, refuses):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")

@@ -32,9 +32,12 @@ class Family:
     foreign: frozenset = frozenset()
 
 
-def decoder(keys: Keys, head_dim: int | None = None) -> dict[str, Any]:
-    """What every decoder of RMSNorm and SwiGLU spells alike; head_dim: where the family gives it by another key."""
-    keys.choice("hidden_act", ("silu",), "silu")
+def decoder(keys: Keys, head_dim: int | None = None, act: tuple[str, str] = ("hidden_act", "silu")) -> dict[str, Any]:
+    """What every decoder of RMSNorm and a gated MLP spells alike.
+
+    head_dim: where the family gives it by another key. act: how the activation is spelled, and the one that is read.
+    """
+    keys.choice(act[0], act[1:], act[1])
     hidden, heads = keys.whole("hidden_size"), keys.whole("num_attention_heads")
     own = keys.maybe_whole("head_dim")
     head_dim = head_dim or own
@@ -122,8 +125,10 @@ def windows(keys: Keys, slides: Callable[[int], bool] | None = None, switched_on
     slides: whether layer `index` does where the config has no layer_types; None for a family whose layers all slide
     where any does. switched_on: False where another key switches the window off.
     """
-    keys.get("sliding_window")  # not checked where it is switched off: transformers may write 0 there
-    window, layers = keys.maybe_whole("sliding_window") if switched_on else None, layer_count(keys)
+    given, layers = keys.get("sliding_window"), layer_count(keys)
+    if given is not None:  # transformers may write 0 where it is switched off
+        keys.whole("sliding_window", least=int(switched_on))
+    window = given if switched_on else None
     usual = [SLIDING if window and (slides is None or slides(index)) else FULL for index in range(layers)]
     kinds = keys.get("layer_types")
     kinds = usual if kinds is None else kinds

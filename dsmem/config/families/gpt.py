@@ -3,9 +3,8 @@
 from typing import Any
 
 from dsmem.config.families.common import Family, UnknownFamily, layer_count
+from dsmem.config.gpt_block import GPT_ACTIVATIONS
 from dsmem.config.keys import Keys
-
-ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu", "relu")
 
 
 def block(keys: Keys) -> dict[str, Any]:
@@ -27,7 +26,8 @@ def block(keys: Keys) -> dict[str, Any]:
 
 def _plain(keys, name, usual):
     """Refuse a kind of the family that is not read here, and that transformers' code may still run."""
-    if (value := keys.get(name, usual)) not in (usual, None):
+    value = keys.get(name, usual)
+    if value != usual and not (value is None and not usual):  # a null is a switch that is off
         raise UnknownFamily(
             f"{name}={value!r} is not read in {keys.family}; allowed: {usual!r} (dsmem.measure runs others in "
             "transformers' code, where that is installed)"
@@ -44,7 +44,7 @@ def _gpt2(keys):
     sizes = block(keys)
     return sizes | {
         "intermediate_size": keys.maybe_whole("n_inner") or 4 * sizes["hidden_size"],
-        "hidden_act": keys.choice("activation_function", ACTIVATIONS, "gelu_new"),
+        "hidden_act": keys.choice("activation_function", GPT_ACTIVATIONS, "gelu_new"),
         "layer_norm_epsilon": keys.number("layer_norm_epsilon", 1e-5),
         "joined_qkv": True,
         "scale_attn_weights": keys.flag("scale_attn_weights", True),
@@ -61,7 +61,7 @@ def _opt(keys):
     _plain(keys, "layer_norm_elementwise_affine", True)
     return sizes | {
         "intermediate_size": keys.whole("ffn_dim"),
-        "hidden_act": keys.choice("activation_function", ACTIVATIONS, "relu"),
+        "hidden_act": keys.choice("activation_function", GPT_ACTIVATIONS, "relu"),
         "layer_norm_epsilon": 1e-5,  # torch's own; the config has no word for it
         "position_offset": 2,  # the rows that padding once had
         **_biases(keys.flag("enable_bias", True)),

@@ -61,8 +61,8 @@ def _kind(config, name):
 def _labels(config):
     """As transformers counts them: `id2label` lists them, `num_labels` is their number, and two are the default."""
     listed = config.get("id2label")
-    if listed is not None and not isinstance(listed, dict):
-        raise ValueError(f"id2label={listed!r} is not a list of labels; it must be a JSON object or null")
+    if listed is not None and not (isinstance(listed, dict) and all(str(key).isdecimal() for key in listed)):
+        raise ValueError(f"id2label={listed!r} is not a list of labels; it must be {{number: label}} or null")
     number = config.get("num_labels", 2 if listed is None else len(listed))
     if listed is not None and number != len(listed):
         raise ValueError(f"num_labels={number!r} is not the {len(listed)} labels of id2label; they must agree")

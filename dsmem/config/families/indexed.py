@@ -24,6 +24,7 @@ def _indexed(keys):
     keys.only("scoring_func", "sigmoid")
     keys.only("topk_method", "noaux_tc")
     words(keys, "layer_types", ATTENTION)
+    keys.whole("n_shared_experts", least=0)  # a null is not "none" in these families
     return {
         **latent_attention(keys),
         **experts(keys),

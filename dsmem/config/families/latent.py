@@ -32,6 +32,17 @@ def _deepseek_v3(keys):
     }
 
 
+def _minicpm3(keys):
+    width = keys.maybe_whole("v_head_dim") or keys.whole("hidden_size") // keys.whole("num_attention_heads")
+    return {
+        **latent_attention(keys, width),
+        "mlp_bias": keys.flag("mlp_bias"),
+        "scale_emb": keys.number("scale_emb", 1.0),
+        "scale_depth": None if keys.get("scale_depth") is None else keys.number("scale_depth", 1.0),
+        "dim_model_base": keys.maybe_whole("dim_model_base"),
+    }
+
+
 def _glm4_moe_lite(keys):
     keys.only("first_k_dense_replace", 1)  # transformers counts one, whatever it says
     return _deepseek_v3(keys) | dense_layers(keys, 1)
@@ -58,10 +69,11 @@ def words(keys: Keys, key: str, allowed: tuple[str, ...], layers: int | None = N
     return tuple(one_of(key, word, allowed, f"read in {keys.family}") for word in value)
 
 
-def latent_attention(keys: Keys) -> dict[str, Any]:
-    """A decoder's sizes and those of its latents."""
+def latent_attention(keys: Keys, v_head_dim: int | None = None) -> dict[str, Any]:
+    """A decoder's sizes and those of its latents; v_head_dim: where it is not a key that must be there."""
     keys.only("qk_head_dim", keys.whole("qk_nope_head_dim") + keys.whole("qk_rope_head_dim"))
-    ranks = {name: keys.whole(name) for name in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")}
+    ranks = {name: keys.whole(name) for name in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim")}
+    ranks["v_head_dim"] = v_head_dim or keys.whole("v_head_dim")
     bias = keys.flag("attention_bias")
     ranks["q_lora_rank"] = keys.maybe_whole("q_lora_rank")
     # every head has keys of its own, whatever the config calls key-value heads
@@ -102,6 +114,18 @@ _LITE = V3 | {
     "num_nextn_predict_layers": 0,
 }
 
+_MINICPM3 = {
+    "q_lora_rank": 768,
+    "kv_lora_rank": 256,
+    "qk_nope_head_dim": 64,
+    "qk_rope_head_dim": 32,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+    "scale_emb": 12,
+    "scale_depth": 1.4,
+    "dim_model_base": 256,
+}
+
 FAMILIES = {
     "deepseek_v2": Family(
         _deepseek_v2,
@@ -109,6 +133,7 @@ FAMILIES = {
         defaults=_LATENT | {"n_routed_experts": 64, "n_shared_experts": 2, "moe_intermediate_size": 1407},
     ),
     "deepseek_v3": Family(_deepseek_v3, _ALIASES, V3),
+    "minicpm3": Family(_minicpm3, defaults=_MINICPM3),
     "glm4_moe_lite": Family(_glm4_moe_lite, _LITE_ALIASES, _LITE),
     "kimi_k2": Family(_deepseek_v3, _ALIASES, V3),  # as its publisher says: a DeepSeek-V3 of other sizes
 }

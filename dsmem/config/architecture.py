@@ -124,7 +124,7 @@ class Architecture(Shapes):
         one_of("qk_norm_type", self.qk_norm_type, ("per_head", "per_layer"), "a norm of queries and keys")
         if self.rotary_dim is not None:
             self._check_rotary()
-        if self.joined_qkv and (self.latent or self.qk_norm or self.gemma_block):
+        if self.joined_qkv and not self.gpt_block and (self.latent or self.qk_norm or self.gemma_block):
             raise ValueError(
                 "joined_qkv=True is not known beside kv_lora_rank, qk_norm or gemma_block; it must be False there"
             )

@@ -1,6 +1,10 @@
 """What a CUDA device says of its memory: the allocator's counters, its trace, the context and cuBLAS's workspace.
 
 Nothing here needs Jupyter, and nothing runs without a GPU but `trace_events`, which takes a trace of any origin.
+
+Read in torch's sources and not yet seen on a GPU: a second workspace, of autograd's thread; cublasLt's in torch 2.11;
+float32 scratch of the memory-efficient kernel for heads wider than 128; 32 MiB for a capability of major 11; which
+grouped product runs where; windows, soft caps and chunks in the fused kernels.
 """
 
 import gc

@@ -55,7 +55,7 @@ def test_each_choice_of_what_is_kept_names_what_it_says():
     assert set(KEPT["head and attention"]) == {"lm_head", "qkv_proj", *attention}
     assert set(KEPT["all but routed experts"]) == set(LINEARS) - set(EXPERTS)
     assert (KEPT["head"], KEPT["nothing more"]) == (("lm_head",), ())
-    names = {"q_proj", "qkv_proj"}
+    names = {"q_proj", "qkv_proj", "gate_up_proj"}  # plain beside latents, and joined
     assert set(LINEARS) == names | indexed.linears().keys() | SEVEN.linears().keys() | R1.expert_stacks().keys()
 
 

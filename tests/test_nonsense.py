@@ -8,7 +8,7 @@ import pytest
 import dsmem
 from dsmem import units
 from dsmem.footprint import growth, stored
-from dsmem.memory import CachingAllocator, compare_settings, host, replay, segment_bytes
+from dsmem.memory import CachingAllocator, compare_settings, host, replay
 from dsmem.memory import smallest_capacity_bytes as smallest
 from dsmem.plots import curves, memory
 from dsmem.serving import requests
@@ -24,8 +24,6 @@ CALLS = {
     "size parse": (units.parse_bytes, (*NOT_COUNTS, "nan GiB", "-1 GiB", "5 XB")),
     "size find": (lambda v: dsmem.find_tensor(v, SMALL), (*NOT_COUNTS, 0, "0.00 MiB", "-5 MiB")),
     "most": (lambda v: dsmem.find_tensor(512, SMALL, most=v), (*NOT_COUNTS, 0)),
-    "nbytes segment": (segment_bytes, NOT_COUNTS),
-    "large_segment_bytes": (lambda v: segment_bytes(2**21, v), NOT_COUNTS),
     "nbytes malloc": (lambda v: CachingAllocator().malloc(v), (*NOT_COUNTS, 0)),
     "workspace_bytes": (lambda v: replay.replay(EVENTS, workspace_bytes=v), NOT_COUNTS),
     "unit": (lambda v: smallest(EVENTS, unit=v), (*NOT_COUNTS, 0)),

@@ -124,12 +124,10 @@ class Architecture(Shapes):
         one_of("qk_norm_type", self.qk_norm_type, ("per_head", "per_layer"), "a norm of queries and keys")
         if self.rotary_dim is not None:
             self._check_rotary()
-        if self.joined_qkv and not self.gpt_block and (self.latent or self.qk_norm or self.gemma_block):
-            raise ValueError(
-                "joined_qkv=True is not known beside kv_lora_rank, qk_norm or gemma_block; it must be False there"
-            )
-        if self.joined_gate_up and self.gemma_block:
-            raise ValueError("joined_gate_up=True is not known beside gemma_block; it must be False there")
+        if self.joined_qkv and not self.gpt_block and (self.latent or self.qk_norm):
+            raise ValueError("joined_qkv=True is not known beside kv_lora_rank or qk_norm; it must be False there")
+        if self.gemma_block:
+            self.check_fields(_NO_GEMMA, "is not known beside gemma_block=True of {name}")
         if self.latent:
             self._check_latent()
         if self.indexed:
@@ -145,8 +143,6 @@ class Architecture(Shapes):
                 f"rotary_dim={self.rotary_dim} is not a part of head_dim={self.head_dim} to rotate; it must be even "
                 "and at most that, or None, as in latent attention"
             )
-        if self.gemma_block:
-            raise ValueError(f"rotary_dim={self.rotary_dim} is not known beside gemma_block=True; it must be None")
 
     def _settle_window(self):
         """Layers that are alike need no list, and those that were cut off have no place in it."""
@@ -275,6 +271,8 @@ _POSITIVE = (
     "intermediate_size",
     "vocab_size",
 )
+_NO_GEMMA = {"kv_lora_rank": None, "n_routed_experts": 0, "rotary_dim": None}
+_NO_GEMMA |= {"joined_qkv": False, "joined_gate_up": False}
 _COUNTS = (
     "n_routed_experts",
     "n_shared_experts",

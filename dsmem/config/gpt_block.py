@@ -42,17 +42,18 @@ class GPTShapes:
         """Raise ValueError for fields that do not go together with GPT blocks, or without them."""
         if not self.gpt_block:
             act = {"hidden_act": "gelu_pytorch_tanh"} if self.gemma_block else {}
-            return self._check_fields(_ALONE | act, "goes with layer_norm_epsilon, which {name} has not")
+            return self.check_fields(_ALONE | act, "goes with layer_norm_epsilon, which {name} has not")
         whole_number("learned_positions", self.learned_positions, what="a size")
         one_of("hidden_act", self.hidden_act, GPT_ACTIVATIONS, "an activation of GPT blocks")
-        self._check_fields(_WITHOUT, "is not known beside layer_norm_epsilon of {name}")
+        self.check_fields(_WITHOUT, "is not known beside layer_norm_epsilon of {name}")
         if self.num_key_value_heads != self.num_attention_heads:
             raise ValueError(
                 f"num_key_value_heads={self.num_key_value_heads} goes with grouped heads; with layer_norm_epsilon it "
                 f"must be num_attention_heads={self.num_attention_heads}"
             )
 
-    def _check_fields(self, fields, why):
+    def check_fields(self, fields: dict[str, Any], why: str) -> None:
+        """Raise ValueError, with `why` and the name in it, for the first of `fields` that has another value."""
         for field, value in fields.items():
             if (own := getattr(self, field)) != value:
                 raise ValueError(f"{field}={own!r} {why.format(name=self.name)}; allowed: {value!r}")

@@ -36,8 +36,7 @@ def segment_bytes(nbytes, large_segment_bytes=20 * MIB):
     >>> segment_bytes(1000) // MIB, segment_bytes(MIB + 1) // MIB, segment_bytes(11 * MIB) // MIB
     (2, 20, 12)
     """
-    size = rounded_bytes(whole_number("nbytes", nbytes, 0, "bytes"))
-    whole_number("large_segment_bytes", large_segment_bytes, what="bytes")
+    size = rounded_bytes(nbytes)
     if size <= SMALL_BYTES:
         return SMALL_SEGMENT_BYTES
     return large_segment_bytes if size < LARGE_ALLOC_BYTES else _round_up(size, ROUND_LARGE_BYTES)

@@ -79,6 +79,10 @@ class Run:
         """Every instant that the formula lists; returns the Axes. Options: those of `plots.plot_instants`."""
         from dsmem import plots
 
+        if self.footprint is None:
+            raise ValueError(
+                f"{self.arch.name} has no formula, so it has no instants; see plot_timeline() and plot_tensors()"
+            )
         return plots.plot_instants(self, **options)
 
     def plot_gaps(self, **options: Any) -> Any:
@@ -132,6 +136,8 @@ def measure(
     True
     """
     device = check_device(device)
+    if not isinstance(fold, bool):
+        raise ValueError(f"fold={fold!r} is not a switch; it must be True or False")
     if code is not None:
         one_of("code", code, CODES, "a model that runs here")
     source, arch, why = arch, *_architecture(arch, code)

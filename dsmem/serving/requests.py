@@ -234,15 +234,16 @@ def grow_cache(arch: Any, batch: int, prompt: int, steps: int) -> "Ledger":
     arch: whatever `Architecture.of` takes; its key-value heads, their width and its layers count. batch: sequences.
     prompt: tokens that each begins with. steps: tokens that each gains.
     """
+    arch = Architecture.of(arch)
+    for name, value in (("batch", batch), ("prompt", prompt), ("steps", steps)):
+        whole_number(name, value)
+    arch.check_positions(prompt + steps)
+
     import torch  # not above: the formulas need none
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from dsmem.memory.ledger import Ledger
 
-    arch = Architecture.of(arch)
-    for name, value in (("batch", batch), ("prompt", prompt), ("steps", steps)):
-        whole_number(name, value)
-    arch.check_positions(prompt + steps)
     shape = batch, arch.num_key_value_heads, prompt, arch.head_dim
     with FakeTensorMode(), Ledger() as ledger:
         cache = [torch.empty(shape, dtype=torch.float16) for _ in range(2 * arch.num_hidden_layers)]

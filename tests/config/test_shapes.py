@@ -63,4 +63,6 @@ def test_shapes_that_do_not_go_together_are_refused(arch, change, words, refuses
 
 def test_gemmas_layers_rotate_whole_heads(refuses):
     arch = Architecture.from_config("llama-2-7b")
-    refuses(lambda: arch.scaled(gemma_block=True, rotary_dim=64), "rotary_dim=64", "gemma_block", "None")
+    for field in ({"rotary_dim": 64}, {"joined_gate_up": True}, {"n_routed_experts": 8}):
+        ((name, value),) = field.items()
+        refuses(lambda field=field: arch.scaled(gemma_block=True, **field), f"{name}={value}", "gemma_block")

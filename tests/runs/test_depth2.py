@@ -148,3 +148,9 @@ def test_values_narrower_than_keys_do_not_put_scores_into_memory():
 def test_experts_run_in_every_format_on_fake_tensors(weights):
     run = measure(SMALL["mixtral"], seq_len=8, weights=weights, code="transformers")
     assert run.work.weights == weights
+
+
+def test_a_run_without_a_formula_says_that_it_has_no_instants(refuses):
+    run = dsmem.measure(UNREAD, seq_len=8)
+    refuses(run.plot_instants, "no formula", "plot_timeline")
+    refuses(lambda: dsmem.measure(UNREAD, fold="x"), "fold='x'", "True or False")

@@ -149,6 +149,20 @@ def test_every_instant_is_what_the_ledger_holds_there(phase, attention):
     check()
 
 
+@given(any_architectures(), workloads("decode"))
+@settings(max_examples=25)
+def test_a_growing_cache_has_grown_in_the_layers_before_and_in_none_after(arch, work):
+    """What a peak seldom shows: the rows of earlier layers are new, and those of the layer at hand are still old."""
+    arch, work = arch.scaled(indexer_types=()), work.changed(cache="growing")
+    run, first = dsmem.measure(arch, work), next(iter(arch.attention_linears()))
+    for slide in (False, True):
+        if layers := arch.layers_that(slide):
+            prefix = "sliding." if slide and arch.layers_that(False) else ""
+            for name, place in {first: f"layers.{layers[-1]}.self_attn.{first}", "add_attention": None}.items():
+                place = (place, None, 0) if place else (f"layers.{layers[-1]}", "add", 0)
+                assert run.footprint.totals[prefix + name] == live_after(run.ledger, *place), name
+
+
 @pytest.mark.parametrize("scheme", QUANTIZED)
 def test_every_linear_layer_peaks_where_the_footprint_says(scheme):
     @given(passes(scheme, cache="static"))

@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = attach(
         "model_names": "config.source",
         "GPUS": "config.hardware",
         "Workload": "config.workload",
+        "Training": "config.training",
         "Footprint": "footprint.instants",
         "inference_footprint": "footprint.inference",
         "find_tensor": "footprint.find",

@@ -1,7 +1,8 @@
-"""What all tests share: Hypothesis draws the same examples everywhere, unless asked for others; a refusal's shape."""
+"""What all tests share: Hypothesis draws the same examples everywhere; figures are closed; a refusal's shape."""
 
 import os
 import re
+import sys
 
 import pytest
 from hypothesis import Phase, settings
@@ -13,6 +14,14 @@ settings.register_profile("random", deadline=None, database=None, print_blob=Tru
 # for `mutations`: that a test fails is enough, its smallest example is not looked for
 settings.register_profile("quick", derandomize=True, deadline=None, database=None, phases=[Phase.generate])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
+
+
+@pytest.fixture(autouse=True)
+def closed_figures():
+    """No figure that a test drew with pyplot is there for the next one."""
+    yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
 
 
 @pytest.fixture

@@ -13,5 +13,6 @@ __getattr__, __dir__, __all__ = attach(
         "capacities": "hardware",
         "SCHEMES": "schemes",
         "Scheme": "schemes",
+        "Training": "training",
     },
 )

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from dsmem.model.operators import grouped_linear, unpadded
+from dsmem.model.flash import unpadded
+from dsmem.model.operators import grouped_linear
 
 _GROUPED = (getattr(torch.nn.functional, "grouped_mm", None), getattr(torch, "_grouped_mm", None))
 

@@ -103,7 +103,7 @@ class Decoder(nn.Module):
         cache: from `new_cache`; the tokens that it holds come before `tokens`, and the new ones are added to it.
         attention: "fused", "expanded" (keys and values widened to all heads first), "eager" (scores in memory),
         "eager_fp32" (their softmax in float32), or "auto": what the device can run.
-        logits: of "all" positions, or of the "last" alone.
+        logits: of "all" positions, or of the "last" alone; with "none" the normed states that the head would be given.
         absorbed: whether latent attention works on the cached latents as they are, for one new token; by default
         wherever such a cache holds tokens. Raises ValueError for a call that cannot be run.
         """
@@ -114,7 +114,7 @@ class Decoder(nn.Module):
         if logits == "last":
             h = h[:, -1:].clone(memory_format=torch.contiguous_format)
         h = self.norm(h)
-        return self.head(h)
+        return h if logits == "none" else self.head(h)
 
     def head(self, h: torch.Tensor) -> torch.Tensor:
         """What stands on the decoder, of normed states (..., hidden_size): logits, scores, or the states themselves."""

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from dsmem.model.operators import grouped_linear, unpadded
+from dsmem.model.flash import unpadded
+from dsmem.model.operators import grouped_linear
 from dsmem.model.softmax import from_fp16
 from dsmem.units import format_name
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dsmem.config.workload import EAGER, Workload
 from dsmem.model.devices import TORCH_DTYPES, check_device
-from dsmem.model.hub import explained, pinned_attention, quiet, version
+from dsmem.model.hub import explained, pinned_attention, quiet, unpacked, version
 from dsmem.model.kernels import GpuKernels
 from dsmem.model.library import LibraryModel, allocate, build
 
@@ -27,6 +28,9 @@ _FIELDS = {
 class LibraryPass:
     """The pass of `work` on a `LibraryModel`: `fill()` makes it ready, `forward()` runs it.
 
+    `running()` is what others run its `module` and `tokens` in. weights: the format of the parameters, by default that
+    of the workload.
+
     device: as in `devices.check_device`. seed: of the random weights and tokens. Raises ValueError for what is not run
     in transformers' code: weights of a scheme, a cache in another format than the activations, pages.
     module: transformers' model. work: what really runs: attention="eager" where the class has no other.
@@ -36,7 +40,7 @@ class LibraryPass:
     that allocate as a GPU's (`kernels.GpuKernels`), on fake tensors and on a CPU; a note says so.
     """
 
-    def __init__(self, model: LibraryModel, work: Workload, device: Any, seed: int = 0):
+    def __init__(self, model: LibraryModel, work: Workload, device: Any, seed: int = 0, weights: str | None = None):
         self._model, self._device = model, check_device(device)
         _check(work, self._device)
         fake = self._device == "fake"
@@ -44,12 +48,12 @@ class LibraryPass:
         self._kernels = contextlib.nullcontext() if self._device == "cuda" else GpuKernels()
         torch.manual_seed(seed)
         with torch.device("meta" if fake else self._device), torch.no_grad():
-            self.module = build(model, work.weights, KERNELS[work.attention])
+            self.module = build(model, weights or work.weights, KERNELS[work.attention])
         if self._device == "cuda":
             torch.cuda.empty_cache()  # what building left behind must not hold what the pass makes
         with self._mode, torch.device("cpu" if fake else self._device):
             words, counts = self.module.config.get_text_config().vocab_size, (work.cached_tokens, work.new_tokens)
-            self._before, self._tokens = (torch.randint(words, (work.batch, count)) for count in counts)
+            self._before, self.tokens = (torch.randint(words, (work.batch, count)) for count in counts)
         self.work = work.changed(attention=_attention(self.module, work))
         self.notes, self._options = _notes(model, self.module, work, self.work.attention), _options(self.module, work)
 
@@ -69,10 +73,20 @@ class LibraryPass:
 
     def forward(self) -> Any:
         """What transformers returns for the new tokens, logits and `past_key_values` among it."""
-        out = self._run(self._tokens, **self._options)
-        said = (*getattr(self._kernels, "said", {}).values(), *self._of_softmax())
-        self.notes += [sentence for sentence in said if sentence not in self.notes]
+        out = self._run(self.tokens, **self._options)
+        self._note(self._of_softmax())
         return out
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Inside, the module runs on its device as on a GPU; what it raises is one sentence, what differs is noted."""
+        said = explained(f"{version()} does not run {self._model.name}")
+        with self._mode, self._kernels, pinned_attention(self._device), quiet(), unpacked(), said:
+            yield
+        self._note(getattr(self._kernels, "said", {}).values())
+
+    def _note(self, said):
+        self.notes += [sentence for sentence in said if sentence not in self.notes]
 
     def _of_softmax(self):
         """A sentence where the softmax of scores was seen in another format than this attention has by our formula."""
@@ -84,8 +98,7 @@ class LibraryPass:
         return []
 
     def _run(self, ids, **options):
-        said = explained(f"{version()} does not run {self._model.name}")
-        with self._mode, self._kernels, torch.no_grad(), pinned_attention(self._device), quiet(), said:
+        with self.running(), torch.no_grad():
             return self.module(input_ids=ids, **options)
 
 

@@ -5,6 +5,8 @@ on a CPU both (aten/src/ATen/native/SoftMax.cpp). The operator here allocates as
 are the same either way, for inside its kernels torch adds up in float32 what is in 16 bit.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -31,4 +33,27 @@ def from_fp16(scores: Tensor) -> Tensor:
 
 @from_fp16.register_fake
 def _(scores):
-    return torch.empty_like(scores, dtype=torch.float32, memory_format=torch.contiguous_format)
+    return scores.new_empty(scores.shape, dtype=torch.float32)
+
+
+@torch.library.custom_op("dsmem::softmax_from_fp16_backward", mutates_args=())
+def from_fp16_backward(grad: Tensor, weights: Tensor) -> Tensor:
+    """The gradient of FP16 scores, FP16, from that of their weights; both float32. A GPU's kernel rounds it itself."""
+    dtype = torch.float16 if grad.is_cuda else torch.float32
+    return torch.ops.aten._softmax_backward_data(grad, weights, -1, dtype).to(torch.float16)
+
+
+@from_fp16_backward.register_fake
+def _(grad, weights):
+    return weights.new_empty(weights.shape, dtype=torch.float16)
+
+
+def _keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    ctx.save_for_backward(output)
+
+
+def _gradient(ctx: Any, grad: Tensor) -> Tensor:
+    return from_fp16_backward(grad, *ctx.saved_tensors)
+
+
+from_fp16.register_autograd(_gradient, setup_context=_keep)

@@ -28,7 +28,7 @@ FAMILIES = {
     "#e76300": r"logits:||| loss:---",
     "#b9ac70": r"temporary:xxx workspace:--- working:o. weight_copy=dequantized:/// int32_product:\\\ "
     r"float32_product:||| weight_unpacked:xxo input_int8:... input_scales:+++ input_scaled:ooo",
-    "#717581": r"optimizer_state=optimizer_states:\\\ first_moment:/// second_moment:... context:++",
+    "#717581": r"optimizer=optimizer_state=optimizer_states:\\\ first_moment:/// second_moment:... context:++",
     "#92dadd": r"gated=mlp gate=gate_proj:/// gate_activated=up_activated:xxx up=up_proj:--- mlp_out=down_proj:\\\ "
     r"experts=expert_rows:... shared_experts=shared_out:+++ router=router_logits:||| expert_gate_up:/. "
     r"expert_gated:x. expert_out=experts_out:-. expert_activated:|. routing:o.",

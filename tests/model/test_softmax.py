@@ -9,7 +9,7 @@ from transformers.models.opt import modeling_opt
 
 from dsmem.model.devices import TORCH_DTYPES
 from dsmem.model.layers import eager_attention, future_mask
-from dsmem.model.softmax import softmax
+from dsmem.model.softmax import from_fp16, softmax
 
 each_format = pytest.mark.parametrize("dtype", TORCH_DTYPES.values(), ids=TORCH_DTYPES)
 KEYS, NEW = 40, 24
@@ -57,3 +57,10 @@ def test_weights_have_the_format_of_the_scores_and_sum_to_1(dtype):
     weights = softmax(torch.full((1, 1, 1, 3000), 2.0, dtype=dtype), "eager_fp32")
     assert weights.dtype == dtype
     assert weights.float().sum() == pytest.approx(1, rel=2**-8)
+
+
+def test_its_gradient_is_torchs_own():
+    ours, theirs = (torch.randn(2, 3, 50, generator=torch.Generator().manual_seed(1)).half() for _ in range(2))
+    for scores, function in ((ours, from_fp16), (theirs, lambda x: x.softmax(dim=-1, dtype=torch.float32))):
+        (function(scores.requires_grad_()) * torch.arange(50.0)).sum().backward()
+    assert ours.grad.dtype == torch.float16 and torch.equal(ours.grad, theirs.grad)

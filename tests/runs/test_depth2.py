@@ -83,7 +83,7 @@ def test_a_family_without_a_formula_runs_in_transformers_code_and_says_so(refuse
     assert "transformers 5" in str(run) and "no formula" in str(run) and "no formula" in repr(run)
     assert [name for name, _, kind in run.gaps().steps if kind == "total"][0] == "ledger"
     assert run.work.weights == "bf16"  # as the config says
-    refuses(lambda: run.plot_instants(), "run", "footprint")
+    refuses(lambda: run.plot_instants(), "no formula")
     refuses(lambda: measure(UNREAD, seq_len=LENGTH, code="dsmem"), "'exaone4'", "not read")
 
 

@@ -11,6 +11,7 @@ from dsmem.model import capped, operators
 from dsmem.model.indexer import Indexer
 from dsmem.model.layers import RMSNorm, Step, eager_attention, repeat_heads, split_heads
 from dsmem.model.rotary import rotate, rotate_part
+from dsmem.model.softmax import softmax
 
 if TYPE_CHECKING:
     from dsmem.config.architecture import Architecture
@@ -55,14 +56,13 @@ class Attention(nn.Module):
             q.mul_(self.factor)
         if step.cache is not None:
             k, v = step.cache.update(self.index, k, v)
-        if step.attention == "eager" or (step.attention == "expanded" and self.groups > 1):
+        if step.eager or (step.attention == "expanded" and self.groups > 1):
             k = repeat_heads(k, self.groups)
             v = repeat_heads(v, self.groups)
-        if step.attention == "eager":
+        if step.eager:
             q = repeat_heads(q, 1)
-            return eager_attention(
-                q, k, v, step.mask if self.window is None else step.window_mask, softcap=self.softcap
-            )
+            mask = step.mask if self.window is None else step.window_mask
+            return eager_attention(q, k, v, mask, step.attention, softcap=self.softcap)
         if self.softcap is not None:
             return capped.attention(q, k, v, q.shape[1] > 1, self.window, self.softcap)[0].flatten(2)
         return operators.attention(q, k, v, causal=q.shape[1] > 1, window=self.window)[0].flatten(2)
@@ -125,7 +125,7 @@ class LatentAttention(nn.Module):
             cache.write(self.index, latents)
             if step.absorbed:
                 del latents
-                return self.absorb(q, cache.read(self.index, q.dtype, new=1)[0], bias)
+                return self.absorb(q, cache.read(self.index, q.dtype, new=1)[0], bias, step.attention)
             if cache.length:  # the cached tokens' keys and values are expanded again, beside the new ones'
                 new = latents.shape[1]
                 del latents
@@ -134,11 +134,11 @@ class LatentAttention(nn.Module):
         del latents
         if cache is not None and not cache.latent:
             k, v = cache.update(self.index, k, v)
-        if step.attention == "eager":
+        if step.eager:
             k = repeat_heads(k, 1)
             v = repeat_heads(v, 1)
             q = repeat_heads(q, 1)
-            return eager_attention(q, k, v, step.mask, bias)
+            return eager_attention(q, k, v, step.mask, step.attention, bias)
         causal = q.shape[1] > 1 and bias is None
         if self.value_dim == self.head_dim:
             return operators.attention(q, k, v, causal, bias)[0].flatten(2)
@@ -190,17 +190,18 @@ class LatentAttention(nn.Module):
         plain, v = kv.split((self.plain, self.value_dim), dim=-1)
         return torch.cat((plain, key[:, :, None].expand(-1, -1, self.heads, -1)), dim=-1), v
 
-    def absorb(self, q: torch.Tensor, seen: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def absorb(self, q: torch.Tensor, seen: torch.Tensor, bias: torch.Tensor | None, attention: str) -> torch.Tensor:
         """One token's attention on the `seen` latents, (batch, 1, heads * v_head_dim); no keys or values are made.
 
         q: (batch, 1, heads, qk_head_dim). seen: (batch, key_len, kv_lora_rank + qk_rope_head_dim). bias: an indexer's.
+        attention: as in `Step`; it decides the softmax alone.
         """
         up = self.kv_b_proj.weight_copy(q.dtype).view(self.heads, self.plain + self.value_dim, self.rank)
         plain = torch.bmm(q[:, 0, :, : self.plain].transpose(0, 1), up[:, : self.plain])
         query = torch.cat((plain.transpose(0, 1), q[:, 0, :, self.plain :]), dim=-1)
         del plain
         scores = torch.bmm(query, seen.transpose(1, 2)).mul_(self.head_dim**-0.5)
-        weights = (scores if bias is None else scores.add_(bias[:, 0])).softmax(dim=-1)
+        weights = softmax(scores if bias is None else scores.add_(bias[:, 0]), attention)
         del scores
         mixed = torch.bmm(weights, seen[..., : self.rank])
         del weights

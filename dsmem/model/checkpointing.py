@@ -6,7 +6,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from dsmem.config.training import Training
-from dsmem.model.folding import decoder_layers
+from dsmem.model.folding import layers_of
 from dsmem.model.hub import quiet
 
 
@@ -22,5 +22,5 @@ def keep_less(module: torch.nn.Module, training: Training) -> None:
             with quiet():  # its name is another from release to release, and the old one warns
                 module.gradient_checkpointing_enable(gradient_checkpointing_kwargs=again)
             return
-        for layer in module.layers if hasattr(module, "arch") else decoder_layers(module)[1]:
+        for layer in layers_of(module):
             layer.forward = functools.partial(checkpoint, layer.forward, **again)

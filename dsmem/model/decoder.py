@@ -17,7 +17,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from dsmem.config.architecture import Architecture
-from dsmem.config.workload import Workload
+from dsmem.config.workload import EAGER, Workload
 from dsmem.model.attention import Attention, LatentAttention
 from dsmem.model.cache import KVCache
 from dsmem.model.calls import check_call, settled_absorbed
@@ -114,8 +114,8 @@ class Decoder(nn.Module):
 
         tokens: ids, (batch, seq_len), on the model's device (a fake model takes any).
         cache: from `new_cache`; the tokens that it holds come before `tokens`, and the new ones are added to it.
-        attention: "fused", "expanded" (keys and values widened to all heads first), "eager" (scores in memory), or
-        "auto": what the device can run.
+        attention: "fused", "expanded" (keys and values widened to all heads first), "eager" (scores in memory),
+        "eager_fp32" (their softmax in float32), or "auto": what the device can run.
         logits: of "all" positions, or of the "last" alone; with "none" the normed states that the head would be given.
         absorbed: whether latent attention works on the cached latents as they are, for one new token; by default
         wherever such a cache holds tokens. Raises ValueError for a call that cannot be run.
@@ -182,7 +182,7 @@ class Decoder(nn.Module):
 
     def _mask(self, positions, start, slide, attention):
         """The mask of the layers that slide, or of the others; None where there are none of them, or no need of it."""
-        if not self.arch.layers_that(slide) or not (attention == "eager" or self.arch.indexed):
+        if not self.arch.layers_that(slide) or not (attention in EAGER or self.arch.indexed):
             return None
         keys = range(start - self.arch.kept_tokens(slide, start), start + len(positions))
         return future_mask(positions, keys, self.arch.sliding_window if slide else None)

@@ -83,11 +83,11 @@ class GPTAttention(nn.Module):
             q = q * self.factor if q.requires_grad else q.mul_(self.factor)
         if step.cache is not None:
             k, v = step.cache.update(self.index, k, v)
-        if step.attention == "eager":
+        if step.eager:
             k = repeat_heads(k, 1)
             v = repeat_heads(v, 1)
             q = repeat_heads(q, 1)
-            return eager_attention(q, k, v, step.mask, dropout=step.dropout)
+            return eager_attention(q, k, v, step.mask, step.attention, dropout=step.dropout)
         return operators.attention(q, k, v, causal=q.shape[1] > 1)[0].flatten(2)
 
     def queries_keys_values(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dsmem.config.workload import EAGER
 from dsmem.model import operators
+from dsmem.model.softmax import softmax
 
 if TYPE_CHECKING:
     from dsmem.config.architecture import Architecture
@@ -27,7 +29,7 @@ class Step:
     mask: True where a token may not look, (seq_len, key_len); eager attention has one, and an indexer. window_mask: the
     same of the layers that slide, over the tokens that they keep and the new ones.
     cache: the `KVCache` that holds the earlier tokens, or None.
-    attention: "fused", "expanded" or "eager". absorbed: whether latent attention reads the cached latents as they are.
+    attention: as in `Workload`, but "auto". absorbed: whether latent attention reads the cached latents as they are.
     chosen: the bias of an indexer, between the layers that share it. window_angles: cosines and sines of the
     layers that slide, where they have a rotary base of their own. dropout: of a model in training.
     """
@@ -42,6 +44,11 @@ class Step:
     window_mask: torch.Tensor | None = None
     window_angles: tuple[torch.Tensor, torch.Tensor] | None = None
     dropout: float = 0.0
+
+    @property
+    def eager(self) -> bool:
+        """Whether attention has its scores in memory."""
+        return self.attention in EAGER
 
 
 class Linear(nn.Linear):
@@ -193,13 +200,15 @@ def eager_attention(
     k: torch.Tensor,
     v: torch.Tensor,
     mask: torch.Tensor,
+    attention: str = "eager",
     bias: torch.Tensor | None = None,
     softcap: float | None = None,
     dropout: float = 0.0,
 ) -> torch.Tensor:
-    """Attention with its scores (batch, heads, seq_len, key_len) in memory, and the softmax's copy of them.
+    """Attention with its scores (batch, heads, seq_len, key_len) in memory, and what `softmax` makes of them.
 
-    q: (batch, seq_len, heads, head_dim). k, v: (batch, key_len, heads, head_dim), of as many heads. mask: as in `Step`.
+    q: (batch, seq_len, heads, head_dim). k, v: (batch, key_len, heads, head_dim), of as many heads.
+    mask, attention: as in `Step`.
     bias: added to the scores in the mask's place, (batch, 1, seq_len, key_len); None where no indexer chooses.
     softcap: scores are squeezed between this and its negative, in place; where a gradient is to come back, the last
     product is a second tensor, since that of tanh is kept. dropout: as in `Step`, of the weights.
@@ -210,7 +219,7 @@ def eager_attention(
     if softcap is not None:
         scores = squeeze(scores, softcap)
     scores = scores.masked_fill_(mask, -torch.inf) if bias is None else scores.add_(bias)
-    weights = scores.softmax(dim=-1)
+    weights = softmax(scores, attention)
     del scores
     weights = drop(weights, dropout)
     out = torch.matmul(weights, v).transpose(1, 2)

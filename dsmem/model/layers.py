@@ -31,7 +31,7 @@ class Step:
     cache: the `KVCache` that holds the earlier tokens, or None.
     attention: as in `Workload`, but "auto". absorbed: whether latent attention reads the cached latents as they are.
     chosen: the bias of an indexer, between the layers that share it. window_angles: cosines and sines of the
-    layers that slide, where they have a rotary base of their own.
+    layers that slide, where they have a rotary base of their own. dropout: of a model in training.
     """
 
     cos: torch.Tensor | None
@@ -43,6 +43,7 @@ class Step:
     chosen: list[torch.Tensor] = dataclasses.field(default_factory=list)
     window_mask: torch.Tensor | None = None
     window_angles: tuple[torch.Tensor, torch.Tensor] | None = None
+    dropout: float = 0.0
 
     @property
     def eager(self) -> bool:
@@ -186,20 +187,6 @@ def split_heads(x: torch.Tensor, head_dim: int) -> torch.Tensor:
     return x.view(*x.shape[:-1], -1, head_dim)
 
 
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleave: bool = False) -> torch.Tensor:
-    """Turn each pair of `x` by its position's angle (RoPE, arXiv 2104.09864); allocates one x.
-
-    x: (batch, seq_len, heads, head_dim). cos, sin: as in `Step`. A pair is (x[i], x[i + head_dim / 2]), or with
-    `interleave` (x[2i], x[2i + 1]); `cos` lies in the same order.
-    """
-    half = x.shape[-1] // 2
-    first, second = (slice(0, None, 2), slice(1, None, 2)) if interleave else (slice(half), slice(half, None))
-    out = x * cos
-    out[..., first].addcmul_(x[..., second], sin, value=-1)
-    out[..., second].addcmul_(x[..., first], sin)
-    return out
-
-
 def repeat_heads(x: torch.Tensor, groups: int) -> torch.Tensor:
     """(batch, len, heads, head_dim) copied to (batch, len, heads * groups, head_dim), in memory head by head.
 
@@ -207,6 +194,17 @@ def repeat_heads(x: torch.Tensor, groups: int) -> torch.Tensor:
     """
     by_head = x.transpose(1, 2)[:, :, None].expand(-1, -1, groups, -1, -1)
     return by_head.clone(memory_format=torch.contiguous_format).flatten(1, 2).transpose(1, 2)
+
+
+def squeeze(x: torch.Tensor, cap: float) -> torch.Tensor:
+    """`x` between `cap` and its negative, in place but for the last product where a gradient is to come back."""
+    x = x.div_(cap).tanh_()
+    return x * cap if x.requires_grad else x.mul_(cap)
+
+
+def drop(x: torch.Tensor, probability: float) -> torch.Tensor:
+    """`x` with zeros at random places and the rest scaled up; a mask of one byte each is kept (arXiv 1207.0580)."""
+    return torch.native_dropout(x, probability, True)[0] if probability else x
 
 
 def eager_attention(
@@ -217,21 +215,24 @@ def eager_attention(
     attention: str = "eager",
     bias: torch.Tensor | None = None,
     softcap: float | None = None,
+    dropout: float = 0.0,
 ) -> torch.Tensor:
     """Attention with its scores (batch, heads, seq_len, key_len) in memory, and what `softmax` makes of them.
 
     q: (batch, seq_len, heads, head_dim). k, v: (batch, key_len, heads, head_dim), of as many heads.
     mask, attention: as in `Step`.
     bias: added to the scores in the mask's place, (batch, 1, seq_len, key_len); None where no indexer chooses.
-    softcap: scores are squeezed between this and its negative, in place.
+    softcap: scores are squeezed between this and its negative, in place; where a gradient is to come back, the last
+    product is a second tensor, since that of tanh is kept. dropout: as in `Step`, of the weights.
     Returns (batch, seq_len, heads * head_dim).
     """
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     scores = torch.matmul(q, k.transpose(2, 3)).mul_(q.shape[-1] ** -0.5)
     if softcap is not None:
-        scores.div_(softcap).tanh_().mul_(softcap)
+        scores = squeeze(scores, softcap)
     scores = scores.masked_fill_(mask, -torch.inf) if bias is None else scores.add_(bias)
     weights = softmax(scores, attention)
     del scores
+    weights = drop(weights, dropout)
     out = torch.matmul(weights, v).transpose(1, 2)
     return out.clone(memory_format=torch.contiguous_format).flatten(2)

@@ -9,7 +9,7 @@ from torch import nn
 
 from dsmem.model import capped, operators
 from dsmem.model.indexer import Indexer
-from dsmem.model.layers import RMSNorm, Step, autocasted, eager_attention, repeat_heads, split_heads
+from dsmem.model.layers import RMSNorm, Step, autocasted, eager_attention, once, repeat_heads, split_heads
 from dsmem.model.rotary import rotate, rotate_part
 from dsmem.model.softmax import softmax
 
@@ -40,6 +40,8 @@ class Attention(nn.Module):
             setattr(self, name, RMSNorm(width, arch.rms_norm_eps, **like))
         self.one_norm, self.rotary_dim = arch.qk_norm_type == "per_layer", arch.rotary_dim
 
+    compute = staticmethod(once)
+
     def forward(self, x: torch.Tensor, step: Step) -> torch.Tensor:
         """(batch, seq_len, hidden_size), from the same shape."""
         return self.o_proj(self.mix(x, step))
@@ -62,11 +64,12 @@ class Attention(nn.Module):
         if step.eager:
             q = repeat_heads(q, 1)
             mask = step.mask if self.window is None else step.window_mask
-            return eager_attention(q, k, v, mask, step.attention, softcap=self.softcap)
+            return self.compute(eager_attention, q, k, v, mask, attention=step.attention, softcap=self.softcap)
         q, k, v = autocasted(q, k, v)
         if self.softcap is not None:
-            return capped.attention(q, k, v, q.shape[1] > 1, self.window, self.softcap)[0].flatten(2)
-        return operators.attention(q, k, v, causal=q.shape[1] > 1, window=self.window)[0].flatten(2)
+            rules = {"causal": q.shape[1] > 1, "window": self.window, "softcap": self.softcap}
+            return self.compute(capped.attention, q, k, v, **rules)[0].flatten(2)
+        return self.compute(operators.attention, q, k, v, causal=q.shape[1] > 1, window=self.window)[0].flatten(2)
 
     def projected(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries, keys and values, (batch, seq_len, width) each; parts of one tensor where one matrix makes them."""
@@ -113,6 +116,8 @@ class LatentAttention(nn.Module):
         if arch.indexed and not arch.shares_index(index):
             self.indexer = Indexer(arch, index, make_linear, **like)
 
+    compute = staticmethod(once)
+
     def forward(self, x: torch.Tensor, step: Step) -> torch.Tensor:
         """(batch, seq_len, hidden_size), from the same shape."""
         return self.o_proj(self.mix(x, step))
@@ -139,14 +144,14 @@ class LatentAttention(nn.Module):
             k = repeat_heads(k, 1)
             v = repeat_heads(v, 1)
             q = repeat_heads(q, 1)
-            return eager_attention(q, k, v, step.mask, step.attention, bias)
+            return self.compute(eager_attention, q, k, v, step.mask, attention=step.attention, bias=bias)
         q, k, v = autocasted(q, k, v)
         causal = q.shape[1] > 1 and bias is None
         if self.value_dim == self.head_dim:
-            return operators.attention(q, k, v, causal, bias)[0].flatten(2)
+            return self.compute(operators.attention, q, k, v, causal=causal, bias=bias)[0].flatten(2)
         # fused kernels want values as wide as keys; zeros in the padding change nothing
         v = F.pad(v, (0, self.head_dim - self.value_dim))
-        out = operators.attention(q, k, v, causal, bias)[0][..., : self.value_dim]
+        out = self.compute(operators.attention, q, k, v, causal=causal, bias=bias)[0][..., : self.value_dim]
         return out.clone(memory_format=torch.contiguous_format).flatten(2)
 
     def queries(self, x: torch.Tensor, step: Step) -> tuple[torch.Tensor, torch.Tensor | None]:

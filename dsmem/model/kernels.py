@@ -8,7 +8,9 @@ from torch.overrides import TorchFunctionMode
 
 from dsmem.model.flash import unpadded
 from dsmem.model.operators import grouped_linear
+from dsmem.model.softmax import GpuSoftmax
 
+_SOFTMAX = (torch.nn.functional.softmax, torch.softmax, Tensor.softmax)
 _GROUPED = (getattr(torch.nn.functional, "grouped_mm", None), getattr(torch, "_grouped_mm", None))
 
 
@@ -16,7 +18,8 @@ class GpuKernels(TorchFunctionMode):
     """A context in which code on CPU or fake tensors allocates as a GPU's fused kernels do, where a CPU has none.
 
     Attention whose values are not as wide as its keys (MLA) would write all scores to memory on a CPU; a GPU's
-    memory-efficient kernel does not. Grouped products in FP16 and FP32 do not exist for fake tensors.
+    memory-efficient kernel does not. Grouped products in FP16 and FP32 do not exist for fake tensors. A GPU takes the
+    softmax of FP16 scores in float32 without a copy of them, and its backward makes a product more: see `GpuSoftmax`.
     said: a sentence for each kind that was led elsewhere.
     """
 
@@ -28,6 +31,8 @@ class GpuKernels(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.nn.functional.scaled_dot_product_attention:
             return self._attention(func, *args, **kwargs)
+        if func in _SOFTMAX:
+            return self._softmax(func, *args, **kwargs)
         if func in _GROUPED and func is not None and args[0].dtype != torch.bfloat16:
             return self._grouped(func, *args, **kwargs)
         return func(*args, **kwargs)
@@ -42,6 +47,12 @@ class GpuKernels(TorchFunctionMode):
         if attn_mask is not None and attn_mask.dtype == torch.bool:  # torch converts it before any kernel
             attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -torch.inf)
         return efficient_attention(query, key, value, attn_mask, is_causal, options.get("scale")).transpose(1, 2)
+
+    def _softmax(self, func, x, dim=None, *more, dtype=None, **options):
+        dtype = next((each for each in more if isinstance(each, torch.dtype)), dtype)
+        if not isinstance(dim, int):
+            return func(x, dim, *more, **options)
+        return GpuSoftmax.apply(x, dim, dtype)
 
     def _grouped(self, func, x, weight, offs=None, bias=None, **options):
         if weight.dim() != 3 or offs is None or bias is not None or not isinstance(x, Tensor) or x.dim() != 2:

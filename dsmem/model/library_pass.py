@@ -35,10 +35,6 @@ class LibraryPass:
     in transformers' code: weights of a scheme, a cache in another format than the activations, pages.
     module: transformers' model. work: what really runs: attention="eager" where the class has no other.
     notes: what differs from what one may expect, a sentence each; a pass may add to them.
-
-    A known difference from a GPU: eager attention takes its softmax in float32, for which a CPU and fake tensors copy
-    FP16 scores and a GPU does not, so on fake tensors an FP16 pass counts 4 bytes a score too many. BF16 and FP32 do
-    not differ.
     """
 
     def __init__(self, model: LibraryModel, work: Workload, device: Any, seed: int = 0, weights: str | None = None):
@@ -158,8 +154,6 @@ def _notes(model, module, work, attention):
         notes.append(f"Its quantization_config ({model.quantized}) is not applied: it runs in {work.weights}.")
     if attention == "eager" != work.attention:
         notes.append(f"Attention is eager: {model.model_class.__name__} has no other in {version()}.")
-    if attention == "eager" and work.activations == "fp16":
-        notes.append("Eager softmax in float32 is a CPU's: a GPU copies FP16 scores once less, 4 bytes a score.")
     if any(word in type(part).__name__ for part in module.modules() for word in _RECURRENT):
         notes.append("Linear attention runs in torch's own operators: kernels of fla or mamba-ssm make fewer tensors.")
     if work.cache != "none":

@@ -98,7 +98,6 @@ def test_what_is_not_as_expected_is_said():
     linear = measure(SMALL["qwen3_5"], seq_len=8, code="transformers")
     assert any("fla" in note for note in linear.notes) and not any("fla" in note for note in stored.notes)
     eager = measure(SMALL["gpt_oss"], seq_len=8, code="transformers", weights="fp16")
-    assert any("4 bytes a score" in note for note in eager.notes)
     assert eager.work.attention == "eager" and any("GptOssForCausalLM has no other" in note for note in eager.notes)
 
 

@@ -51,20 +51,17 @@ class GpuKernels(TorchFunctionMode):
             attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -torch.inf)
         return efficient_attention(query, key, value, attn_mask, is_causal, options.get("scale")).transpose(1, 2)
 
-    def _softmax(self, func, scores, *args, **kwargs):
+    def _softmax(self, func, input, *args, **kwargs):  # called as torch calls it, by keyword, too
         wide = torch.float32 in (*args, *kwargs.values())
-        if scores.dim() == 4:
-            self.softmax_in.add("fp32" if wide else format_name(scores.dtype))
-        if (
-            scores.dtype != torch.float16
-            or not wide
-            or kwargs.get("dim", args[0] if args else None) not in (-1, scores.dim() - 1)
-        ):
-            return func(scores, *args, **kwargs)
+        if input.dim() == 4:
+            self.softmax_in.add("fp32" if wide else format_name(input.dtype))
+        last = kwargs.get("dim", args[0] if args else None) in (-1, input.dim() - 1)
+        if not (input.dtype == torch.float16 and wide and last):
+            return func(input, *args, **kwargs)
         self.said["softmax"] = (
             "Softmax in float32 reads FP16 numbers as a GPU's kernel does; a CPU copies them first, 4 bytes a number."
         )
-        return from_fp16(scores)
+        return from_fp16(input)
 
     def _grouped(self, func, x, weight, offs=None, bias=None, **options):
         if weight.dim() != 3 or offs is None or bias is not None or not isinstance(x, Tensor) or x.dim() != 2:

@@ -25,7 +25,17 @@ from dsmem.model.devices import TORCH_DTYPES, attention_for, check_device
 from dsmem.model.experts import ExpertStack, MoE, Router
 from dsmem.model.gemma import GemmaLayer, embedding_scale
 from dsmem.model.gpt import GPTBlock, LearnedPositions
-from dsmem.model.layers import Embedding, LayerNorm, Linear, RMSNorm, Step, dense_mlp, future_mask, rope_frequencies
+from dsmem.model.layers import (
+    Embedding,
+    LayerNorm,
+    Linear,
+    RMSNorm,
+    Step,
+    dense_mlp,
+    future_mask,
+    rope_frequencies,
+    squeeze,
+)
 from dsmem.model.mtp import FurtherToken
 from dsmem.model.quantize import LAYERS, QuantizedLinear, QuantizedStack
 from dsmem.units import whole_number
@@ -56,7 +66,10 @@ class Decoder(nn.Module):
     """Embedding, layers, final norm, head. Parameter names are those of transformers, less the leading `model.`.
 
     Build one with `build_model`. mtp: with the modules that predict further tokens, where `arch` has them.
+    dropout: probability of a GPT block's three dropouts, while the model is in training (`model.train()`).
     """
+
+    dropout = 0.0
 
     def __init__(self, arch: Architecture, make_linear: Callable, make_stack: Callable, mtp: bool = False, **like: Any):
         super().__init__()
@@ -122,7 +135,7 @@ class Decoder(nn.Module):
             h.mul_(self.arch.dim_model_base / self.arch.hidden_size)
         out = h if self.arch.head == "none" else getattr(self, self.arch.head)(h)
         cap = self.arch.final_logit_softcapping
-        return out if cap is None or self.arch.head != "lm_head" else out.div_(cap).tanh_().mul_(cap)
+        return out if cap is None or self.arch.head != "lm_head" else squeeze(out, cap)
 
     def hidden(self, tokens: torch.Tensor, step: Step) -> torch.Tensor:
         """The residual stream after the last layer, (batch, seq_len, hidden_size); the cache of `step` moves on."""
@@ -152,7 +165,7 @@ class Decoder(nn.Module):
         positions = torch.arange(start, start + seq_len, device=self.like["device"])
         masks = [self._mask(positions, start, slide, attention) for slide in (False, True)]
         if self.arch.learned_positions:
-            return Step(None, None, masks[0], cache, attention)
+            return Step(None, None, masks[0], cache, attention, dropout=self.dropout if self.training else 0.0)
         cos, sin = self._tables(positions, self.inv_freq)
         local = None if self.arch.rope_local_base_freq is None else self._tables(positions, self.local_inv_freq)
         windows = {"window_mask": masks[1], "window_angles": local}

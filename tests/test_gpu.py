@@ -44,6 +44,8 @@ def passes():
     yield "prefill", Workload(2, 512, weights="fp16", attention=fused)
     yield "prefill, last logits", Workload(4, 256, weights="fp16", attention=fused, logits="last")
     yield "prefill, eager", Workload(2, 256, weights="fp16", attention="eager")
+    yield "prefill, eager, softmax in float32", Workload(2, 256, weights="fp16", attention="eager_fp32")
+    yield "prefill, eager, softmax in float32, BF16", Workload(2, 256, weights="bf16", attention="eager_fp32")
     yield "prefill, widened", Workload(2, 256, weights="fp16", attention="expanded")
     yield "prefill, no cache", Workload(1, 1024, weights="fp16", attention=fused, cache="none")
     yield "chunk", Workload(2, 256, cached_tokens=768, weights="fp16", attention=fused)
@@ -214,6 +216,7 @@ LATENT_PASSES = {
     "prefill": Workload(2, 256, weights="fp16"),
     "prefill, expanded cache": Workload(2, 256, weights="fp16", mla_cache="expanded"),
     "prefill, eager": Workload(2, 128, weights="fp16", attention="eager"),
+    "prefill, eager, softmax in float32": Workload(2, 128, weights="fp16", attention="eager_fp32"),
     "chunk over latents": Workload(2, 128, cached_tokens=384, weights="fp16"),
     "chunk, expanded cache": Workload(2, 128, cached_tokens=384, weights="fp16", mla_cache="expanded"),
     "decode on latents": Workload(4, 512, "decode", weights="fp16"),
@@ -280,6 +283,7 @@ def test_tokens_are_routed_on_the_gpu_as_on_the_cpu(scoring):
 EXPERTS = Architecture.from_config("deepseek-v2-lite").scaled(num_hidden_layers=3)
 LATENT_LEVELS = {
     "prefill": Workload(2, 512, weights="fp16", logits="last"),
+    "prefill, eager, softmax in float32": Workload(2, 128, weights="fp16", attention="eager_fp32"),
     "chunk over latents": Workload(2, 128, cached_tokens=384, weights="fp16"),
     "chunk, expanded cache": Workload(2, 128, cached_tokens=384, weights="fp16", mla_cache="expanded"),
     "decode on latents": Workload(4, 1024, "decode", weights="fp16"),

@@ -5,12 +5,12 @@ from typing import Any
 import torch
 
 from dsmem.config.architecture import Architecture
-from dsmem.config.workload import Workload
+from dsmem.config.workload import EAGER, Workload
 from dsmem.model import flash
 from dsmem.units import FLOATS, format_name, one_of
 
 DEVICES = ("cuda", "cpu", "fake")
-ATTENTION = ("fused", "expanded", "eager", "auto")
+ATTENTION = ("fused", "expanded", *EAGER, "auto")
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dsmem.config.workload import Workload
+from dsmem.config.workload import EAGER, Workload
 from dsmem.model.devices import TORCH_DTYPES, check_device
 from dsmem.model.hub import explained, pinned_attention, quiet, unpacked, version
 from dsmem.model.kernels import GpuKernels
 from dsmem.model.library import LibraryModel, allocate, build
 
-KERNELS = {"auto": "sdpa", "fused": "sdpa", "expanded": "sdpa", "eager": "eager"}
+KERNELS = dict.fromkeys(("auto", "fused", "expanded"), "sdpa") | dict.fromkeys(EAGER, "eager")
 """What transformers calls each attention; "sdpa" itself decides whether it widens keys and values first."""
 
 _RECURRENT = ("Mamba", "GatedDelta", "LinearAttention", "ShortConv", "RecurrentBlock")
@@ -35,6 +35,9 @@ class LibraryPass:
     in transformers' code: weights of a scheme, a cache in another format than the activations, pages.
     module: transformers' model. work: what really runs: attention="eager" where the class has no other.
     notes: what differs from what one may expect, a sentence each; a pass may add to them.
+
+    What allocates otherwise on a CPU than on a GPU, a softmax in float32 of FP16 scores among it, is led to operators
+    that allocate as a GPU's (`kernels.GpuKernels`), on fake tensors and on a CPU; a note says so.
     """
 
     def __init__(self, model: LibraryModel, work: Workload, device: Any, seed: int = 0, weights: str | None = None):
@@ -70,7 +73,9 @@ class LibraryPass:
 
     def forward(self) -> Any:
         """What transformers returns for the new tokens, logits and `past_key_values` among it."""
-        return self._run(self.tokens, **self._options)
+        out = self._run(self.tokens, **self._options)
+        self._note(self._of_softmax())
+        return out
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -78,8 +83,19 @@ class LibraryPass:
         said = explained(f"{version()} does not run {self._model.name}")
         with self._mode, self._kernels, pinned_attention(self._device), quiet(), unpacked(), said:
             yield
-        said = getattr(self._kernels, "said", {}).values()
+        self._note(getattr(self._kernels, "said", {}).values())
+
+    def _note(self, said):
         self.notes += [sentence for sentence in said if sentence not in self.notes]
+
+    def _of_softmax(self):
+        """A sentence where the softmax of scores was seen in another format than this attention has by our formula."""
+        seen = getattr(self._kernels, "softmax_in", set())
+        formats = {"eager": self.work.activations, "eager_fp32": "fp32"}
+        ours, other = formats.get(self.work.attention), "eager" if self.work.attention == "eager_fp32" else "eager_fp32"
+        if seen and ours and ours not in seen:
+            return [f"Its softmax of scores is in {min(seen)}: attention={other!r} is the formula of that."]
+        return []
 
     def _run(self, ids, **options):
         with self.running(), torch.no_grad():
@@ -144,7 +160,9 @@ def _takes(module, argument):
 def _attention(module, work):
     """What the module's attention really is, by the kit's name."""
     theirs = module.config.get_text_config()._attn_implementation
-    return "eager" if theirs == "eager" else "fused" if work.attention == "auto" else work.attention
+    if theirs == "eager":
+        return work.attention if work.attention in EAGER else "eager"
+    return "fused" if work.attention == "auto" else work.attention
 
 
 def _notes(model, module, work, attention):
@@ -152,7 +170,7 @@ def _notes(model, module, work, attention):
     notes = []
     if model.quantized:
         notes.append(f"Its quantization_config ({model.quantized}) is not applied: it runs in {work.weights}.")
-    if attention == "eager" != work.attention:
+    if attention != work.attention and attention == "eager":
         notes.append(f"Attention is eager: {model.model_class.__name__} has no other in {version()}.")
     if any(word in type(part).__name__ for part in module.modules() for word in _RECURRENT):
         notes.append("Linear attention runs in torch's own operators: kernels of fla or mamba-ssm make fewer tensors.")

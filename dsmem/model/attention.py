@@ -9,7 +9,7 @@ from torch import nn
 
 from dsmem.model import capped, operators
 from dsmem.model.indexer import Indexer
-from dsmem.model.layers import RMSNorm, Step, eager_attention, repeat_heads, split_heads
+from dsmem.model.layers import RMSNorm, Step, autocasted, eager_attention, repeat_heads, split_heads
 from dsmem.model.rotary import rotate, rotate_part
 from dsmem.model.softmax import softmax
 
@@ -63,6 +63,7 @@ class Attention(nn.Module):
             q = repeat_heads(q, 1)
             mask = step.mask if self.window is None else step.window_mask
             return eager_attention(q, k, v, mask, step.attention, softcap=self.softcap)
+        q, k, v = autocasted(q, k, v)
         if self.softcap is not None:
             return capped.attention(q, k, v, q.shape[1] > 1, self.window, self.softcap)[0].flatten(2)
         return operators.attention(q, k, v, causal=q.shape[1] > 1, window=self.window)[0].flatten(2)
@@ -139,6 +140,7 @@ class LatentAttention(nn.Module):
             v = repeat_heads(v, 1)
             q = repeat_heads(q, 1)
             return eager_attention(q, k, v, step.mask, step.attention, bias)
+        q, k, v = autocasted(q, k, v)
         causal = q.shape[1] > 1 and bias is None
         if self.value_dim == self.head_dim:
             return operators.attention(q, k, v, causal, bias)[0].flatten(2)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dsmem.model import operators
-from dsmem.model.layers import MLP, Linear
+from dsmem.model.layers import MLP, Linear, autocasted
 
 if TYPE_CHECKING:
     from dsmem.config.architecture import Architecture
@@ -28,7 +28,7 @@ class ExpertStack(nn.Module):
 
         x: (rows, in_features), sorted by expert. ends: the first row after each expert's, (experts,), int32.
         """
-        return operators.grouped_linear(x, self.weight, ends)
+        return operators.grouped_linear(*autocasted(x, self.weight), ends)
 
 
 class Experts(nn.Module):
@@ -112,7 +112,7 @@ class Router(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """`operators.route` of `x` (tokens, hidden_size): weights (in the format of `x`), token, slot, ends."""
-        logits = F.linear(x.float(), self.weight.float())
+        logits = F.linear(x.float(), self.weight.float()).float()  # under autocast the product is in its format
         weights, *places = operators.route(logits, self.e_score_correction_bias, **self.rules)
         return weights.to(x.dtype), *places
 

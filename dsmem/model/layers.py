@@ -85,7 +85,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x` normed, in its own shape and dtype."""
-        return operators.rms_norm(x, self.weight, self.eps)[0]
+        # under autocast the weight alone may be in FP32, and a GPU's kernel wants one format
+        return operators.rms_norm(x, self.weight.to(x.dtype), self.eps)[0]
 
 
 class LayerNorm(nn.Module):
@@ -168,6 +169,17 @@ def future_mask(positions: torch.Tensor, keys: range, window: int | None = None)
     if window is not None:
         mask.logical_or_(places <= positions[:, None] - window)
     return mask
+
+
+def autocasted(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The tensors as torch.autocast would hand them to a product: copies in its format, where it is on.
+
+    torch does so for its own operators, attention among them, and does not know ours.
+    """
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    return tuple(tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors)
 
 
 def split_heads(x: torch.Tensor, head_dim: int) -> torch.Tensor:

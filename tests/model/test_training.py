@@ -3,8 +3,9 @@
 from collections import Counter
 
 import pytest
+import torch
 
-from dsmem import Training, Workload
+from dsmem import Training, Workload, build_model
 from dsmem.memory.ledger import Ledger
 from dsmem.memory.records import BEFORE
 from dsmem.model import library
@@ -57,6 +58,33 @@ TRAININGS = [
     {"optimizer": "none", "step_in_backward": False},
     {"optimizer_kernel": "loop", "step_in_backward": True},
 ]
+
+
+GPT = {"model_type": "gpt2", "n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 32, "vocab_size": 61}
+
+
+def our_story(config, device, training, attention):
+    training = Training.of(training)
+    work = Workload(2, 16, weights="bf16")
+    model = build_model(config, weights=training.parameters(work), device=device)
+    step = TrainingStep(model, torch.arange(32).reshape(2, 16), training, work.activations, attention)
+    step.run()
+    with Ledger(model) as ledger:
+        step.observer = ledger
+        step.run()
+    return story(ledger)
+
+
+OURS = [(LLAMA, training, "fused") for training in TRAININGS]
+OURS += [(GPT, {}, "fused"), (GPT, {"checkpointing": "full"}, "eager"), (LLAMA, {"precision": "autocast"}, "eager")]
+
+
+@pytest.mark.parametrize(("config", "training", "attention"), OURS, ids=str)
+def test_our_fake_step_tells_the_same_story_as_a_real_one(config, training, attention):
+    (fake, *others), (real, *same) = (our_story(config, device, training, attention) for device in ("fake", "cpu"))
+    if training.get("precision") == "autocast":
+        fake, real = Counter(fake), Counter(real)
+    assert fake == real and others == same
 
 
 @pytest.mark.parametrize("training", TRAININGS, ids=str)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dsmem.model import capped, operators
+from dsmem.model import capped, gpt_oss, operators
 from dsmem.model.indexer import Indexer
 from dsmem.model.layers import RMSNorm, Step, eager_attention, repeat_heads, rotate, split_heads
 
@@ -37,6 +37,7 @@ class Attention(nn.Module):
         for name, width in arch.norms().items():
             setattr(self, name, RMSNorm(width, arch.rms_norm_eps, **like))
         self.one_norm, self.rotary_dim = arch.qk_norm_type == "per_layer", arch.rotary_dim
+        self.sinks = nn.Parameter(torch.zeros(arch.num_attention_heads, **like)) if arch.attention_sinks else None
 
     def forward(self, x: torch.Tensor, step: Step) -> torch.Tensor:
         """(batch, seq_len, hidden_size), from the same shape."""
@@ -59,12 +60,12 @@ class Attention(nn.Module):
             v = repeat_heads(v, self.groups)
         if step.attention == "eager":
             q = repeat_heads(q, 1)
-            return eager_attention(
-                q, k, v, step.mask if self.window is None else step.window_mask, softcap=self.softcap
-            )
+            mask = step.mask if self.window is None else step.window_mask
+            return eager_attention(q, k, v, mask, softcap=self.softcap, sinks=self.sinks)
         if self.softcap is not None:
             return capped.attention(q, k, v, q.shape[1] > 1, self.window, self.softcap)[0].flatten(2)
-        return operators.attention(q, k, v, causal=q.shape[1] > 1, window=self.window)[0].flatten(2)
+        out, logsumexp = operators.attention(q, k, v, causal=q.shape[1] > 1, window=self.window)
+        return (out if self.sinks is None else gpt_oss.with_sinks(out, logsumexp, self.sinks)).flatten(2)
 
     def projected(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries, keys and values, (batch, seq_len, width) each; parts of one tensor where one matrix makes them."""

@@ -197,12 +197,14 @@ def eager_attention(
     mask: torch.Tensor,
     bias: torch.Tensor | None = None,
     softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attention with its scores (batch, heads, seq_len, key_len) in memory, and the softmax's copy of them.
 
     q: (batch, seq_len, heads, head_dim). k, v: (batch, key_len, heads, head_dim), of as many heads. mask: as in `Step`.
     bias: added to the scores in the mask's place, (batch, 1, seq_len, key_len); None where no indexer chooses.
-    softcap: scores are squeezed between this and its negative, in place.
+    softcap: scores are squeezed between this and its negative, in place. sinks: one more score for each head, (heads,),
+    which takes its share of the softmax and has no value; the scores are copied to stand beside it.
     Returns (batch, seq_len, heads * head_dim).
     """
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
@@ -210,7 +212,9 @@ def eager_attention(
     if softcap is not None:
         scores.div_(softcap).tanh_().mul_(softcap)
     scores = scores.masked_fill_(mask, -torch.inf) if bias is None else scores.add_(bias)
+    if sinks is not None:
+        scores = torch.cat((scores, sinks[:, None, None].expand(*scores.shape[:-1], 1)), dim=-1)
     weights = scores.softmax(dim=-1)
     del scores
-    out = torch.matmul(weights, v).transpose(1, 2)
+    out = torch.matmul(weights[..., : k.shape[2]], v).transpose(1, 2)
     return out.clone(memory_format=torch.contiguous_format).flatten(2)

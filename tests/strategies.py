@@ -174,7 +174,7 @@ def workloads(draw, phase=None, attention=None, batch=4, seq_len=512, weights=FL
         cached_tokens=cached,
         weights=draw(st.sampled_from(weights)),
         kv_cache=draw(st.sampled_from(KV_CACHES)),
-        attention=attention or draw(st.sampled_from(("fused", "expanded", "eager"))),
+        attention=attention or draw(st.sampled_from(("fused", "expanded", "eager", "eager_fp32"))),
         logits=draw(st.sampled_from(("all", "last"))),
         cache="static" if reads else draw(st.sampled_from(("static", "none"))),
     )

@@ -7,7 +7,7 @@ import torch
 import dsmem
 from dsmem import Architecture, Workload
 from dsmem.memory import cuda
-from dsmem.model import operators
+from dsmem.model import flash, operators
 from dsmem.model.devices import attention_for
 from dsmem.runs import cells, suite
 from dsmem.runs.provenance import SAME, provenance
@@ -20,7 +20,7 @@ pytestmark = [
 
 QWEN = Architecture.from_config("qwen2.5-0.5b")
 SMALL = QWEN.scaled(num_hidden_layers=4)
-MODERN = torch.cuda.is_available() and torch.cuda.get_device_capability() >= operators.MIN_FLASH_CAPABILITY
+MODERN = torch.cuda.is_available() and torch.cuda.get_device_capability() >= flash.MIN_FLASH_CAPABILITY
 flash = pytest.mark.skipif(not MODERN, reason="needs compute capability 8.0, the flash kernel")
 old = pytest.mark.skipif(MODERN, reason="needs a GPU below compute capability 8.0, such as a T4")
 LOST = []
@@ -44,6 +44,8 @@ def passes():
     yield "prefill", Workload(2, 512, weights="fp16", attention=fused)
     yield "prefill, last logits", Workload(4, 256, weights="fp16", attention=fused, logits="last")
     yield "prefill, eager", Workload(2, 256, weights="fp16", attention="eager")
+    yield "prefill, eager, softmax in float32", Workload(2, 256, weights="fp16", attention="eager_fp32")
+    yield "prefill, eager, softmax in float32, BF16", Workload(2, 256, weights="bf16", attention="eager_fp32")
     yield "prefill, widened", Workload(2, 256, weights="fp16", attention="expanded")
     yield "prefill, no cache", Workload(1, 1024, weights="fp16", attention=fused, cache="none")
     yield "chunk", Workload(2, 256, cached_tokens=768, weights="fp16", attention=fused)
@@ -188,7 +190,7 @@ def test_on_an_old_gpu_fused_attention_with_grouped_keys_is_refused_with_the_way
 @flash
 def test_on_a_modern_gpu_fused_attention_shares_keys():
     assert attention_for("cuda", QWEN) == "fused"
-    assert operators.attention_backend("cuda") == "flash"
+    assert flash.attention_backend("cuda") == "flash"
 
 
 def test_logits_on_the_gpu_are_those_on_the_cpu():
@@ -214,6 +216,7 @@ LATENT_PASSES = {
     "prefill": Workload(2, 256, weights="fp16"),
     "prefill, expanded cache": Workload(2, 256, weights="fp16", mla_cache="expanded"),
     "prefill, eager": Workload(2, 128, weights="fp16", attention="eager"),
+    "prefill, eager, softmax in float32": Workload(2, 128, weights="fp16", attention="eager_fp32"),
     "chunk over latents": Workload(2, 128, cached_tokens=384, weights="fp16"),
     "chunk, expanded cache": Workload(2, 128, cached_tokens=384, weights="fp16", mla_cache="expanded"),
     "decode on latents": Workload(4, 512, "decode", weights="fp16"),
@@ -280,6 +283,7 @@ def test_tokens_are_routed_on_the_gpu_as_on_the_cpu(scoring):
 EXPERTS = Architecture.from_config("deepseek-v2-lite").scaled(num_hidden_layers=3)
 LATENT_LEVELS = {
     "prefill": Workload(2, 512, weights="fp16", logits="last"),
+    "prefill, eager, softmax in float32": Workload(2, 128, weights="fp16", attention="eager_fp32"),
     "chunk over latents": Workload(2, 128, cached_tokens=384, weights="fp16"),
     "chunk, expanded cache": Workload(2, 128, cached_tokens=384, weights="fp16", mla_cache="expanded"),
     "decode on latents": Workload(4, 1024, "decode", weights="fp16"),

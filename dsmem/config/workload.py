@@ -21,9 +21,10 @@ LINEARS = (
 )
 CACHE_FORMATS = (*FLOATS, "fp8", "int8")
 STORED_CACHES = ("q8_0", "q4_0", "fp8_ds_mla")  # of llama.cpp and FlashMLA: their size is known, no pass is modelled
+EAGER = ("eager", "eager_fp32")  # attention that has its scores in memory
 _CHOICES = {
     "phase": ("prefill", "decode"),
-    "attention": ("fused", "expanded", "eager", "auto"),
+    "attention": ("fused", "expanded", *EAGER, "auto"),
     "logits": ("all", "last"),
     "cache": ("static", "growing", "paged", "none"),
     "mla_cache": ("latent", "expanded"),
@@ -46,8 +47,11 @@ class Workload:
     FlashMLA's "fp8_ds_mla", the size is known (`footprint.stored.cache_bytes`), and no pass is modelled.
     modules_to_not_convert: linear layers that a scheme leaves in the activations' format, by name; embedding and norms
     always stay.
-    attention: "fused" (one kernel, no scores in memory), "expanded" (the same after widening keys and values to all
-    heads), "eager" (scores in memory), or "auto": what the device can run, "fused" where no device is asked.
+    attention: "fused": one kernel, which never has the scores of all pairs of tokens in memory. "expanded": the same
+    after copying keys and values for all heads. "eager": operator by operator, scores in memory, their softmax in the
+    activations' format. "eager_fp32": the same with the softmax in float32, then rounded back, as transformers' eager
+    attention has it in most families; in FP16 as a GPU allocates it (a CPU makes a float32 copy of the scores more).
+    "auto": what the device can run, "fused" where no device is asked.
     logits: of "all" positions or the "last".
     cache: "static" (allocated once, for all tokens cached and new, or a decode's seq_len), "growing" (concatenated at
     every step), "paged" (the same room as static, in pages of `block_size` tokens) or "none". mla_cache: what latent
@@ -180,6 +184,11 @@ class Workload:
     def absorbed(self, arch: "Architecture") -> bool:
         """Whether `arch` attends to its cached latents themselves: in decoding, where they are what is cached."""
         return arch.latent and self.phase == "decode" and self.mla_cache == "latent"
+
+    @property
+    def eager(self) -> bool:
+        """Whether attention has its scores in memory."""
+        return self.attention in EAGER
 
     @property
     def new_tokens(self) -> "int | np.ndarray":

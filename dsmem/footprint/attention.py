@@ -58,10 +58,10 @@ def grouped(p):
     whole = ("query_key_value",) if p.arch.rotary_dim is None else ()
     if p.work.cache != "none":
         cache.update(p, "key", "value", *whole)
-    if p.work.attention == "eager" or (p.work.attention == "expanded" and heads > p.arch.num_key_value_heads):
+    if p.work.eager or (p.work.attention == "expanded" and heads > p.arch.num_key_value_heads):
         widen(p)
         p.drop(*whole)
-    if p.work.attention == "eager":
+    if p.work.eager:
         eager(p)
     else:
         p.instant("attention", attention_out=query, logsumexp=logsumexp(p))
@@ -107,7 +107,7 @@ def latent(p):
     expand(p, p.work.key_len if in_latents else p.work.new_tokens)
     if p.work.cache != "none" and not in_latents:
         cache.update(p, "key", "kv_expanded")
-    if p.work.attention == "eager":
+    if p.work.eager:
         widen(p)
         eager(p)
     else:
@@ -180,7 +180,7 @@ def absorbed(p):
     p.alive |= {"query_absorbed": query}
     scores = p.new(formulas.attention_scores_bytes, p.work.key_len, heads)
     p.instant("scores", scores=scores)
-    p.instant("softmax", scores=scores, attention_weights=scores)
+    softmax(p, scores)
     p.instant("mix_latents", attention_weights=scores, latents_mixed=in_latents)
     out = heads_out(p)
     p.instant("absorb_output", latents_mixed=in_latents, attention_by_head=out, attention_out=out)
@@ -209,9 +209,20 @@ def eager(p):
         joined = p.new(formulas.attention_scores_bytes, p.key_len + 1, heads)
         p.instant("join_sinks", scores=scores, scores_and_sinks=joined)
         scores = joined
-    p.instant("softmax", scores=scores, attention_weights=scores)
+    softmax(p, scores)
     out = heads_out(p)
     p.instant("merge_heads", attention_weights=scores, attention_by_head=out, attention_out=out)
+
+
+def softmax(p, scores):
+    """`softmax.softmax`: in float32 its result is rounded back, and of BF16 scores a float32 copy is made before it."""
+    if p.work.attention != "eager_fp32" or p.bits == 32:
+        return p.instant("softmax", scores=scores, attention_weights=scores)
+    wide = scores * 32 // p.bits
+    # a GPU's kernel reads FP16 scores as they are, but no BF16 ones
+    copy = {"scores_wide": wide} if p.work.activations == "bf16" else {}
+    p.instant("softmax", scores=scores, attention_weights_wide=wide, **copy)
+    p.instant("round_weights", scores=scores, attention_weights_wide=wide, attention_weights=scores)
 
 
 def logsumexp(p):

@@ -62,7 +62,7 @@ def mix(p):
             p.linear(name, part)
     if p.work.cache != "none":
         cache.update(p, "key", "value")
-    if p.work.attention == "eager":
+    if p.work.eager:
         widen(p)
         eager(p)
     else:

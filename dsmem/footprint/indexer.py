@@ -49,7 +49,7 @@ def scores(p):
         cache.read(p, kinds=kinds)
         p.drop("index_key")
     weights(p)
-    (by_head if p.work.attention == "eager" else fused)(p)
+    (by_head if p.work.eager else fused)(p)
     p.drop("index_query", "index_key", "indexer_keys_read", "index_weights")
 
 

@@ -98,7 +98,7 @@ def resident(arch: Architecture, work: Workload) -> dict[str, Any]:
         bits = dtype_bits(work.activations)
         tables = formulas.rope_tables_bytes(work.new_tokens, arch.rotated_dim, bits)
         parts["rope_tables"] = arch.rotary_bases * tables
-    if work.attention == "eager" or arch.indexed:
+    if work.eager or arch.indexed:
         for slide, part in ((False, "causal_mask"), (True, "window_mask")):
             if arch.layers_that(slide):
                 seen = arch.kept_tokens(slide, work.cached_tokens) + work.new_tokens

@@ -6,29 +6,29 @@ Left out: what a kernel allocates and frees while it runs, which the dispatcher 
 the device's own counters against the ledger.
 """
 
-import collections
 import dataclasses
 import itertools
 import weakref
+from typing import Any
 
-import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dsmem.memory.records import BEFORE, CATEGORIES, Record, Timeline, plain_tensors, tensors_in
-from dsmem.table import Table
-from dsmem.units import format_bytes, one_of
+from dsmem.memory.booked import Booked
+from dsmem.memory.records import BEFORE, CATEGORIES, Record, plain_tensors, tensors_in
+from dsmem.units import as_text, one_of
 
 CACHE_ARGUMENTS = ("cache", "past_key_values")
 
 
-class Ledger(TorchDispatchMode):
+class Ledger(Booked, TorchDispatchMode):
     """Books every tensor made inside the `with` block, and every tensor that the code inside touches.
 
     model: any `nn.Module`, transformers' included. Its parameters and buffers count from the start, its submodules
     name the records, and peaks are those of its device. Without one the ledger books all the same, nameless.
     events: (record, +1 at its birth or -1 at its death), in order. Categories, births and deaths are settled when the
-    block ends. Raises ValueError for a second block.
+    block ends. marks: {phase: number of its first event}, from `mark`. Gradients are known by the parameters that get
+    them, whoever frees them first. Raises ValueError for a second block.
 
     >>> with Ledger() as ledger:
     ...     total = torch.ones(1024) + torch.ones(1024)
@@ -42,6 +42,7 @@ class Ledger(TorchDispatchMode):
             raise ValueError(f"model={model!r} is not a model; it must be a torch.nn.Module or None")
         self.model = model
         self.events: list[tuple[Record, int]] = []
+        self.marks: dict[str, int] = {}
         self._open = False
         self._live = {}  # storage key -> (record, finalizer)
         self._stack = []  # (module name, call number) of the modules at work
@@ -62,11 +63,25 @@ class Ledger(TorchDispatchMode):
         """The record of a plain tensor that is alive, inside the block; None for one that is not booked."""
         return self._live.get(tensor.untyped_storage()._cdata, (None, None))[0]
 
+    def mark(self, phase: str) -> None:
+        """What follows belongs to `phase`, until the next mark; for `phases`. ValueError for a name twice."""
+        if as_text("phase", phase) in self.marks:
+            raise ValueError(f"phase={phase!r} is marked already; each must be marked once")
+        self.marks[phase] = len(self.events)
+
+    def book(self, tensors: Any, category: str) -> None:
+        """Say what tensors that are alive are for, inside the block; whatever did not exist yet counts from the start.
+
+        tensors: nested in tuples, lists and dicts. category: one of `records.CATEGORIES`; ValueError for another.
+        """
+        self._book_all(tensors_in(tensors), category=one_of("category", category, CATEGORIES, "a category"))
+
     def __enter__(self):
         if self.events:
             raise ValueError("this ledger has booked a block already; make a new Ledger for each")
         if self.model is not None:
             self._hook_modules()
+            self._hook_gradients()
             self._book_all(self.model.parameters(), category="weight")
             self._book_all(self.model.buffers(), category="buffer")
         self._hook_resize()
@@ -94,105 +109,6 @@ class Ledger(TorchDispatchMode):
         result = func(*args, **kwargs)
         self._book_all(tensors_in(result), op=func.name().split("::")[-1].split(".")[0])
         return result
-
-    @property
-    def device(self) -> str:
-        """The device that peaks speak of: the model's, else the one that held the most."""
-        if self._device is None:
-            peaks = self.by_device()
-            return max(peaks, key=peaks.get) if peaks else "cpu"
-        return self._device
-
-    @property
-    def records(self) -> list[Record]:
-        """Every storage that the ledger booked, in order of birth."""
-        return [record for record, sign in self.events if sign > 0]
-
-    @property
-    def peak_bytes(self) -> int:
-        """The most bytes alive at one instant, on `device`."""
-        return int(self._curve().max(initial=0))
-
-    @property
-    def working_bytes(self) -> int:
-        """What is alive at that instant beside what is kept: all but weights, buffers and KV cache."""
-        kept = ("weight", "buffer", "kv_cache")
-        return sum(nbytes for name, nbytes in self.by_category().items() if name not in kept)
-
-    def at_peak(self) -> list[Record]:
-        """The records alive at that instant, largest first."""
-        curve, device = self._curve(), self.device
-        step = int(curve.argmax()) if len(curve) else -1
-        alive = {}
-        for record, sign in self.events[: step + 1]:
-            alive[record] = sign > 0 and record.device == device
-        return sorted((record for record, held in alive.items() if held), key=lambda record: -record.nbytes)
-
-    def by_category(self) -> dict[str, int]:
-        """Bytes alive at the peak by category; they sum to `peak_bytes`. ValueError inside the block."""
-        self._must_be_closed()
-        held = {name: 0 for name in CATEGORIES}
-        for record in self.at_peak():
-            held[record.category] += record.nbytes
-        return {name: nbytes for name, nbytes in held.items() if nbytes}
-
-    def by(self, *fields: str) -> Table:
-        """Bytes alive at the peak, summed by fields of a record ("category", "dtype", "op", "module"), as a `Table`.
-
-        Raises ValueError for what is not a field of a `Record`, and inside the block.
-        """
-        self._must_be_closed()
-        for field in fields:
-            one_of("field", field, (each.name for each in dataclasses.fields(Record)), "a field of a Record")
-        held = collections.Counter()
-        for record in self.at_peak():
-            held[tuple(getattr(record, field) for field in fields)] += record.nbytes
-        rows = [(*key, nbytes, nbytes) for key, nbytes in held.most_common()]
-        return Table(dict.fromkeys(fields) | {"bytes": ",", "size": format_bytes}, rows)
-
-    def by_device(self) -> dict[str, int]:
-        """Peak bytes of every device that held a tensor."""
-        devices = dict.fromkeys(record.device for record, _ in self.events)
-        return {device: int(self._curve(device).max()) for device in devices}
-
-    def table(self) -> Table:
-        """What is alive at the peak, by category, as a `Table`."""
-        rows = [(name, nbytes, nbytes) for name, nbytes in self.by_category().items()]
-        return Table({"category": None, "bytes": ",", "size": format_bytes}, rows, str(self))
-
-    def __str__(self) -> str:
-        count = sum(sign > 0 for _, sign in self.events)
-        if self._open:
-            return f"a ledger at work: {count:,} tensors so far"
-        if not self.events:
-            return "a ledger that has booked nothing"
-        return f"{count:,} tensors on {self.device}, at most {format_bytes(self.peak_bytes)} at one instant"
-
-    def __repr__(self) -> str:
-        return f"<{self}>" if self._open or not self.events else repr(self.table())
-
-    def _repr_html_(self) -> str | None:
-        return None if self._open or not self.events else self.table()._repr_html_()
-
-    def timeline(self) -> Timeline:
-        """Live bytes over the pass, whole and by category, for `plots.plot_timeline`. ValueError inside the block."""
-        self._must_be_closed()
-        curve = self._curve()
-        parts = {name: self._curve(category=name) for name in CATEGORIES}
-        parts = {name: part for name, part in parts.items() if part.any()}
-        peak = int(curve.argmax()) if len(curve) else 0
-        return Timeline(np.arange(len(curve)), curve, parts, [record.op for record, _ in self.events], peak)
-
-    def _must_be_closed(self):
-        if self._open:
-            raise ValueError("this ledger is still at work; its categories are settled when its block ends")
-
-    def _curve(self, device=None, category=None):
-        device = device or self.device
-        changes = [
-            sign * r.nbytes if r.device == device and category in (None, r.category) else 0 for r, sign in self.events
-        ]
-        return np.cumsum(np.array(changes, dtype=np.int64))
 
     def _book_all(self, tensors, op=BEFORE, category=None):
         for tensor in tensors:
@@ -227,6 +143,17 @@ class Ledger(TorchDispatchMode):
             before = module.register_forward_pre_hook(self._entering(name), with_kwargs=True)
             after = module.register_forward_hook(self._leaving(name), with_kwargs=True, always_call=True)
             self._undo += [before.remove, after.remove]
+
+    def _hook_gradients(self):
+        """A gradient may be used and freed within backward; who looks at the end sees the others alone."""
+        for parameter in self.model.parameters():
+            if parameter.requires_grad and parameter.is_leaf:
+                hook = parameter.register_post_accumulate_grad_hook(self._book_gradient)
+                self._undo.append(hook.remove)
+
+    def _book_gradient(self, parameter):
+        if parameter.grad is not None:
+            self._book_all([parameter.grad], category="gradient")
 
     def _entering(self, name):
         def hook(module, args, kwargs):
@@ -275,18 +202,33 @@ class Ledger(TorchDispatchMode):
         self.events.append((reborn, 1))
 
     def _classify(self):
-        """An activation outlives the module whose operator made it; anything else without a holder is a temporary."""
+        """An activation outlives the module whose operator made it, or outside all the forward pass of a training step.
+
+        Anything else without a holder is a temporary.
+        """
+        forward_ends = self.marks.get("backward")
         deaths = {record: step for step, (record, sign) in enumerate(self.events) if sign < 0}
-        for record in self.records:
+        for step, (record, sign) in enumerate(self.events):
+            if sign < 0:
+                continue
             left = self._exits.get(record.call)
+            if record.call is None and forward_ends is not None and step < forward_ends:
+                left = forward_ends
             outlives = left is not None and deaths.get(record, len(self.events)) >= left
             record.category = record.category or ("activation" if outlives else "temporary")
 
     def _settle(self):
         """What existed before is alive from the first event on, also where the pass touched it late."""
-        self.events.sort(key=lambda event: not (event[0].op == BEFORE and event[1] > 0))
+        late = [step for step, event in enumerate(self.events) if _from_before(event)]
+        self.marks = {phase: start + sum(step >= start for step in late) for phase, start in self.marks.items()}
+        self.events.sort(key=lambda event: not _from_before(event))
         for step, (record, sign) in enumerate(self.events):
             setattr(record, "birth" if sign > 0 else "death", step)
+
+
+def _from_before(event):
+    record, sign = event
+    return record.op == BEFORE and sign > 0
 
 
 def _is_cache(item):

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from dsmem.units import format_bytes
 
-CATEGORIES = ("weight", "buffer", "gradient", "kv_cache", "input", "activation", "temporary")
+CATEGORIES = ("weight", "buffer", "gradient", "optimizer", "kv_cache", "input", "activation", "temporary")
 BEFORE = "(before)"
 
 

@@ -9,7 +9,9 @@ from torch import nn
 
 from dsmem.model import capped, gpt_oss, operators
 from dsmem.model.indexer import Indexer
-from dsmem.model.layers import RMSNorm, Step, eager_attention, repeat_heads, rotate, split_heads
+from dsmem.model.layers import RMSNorm, Step, autocasted, eager_attention, repeat_heads, split_heads
+from dsmem.model.rotary import rotate, rotate_part
+from dsmem.model.softmax import softmax
 
 if TYPE_CHECKING:
     from dsmem.config.architecture import Architecture
@@ -55,17 +57,20 @@ class Attention(nn.Module):
             q.mul_(self.factor)
         if step.cache is not None:
             k, v = step.cache.update(self.index, k, v)
-        if step.attention == "eager" or (step.attention == "expanded" and self.groups > 1):
+        if step.eager or (step.attention == "expanded" and self.groups > 1):
             k = repeat_heads(k, self.groups)
             v = repeat_heads(v, self.groups)
-        if step.attention == "eager":
+        if step.eager:
             q = repeat_heads(q, 1)
             mask = step.mask if self.window is None else step.window_mask
-            return eager_attention(q, k, v, mask, softcap=self.softcap, sinks=self.sinks)
+            return eager_attention(q, k, v, mask, step.attention, softcap=self.softcap, sinks=self.sinks)
+        q, k, v = autocasted(q, k, v)
         if self.softcap is not None:
             return capped.attention(q, k, v, q.shape[1] > 1, self.window, self.softcap)[0].flatten(2)
-        out, logsumexp = operators.attention(q, k, v, causal=q.shape[1] > 1, window=self.window)
-        return (out if self.sinks is None else gpt_oss.with_sinks(out, logsumexp, self.sinks)).flatten(2)
+        causal = q.shape[1] > 1
+        if self.sinks is not None:
+            return gpt_oss.attention(q, k, v, self.sinks, causal, self.window).flatten(2)
+        return operators.attention(q, k, v, causal=causal, window=self.window)[0].flatten(2)
 
     def projected(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries, keys and values, (batch, seq_len, width) each; parts of one tensor where one matrix makes them."""
@@ -78,14 +83,12 @@ class Attention(nn.Module):
         return split_heads(norm(x), self.head_dim) if self.one_norm else norm(split_heads(x, self.head_dim))
 
     def turned(self, x: torch.Tensor, step: Step) -> torch.Tensor:
-        """Queries or keys with their positions: a new tensor, or where a part of each head is rotated, `x` itself."""
+        """Queries or keys with their positions: a new tensor, or what `rotate_part` gives where a part is rotated."""
         if self.window is not None and step.window_angles is not None:
             return rotate(x, *step.window_angles)
         if self.rotary_dim is None:
             return rotate(x, step.cos, step.sin)
-        part = x[..., : self.rotary_dim]
-        part.copy_(rotate(part, step.cos, step.sin))
-        return x
+        return rotate_part(x, step.cos, step.sin)
 
 
 class LatentAttention(nn.Module):
@@ -127,7 +130,7 @@ class LatentAttention(nn.Module):
             cache.write(self.index, latents)
             if step.absorbed:
                 del latents
-                return self.absorb(q, cache.read(self.index, q.dtype, new=1)[0], bias)
+                return self.absorb(q, cache.read(self.index, q.dtype, new=1)[0], bias, step.attention)
             if cache.length:  # the cached tokens' keys and values are expanded again, beside the new ones'
                 new = latents.shape[1]
                 del latents
@@ -136,11 +139,12 @@ class LatentAttention(nn.Module):
         del latents
         if cache is not None and not cache.latent:
             k, v = cache.update(self.index, k, v)
-        if step.attention == "eager":
+        if step.eager:
             k = repeat_heads(k, 1)
             v = repeat_heads(v, 1)
             q = repeat_heads(q, 1)
-            return eager_attention(q, k, v, step.mask, bias)
+            return eager_attention(q, k, v, step.mask, step.attention, bias)
+        q, k, v = autocasted(q, k, v)
         causal = q.shape[1] > 1 and bias is None
         if self.value_dim == self.head_dim:
             return operators.attention(q, k, v, causal, bias)[0].flatten(2)
@@ -150,7 +154,7 @@ class LatentAttention(nn.Module):
         return out.clone(memory_format=torch.contiguous_format).flatten(2)
 
     def queries(self, x: torch.Tensor, step: Step) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(batch, seq_len, heads, qk_head_dim), the last `qk_rope_head_dim` of each rotated in place.
+        """(batch, seq_len, heads, qk_head_dim), the last `qk_rope_head_dim` of each rotated.
 
         And the bias that hides the keys which an indexer, this layer's or an earlier one's, did not choose, or None.
         """
@@ -164,13 +168,19 @@ class LatentAttention(nn.Module):
             del latent
         if self.hands_on:
             step.chosen.append(bias)
-        q = split_heads(q, self.head_dim)
-        q[..., self.plain :].copy_(rotate(q[..., self.plain :], step.cos, step.sin, self.interleave))
-        return q, bias
+        return rotate_part(split_heads(q, self.head_dim), step.cos, step.sin, self.plain, self.interleave), bias
 
-    def latents(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """(batch, seq_len, kv_lora_rank + qk_rope_head_dim): the normed latent and the rotated key, side by side."""
+    def latents(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor | tuple:
+        """(batch, seq_len, kv_lora_rank + qk_rope_head_dim): the normed latent and the rotated key, side by side.
+
+        Where a gradient is to come back, nothing can be written in place: the two then stay apart, in a tuple.
+        """
         rows = self.kv_a_proj_with_mqa(x)
+        if rows.requires_grad:
+            latent, key = rows.split((self.rank, rows.shape[-1] - self.rank), dim=-1)
+            del rows
+            latent = self.kv_a_layernorm(latent.clone(memory_format=torch.contiguous_format))
+            return latent, rotate(key[..., None, :], cos, sin, self.interleave)[:, :, 0]
         latent = rows[..., : self.rank].clone(memory_format=torch.contiguous_format)
         rows[..., : self.rank].copy_(self.kv_a_layernorm(latent))
         del latent
@@ -178,25 +188,26 @@ class LatentAttention(nn.Module):
         key.copy_(rotate(key, cos, sin, self.interleave))
         return rows
 
-    def expand(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def expand(self, latents: torch.Tensor | tuple) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys (batch, seq_len, heads, qk_head_dim) and values (..., v_head_dim) of every head."""
-        kv = split_heads(self.kv_b_proj(latents[..., : self.rank]), self.plain + self.value_dim)
-        k = kv.new_empty((*kv.shape[:-1], self.head_dim))
-        k[..., : self.plain].copy_(kv[..., : self.plain])
-        k[..., self.plain :].copy_(latents[..., None, self.rank :])
-        return k, kv[..., self.plain :]
+        apart = isinstance(latents, tuple)
+        latent, key = latents if apart else (latents[..., : self.rank], latents[..., self.rank :])
+        kv = split_heads(self.kv_b_proj(latent), self.plain + self.value_dim)
+        plain, v = kv.split((self.plain, self.value_dim), dim=-1)
+        return torch.cat((plain, key[:, :, None].expand(-1, -1, self.heads, -1)), dim=-1), v
 
-    def absorb(self, q: torch.Tensor, seen: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def absorb(self, q: torch.Tensor, seen: torch.Tensor, bias: torch.Tensor | None, attention: str) -> torch.Tensor:
         """One token's attention on the `seen` latents, (batch, 1, heads * v_head_dim); no keys or values are made.
 
         q: (batch, 1, heads, qk_head_dim). seen: (batch, key_len, kv_lora_rank + qk_rope_head_dim). bias: an indexer's.
+        attention: as in `Step`; it decides the softmax alone.
         """
         up = self.kv_b_proj.weight_copy(q.dtype).view(self.heads, self.plain + self.value_dim, self.rank)
         plain = torch.bmm(q[:, 0, :, : self.plain].transpose(0, 1), up[:, : self.plain])
         query = torch.cat((plain.transpose(0, 1), q[:, 0, :, self.plain :]), dim=-1)
         del plain
         scores = torch.bmm(query, seen.transpose(1, 2)).mul_(self.head_dim**-0.5)
-        weights = (scores if bias is None else scores.add_(bias[:, 0])).softmax(dim=-1)
+        weights = softmax(scores if bias is None else scores.add_(bias[:, 0]), attention)
         del scores
         mixed = torch.bmm(weights, seen[..., : self.rank])
         del weights

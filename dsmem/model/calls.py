@@ -10,7 +10,7 @@ from dsmem.units import format_name, one_of
 if TYPE_CHECKING:
     from dsmem.model.cache import KVCache
 
-LOGITS = ("all", "last")
+LOGITS = ("all", "last", "none")
 
 
 def check_call(tokens: torch.Tensor, cache: "KVCache | None", attention: str, logits: str) -> None:

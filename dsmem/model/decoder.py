@@ -17,7 +17,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from dsmem.config.architecture import Architecture
-from dsmem.config.workload import Workload
+from dsmem.config.workload import EAGER, Workload
 from dsmem.model.attention import Attention, LatentAttention
 from dsmem.model.cache import KVCache
 from dsmem.model.calls import check_call, settled_absorbed
@@ -25,7 +25,17 @@ from dsmem.model.devices import TORCH_DTYPES, attention_for, check_device
 from dsmem.model.experts import ExpertStack, MoE, Router
 from dsmem.model.gemma import GemmaLayer, embedding_scale
 from dsmem.model.gpt import GPTBlock, LearnedPositions
-from dsmem.model.layers import Embedding, LayerNorm, Linear, RMSNorm, Step, dense_mlp, future_mask, rope_frequencies
+from dsmem.model.layers import (
+    Embedding,
+    LayerNorm,
+    Linear,
+    RMSNorm,
+    Step,
+    dense_mlp,
+    future_mask,
+    rope_frequencies,
+    squeeze,
+)
 from dsmem.model.mtp import FurtherToken
 from dsmem.model.quantize import LAYERS, QuantizedLinear, QuantizedStack
 from dsmem.units import whole_number
@@ -56,7 +66,10 @@ class Decoder(nn.Module):
     """Embedding, layers, final norm, head. Parameter names are those of transformers, less the leading `model.`.
 
     Build one with `build_model`. mtp: with the modules that predict further tokens, where `arch` has them.
+    dropout: probability of a GPT block's three dropouts, while the model is in training (`model.train()`).
     """
+
+    dropout = 0.0
 
     def __init__(self, arch: Architecture, make_linear: Callable, make_stack: Callable, mtp: bool = False, **like: Any):
         super().__init__()
@@ -101,9 +114,9 @@ class Decoder(nn.Module):
 
         tokens: ids, (batch, seq_len), on the model's device (a fake model takes any).
         cache: from `new_cache`; the tokens that it holds come before `tokens`, and the new ones are added to it.
-        attention: "fused", "expanded" (keys and values widened to all heads first), "eager" (scores in memory), or
-        "auto": what the device can run.
-        logits: of "all" positions, or of the "last" alone.
+        attention: "fused", "expanded" (keys and values widened to all heads first), "eager" (scores in memory),
+        "eager_fp32" (their softmax in float32), or "auto": what the device can run.
+        logits: of "all" positions, or of the "last" alone; with "none" the normed states that the head would be given.
         absorbed: whether latent attention works on the cached latents as they are, for one new token; by default
         wherever such a cache holds tokens. Raises ValueError for a call that cannot be run.
         """
@@ -114,7 +127,7 @@ class Decoder(nn.Module):
         if logits == "last":
             h = h[:, -1:].clone(memory_format=torch.contiguous_format)
         h = self.norm(h)
-        return self.head(h)
+        return h if logits == "none" else self.head(h)
 
     def head(self, h: torch.Tensor) -> torch.Tensor:
         """What stands on the decoder, of normed states (..., hidden_size): logits, scores, or the states themselves."""
@@ -122,7 +135,7 @@ class Decoder(nn.Module):
             h.mul_(self.arch.dim_model_base / self.arch.hidden_size)
         out = h if self.arch.head == "none" else getattr(self, self.arch.head)(h)
         cap = self.arch.final_logit_softcapping
-        return out if cap is None or self.arch.head != "lm_head" else out.div_(cap).tanh_().mul_(cap)
+        return out if cap is None or self.arch.head != "lm_head" else squeeze(out, cap)
 
     def hidden(self, tokens: torch.Tensor, step: Step) -> torch.Tensor:
         """The residual stream after the last layer, (batch, seq_len, hidden_size); the cache of `step` moves on."""
@@ -152,7 +165,7 @@ class Decoder(nn.Module):
         positions = torch.arange(start, start + seq_len, device=self.like["device"])
         masks = [self._mask(positions, start, slide, attention) for slide in (False, True)]
         if self.arch.learned_positions:
-            return Step(None, None, masks[0], cache, attention)
+            return Step(None, None, masks[0], cache, attention, dropout=self.dropout if self.training else 0.0)
         cos, sin = self._tables(positions, self.inv_freq)
         local = None if self.arch.rope_local_base_freq is None else self._tables(positions, self.local_inv_freq)
         windows = {"window_mask": masks[1], "window_angles": local}
@@ -169,7 +182,7 @@ class Decoder(nn.Module):
 
     def _mask(self, positions, start, slide, attention):
         """The mask of the layers that slide, or of the others; None where there are none of them, or no need of it."""
-        if not self.arch.layers_that(slide) or not (attention == "eager" or self.arch.indexed):
+        if not self.arch.layers_that(slide) or not (attention in EAGER or self.arch.indexed):
             return None
         keys = range(start - self.arch.kept_tokens(slide, start), start + len(positions))
         return future_mask(positions, keys, self.arch.sliding_window if slide else None)

@@ -5,12 +5,12 @@ from typing import Any
 import torch
 
 from dsmem.config.architecture import Architecture
-from dsmem.config.workload import Workload
-from dsmem.model import operators
+from dsmem.config.workload import EAGER, Workload
+from dsmem.model import flash
 from dsmem.units import FLOATS, format_name, one_of
 
 DEVICES = ("cuda", "cpu", "fake")
-ATTENTION = ("fused", "expanded", "eager", "auto")
+ATTENTION = ("fused", "expanded", *EAGER, "auto")
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -52,7 +52,7 @@ def attention_for(device: Any, arch: Any, activations: Any = "fp16") -> str:
     grouped = arch.num_attention_heads > arch.num_key_value_heads
     if arch.attn_logit_softcapping is not None and check_device(device) == "cuda":
         return "eager"
-    backend = operators.attention_backend(check_device(device), TORCH_DTYPES[activations])
+    backend = flash.attention_backend(check_device(device), TORCH_DTYPES[activations])
     return "expanded" if grouped and backend == "memory-efficient" else "fused"
 
 

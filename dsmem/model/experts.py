@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dsmem.model import gpt_oss, operators
-from dsmem.model.layers import MLP, Linear
+from dsmem.model.layers import MLP, Linear, autocasted
 
 if TYPE_CHECKING:
     from dsmem.config.architecture import Architecture
@@ -28,7 +28,7 @@ class ExpertStack(nn.Module):
 
         x: (rows, in_features), sorted by expert. ends: the first row after each expert's, (experts,), int32.
         """
-        return operators.grouped_linear(x, self.weight, ends)
+        return operators.grouped_linear(*autocasted(x, self.weight), ends)
 
 
 class Experts(nn.Module):
@@ -45,20 +45,56 @@ class Experts(nn.Module):
 
         The other arguments are what `operators.route` gives.
         """
-        rows = self.outer(self.inner(x, token, ends), ends)
-        out = torch.zeros_like(x)
-        for choice in range(slot.shape[1]):
-            out.addcmul_(rows[slot[:, choice]], weights[:, choice, None])
-        return out
+        return _Sum.apply(self.outer(self.inner(x, token, slot, ends), ends), weights, slot)
 
-    def inner(self, x: torch.Tensor, token: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    def inner(self, x: torch.Tensor, token: torch.Tensor, slot: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
         """What goes into `down_proj`, sorted by expert: (tokens * top_k, moe_intermediate_size)."""
-        gate, up = self.gate_up_proj(x[token], ends).chunk(2, dim=-1)
+        gate, up = self.gate_up_proj(_Spread.apply(x, token, slot), ends).chunk(2, dim=-1)
         return F.silu(gate) * up
 
     def outer(self, inner: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
         """What comes out of `down_proj`, sorted by expert: (tokens * top_k, hidden_size)."""
         return self.down_proj(inner, ends)
+
+
+class _Spread(torch.autograd.Function):
+    """The rows of all choices, sorted by expert. Keeps `slot`; the gradient adds up choice by choice, never at once."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, token: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(slot)
+        return x[token]
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple:
+        (slot,) = ctx.saved_tensors
+        out = grad[slot[:, 0]]
+        for choice in range(1, slot.shape[1]):
+            out.add_(grad[slot[:, choice]])
+        return out, None, None
+
+
+class _Sum(torch.autograd.Function):
+    """For each token the weighted sum of its choices' rows. Keeps weights and `slot`, and rows if weights learn."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, weights: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(rows if ctx.needs_input_grad[1] else None, weights, slot)
+        out = rows.new_zeros(len(slot), rows.shape[1])
+        for choice in range(slot.shape[1]):
+            out.addcmul_(rows[slot[:, choice]], weights[:, choice, None])
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple:
+        rows, weights, slot = ctx.saved_tensors
+        of_rows = grad.new_empty(slot.numel(), grad.shape[1])
+        of_weights = None if rows is None else torch.empty_like(weights)
+        for choice in range(slot.shape[1]):
+            of_rows[slot[:, choice]] = grad * weights[:, choice, None]
+            if rows is not None:
+                of_weights[:, choice] = rows[slot[:, choice]].mul_(grad).sum(-1)
+        return of_rows, of_weights, None
 
 
 class ClampedExperts(Experts):
@@ -71,17 +107,15 @@ class ClampedExperts(Experts):
             bias = nn.Parameter(torch.zeros(shape, **like))
             self.register_parameter(f"{name.removeprefix('experts.')}_bias", bias)
 
-    def inner(self, x: torch.Tensor, token: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    def inner(self, x: torch.Tensor, token: torch.Tensor, slot: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
         """What goes into `down_proj`, sorted by expert: (tokens * top_k, moe_intermediate_size)."""
-        gate_up = self.gate_up_proj(x[token], ends)
-        gpt_oss.add_by_expert(gate_up, self.gate_up_proj_bias, ends)
+        gate_up = self.gate_up_proj(_Spread.apply(x, token, slot), ends)
+        gate_up = gpt_oss.AddByExpert.apply(gate_up, self.gate_up_proj_bias, ends)
         return gpt_oss.clamped_swiglu(gate_up, self.limit, self.alpha)
 
     def outer(self, inner: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
         """What comes out of `down_proj`, sorted by expert: (tokens * top_k, hidden_size)."""
-        rows = self.down_proj(inner, ends)
-        gpt_oss.add_by_expert(rows, self.down_proj_bias, ends)
-        return rows
+        return gpt_oss.AddByExpert.apply(self.down_proj(inner, ends), self.down_proj_bias, ends)
 
 
 class Router(nn.Module):
@@ -105,7 +139,7 @@ class Router(nn.Module):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """`operators.route` of `x` (tokens, hidden_size): weights (in the format of `x`), token, slot, ends."""
         bias = None if self.bias is None else self.bias.float()
-        logits = F.linear(x.float(), self.weight.float(), bias)
+        logits = F.linear(x.float(), self.weight.float(), bias).float()  # under autocast the product is in its format
         del bias
         weights, *places = operators.route(logits, self.e_score_correction_bias, **self.rules)
         return weights.to(x.dtype), *places

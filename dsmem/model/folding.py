@@ -21,6 +21,11 @@ def decoder_layers(module: nn.Module) -> tuple[str, nn.ModuleList] | None:
     return max(found, key=lambda each: len(each[1]), default=None)
 
 
+def layers_of(module: nn.Module) -> list[nn.Module]:
+    """The decoder layers of our model or of transformers', in order; none where there is no list of them."""
+    return list(module.layers if hasattr(module, "arch") else (decoder_layers(module) or ("", ()))[1])
+
+
 def repetition(module: nn.Module, layers: nn.ModuleList) -> tuple[int, int] | None:
     """(first, period): from layer `first` on every `period` layers are the same again; None where nothing repeats.
 

@@ -2,6 +2,9 @@
 
 Of the sizes of a layer, in copies of (batch, seq_len, hidden_size): one for each norm, three for queries, keys and
 values, one for attention's output, four and four again in the MLP, and one for what each half adds.
+
+In training it can drop: the weights of eager attention, and what each half adds (not the embedding). A fused kernel
+drops weights inside, with no mask in memory; the one here drops none, which takes the same memory.
 """
 
 import functools
@@ -13,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dsmem.model import operators
-from dsmem.model.layers import Embedding, LayerNorm, Step, eager_attention, repeat_heads, split_heads
+from dsmem.model.layers import Embedding, LayerNorm, Step, drop, eager_attention, repeat_heads, split_heads
 
 if TYPE_CHECKING:
     from dsmem.config.architecture import Architecture
@@ -48,8 +51,8 @@ class GPTBlock(nn.Module):
 
     def forward(self, h: torch.Tensor, step: Step) -> torch.Tensor:
         """The residual stream (batch, seq_len, hidden_size) after this layer."""
-        h = h + self.self_attn(self.input_layernorm(h), step)
-        return h + self.mlp(self.post_attention_layernorm(h))
+        h = h + drop(self.self_attn(self.input_layernorm(h), step), step.dropout)
+        return h + drop(self.mlp(self.post_attention_layernorm(h)), step.dropout)
 
 
 class GPTAttention(nn.Module):
@@ -77,21 +80,21 @@ class GPTAttention(nn.Module):
         """What goes into `o_proj`: (batch, seq_len, heads * head_dim)."""
         q, k, v = self.queries_keys_values(x)
         if self.factor != 1:
-            q.mul_(self.factor)
+            q = q * self.factor if q.requires_grad else q.mul_(self.factor)
         if step.cache is not None:
             k, v = step.cache.update(self.index, k, v)
-        if step.attention == "eager":
+        if step.eager:
             k = repeat_heads(k, 1)
             v = repeat_heads(v, 1)
             q = repeat_heads(q, 1)
-            return eager_attention(q, k, v, step.mask)
+            return eager_attention(q, k, v, step.mask, step.attention, dropout=step.dropout)
         return operators.attention(q, k, v, causal=q.shape[1] > 1)[0].flatten(2)
 
     def queries_keys_values(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Each (batch, seq_len, heads, head_dim); three views of one tensor where one matrix makes them."""
         if hasattr(self, "qkv_proj"):
             joined = self.qkv_proj(x).unflatten(-1, (3, self.heads, self.head_dim))
-            return joined[:, :, 0], joined[:, :, 1], joined[:, :, 2]
+            return joined.unbind(2)
         return tuple(split_heads(project(x), self.head_dim) for project in (self.q_proj, self.k_proj, self.v_proj))
 
 

@@ -74,6 +74,29 @@ def pinned_attention(device: str) -> AbstractContextManager:
     return sdpa_kernel(list(SDPA_BACKENDS))
 
 
+@contextlib.contextmanager
+def unpacked() -> Iterator[None]:
+    """Inside, transformers takes each row of tokens for one sequence, as our rows are.
+
+    Where there is no cache it looks for rows that hold several. Fake tensors cannot be asked, and it would then mask.
+    """
+    from transformers import masking_utils
+
+    look = getattr(masking_utils, "find_packed_sequence_indices", None)
+
+    def looked(position_ids):
+        if (found := look(position_ids)) is not None:
+            (found[:, -1] == 0).all()  # what it asks of real tensors
+
+    if look:
+        masking_utils.find_packed_sequence_indices = looked
+    try:
+        yield
+    finally:
+        if look:
+            masking_utils.find_packed_sequence_indices = look
+
+
 def fetch(name: str, text: str) -> "tuple[Decoder, torch.Tensor]":
     """Our decoder with the published weights of `name`, "owner/model", and `text` as its tokens (1, length).
 

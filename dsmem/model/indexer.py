@@ -61,7 +61,7 @@ class Indexer(nn.Module):
         if step.cache is not None:
             k = step.cache.update_indexer(self.index, k)
         weights = self.weights_proj(x).float().mul_((self.heads * self.head_dim) ** -0.5)
-        if step.attention != "eager":
+        if not step.eager:
             return operators.index_scores(q, k, weights)[0]
         by_head = torch.bmm(q.flatten(1, 2).float(), k.float().transpose(1, 2)).relu_()
         return torch.matmul(weights[:, :, None], by_head.view(*weights.shape, -1))[:, :, 0]

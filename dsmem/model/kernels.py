@@ -6,8 +6,12 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from dsmem.model.operators import grouped_linear, unpadded
+from dsmem.model.flash import unpadded
+from dsmem.model.operators import grouped_linear
+from dsmem.model.softmax import from_fp16
+from dsmem.units import format_name
 
+_SOFTMAX = (torch.nn.functional.softmax, torch.softmax, torch.Tensor.softmax)
 _GROUPED = (getattr(torch.nn.functional, "grouped_mm", None), getattr(torch, "_grouped_mm", None))
 
 
@@ -15,18 +19,23 @@ class GpuKernels(TorchFunctionMode):
     """A context in which code on CPU or fake tensors allocates as a GPU's fused kernels do, where a CPU has none.
 
     Attention whose values are not as wide as its keys (MLA) would write all scores to memory on a CPU; a GPU's
-    memory-efficient kernel does not. Grouped products in FP16 and FP32 do not exist for fake tensors.
-    said: a sentence for each kind that was led elsewhere.
+    memory-efficient kernel does not. Grouped products in FP16 and FP32 do not exist for fake tensors. A softmax in
+    float32 copies FP16 numbers into float32 first on a CPU, and on a GPU it does not.
+    said: a sentence for each kind that was led elsewhere. softmax_in: the formats in which scores (batch, heads,
+    seq_len, key_len) had their softmax.
     """
 
     def __init__(self):
         super().__init__()
         self.said: dict[str, str] = {}
+        self.softmax_in: set[str] = set()
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.nn.functional.scaled_dot_product_attention:
             return self._attention(func, *args, **kwargs)
+        if func in _SOFTMAX:
+            return self._softmax(func, *args, **kwargs)
         if func in _GROUPED and func is not None and args[0].dtype != torch.bfloat16:
             return self._grouped(func, *args, **kwargs)
         return func(*args, **kwargs)
@@ -41,6 +50,18 @@ class GpuKernels(TorchFunctionMode):
         if attn_mask is not None and attn_mask.dtype == torch.bool:  # torch converts it before any kernel
             attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -torch.inf)
         return efficient_attention(query, key, value, attn_mask, is_causal, options.get("scale")).transpose(1, 2)
+
+    def _softmax(self, func, input, *args, **kwargs):  # called as torch calls it, by keyword, too
+        wide = torch.float32 in (*args, *kwargs.values())
+        if input.dim() == 4:
+            self.softmax_in.add("fp32" if wide else format_name(input.dtype))
+        last = kwargs.get("dim", args[0] if args else None) in (-1, input.dim() - 1)
+        if not (input.dtype == torch.float16 and wide and last):
+            return func(input, *args, **kwargs)
+        self.said["softmax"] = (
+            "Softmax in float32 reads FP16 numbers as a GPU's kernel does; a CPU copies them first, 4 bytes a number."
+        )
+        return from_fp16(input)
 
     def _grouped(self, func, x, weight, offs=None, bias=None, **options):
         if weight.dim() != 3 or offs is None or bias is not None or not isinstance(x, Tensor) or x.dim() != 2:

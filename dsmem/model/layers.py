@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dsmem.config.workload import EAGER
 from dsmem.model import operators
+from dsmem.model.softmax import softmax
 
 if TYPE_CHECKING:
     from dsmem.config.architecture import Architecture
@@ -27,9 +29,9 @@ class Step:
     mask: True where a token may not look, (seq_len, key_len); eager attention has one, and an indexer. window_mask: the
     same of the layers that slide, over the tokens that they keep and the new ones.
     cache: the `KVCache` that holds the earlier tokens, or None.
-    attention: "fused", "expanded" or "eager". absorbed: whether latent attention reads the cached latents as they are.
+    attention: as in `Workload`, but "auto". absorbed: whether latent attention reads the cached latents as they are.
     chosen: the bias of an indexer, between the layers that share it. window_angles: cosines and sines of the
-    layers that slide, where they have a rotary base of their own.
+    layers that slide, where they have a rotary base of their own. dropout: of a model in training.
     """
 
     cos: torch.Tensor | None
@@ -41,6 +43,12 @@ class Step:
     chosen: list[torch.Tensor] = dataclasses.field(default_factory=list)
     window_mask: torch.Tensor | None = None
     window_angles: tuple[torch.Tensor, torch.Tensor] | None = None
+    dropout: float = 0.0
+
+    @property
+    def eager(self) -> bool:
+        """Whether attention has its scores in memory."""
+        return self.attention in EAGER
 
 
 class Linear(nn.Linear):
@@ -77,7 +85,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x` normed, in its own shape and dtype."""
-        return operators.rms_norm(x, self.weight, self.eps)[0]
+        # under autocast the weight alone may be in FP32, and a GPU's kernel wants one format
+        return operators.rms_norm(x, self.weight.to(x.dtype), self.eps)[0]
 
 
 class LayerNorm(nn.Module):
@@ -162,23 +171,20 @@ def future_mask(positions: torch.Tensor, keys: range, window: int | None = None)
     return mask
 
 
+def autocasted(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The tensors as torch.autocast would hand them to a product: copies in its format, where it is on.
+
+    torch does so for its own operators, attention among them, and does not know ours.
+    """
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    return tuple(tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors)
+
+
 def split_heads(x: torch.Tensor, head_dim: int) -> torch.Tensor:
     """(batch, seq_len, heads * head_dim) seen as (batch, seq_len, heads, head_dim); moves nothing."""
     return x.view(*x.shape[:-1], -1, head_dim)
-
-
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleave: bool = False) -> torch.Tensor:
-    """Turn each pair of `x` by its position's angle (RoPE, arXiv 2104.09864); allocates one x.
-
-    x: (batch, seq_len, heads, head_dim). cos, sin: as in `Step`. A pair is (x[i], x[i + head_dim / 2]), or with
-    `interleave` (x[2i], x[2i + 1]); `cos` lies in the same order.
-    """
-    half = x.shape[-1] // 2
-    first, second = (slice(0, None, 2), slice(1, None, 2)) if interleave else (slice(half), slice(half, None))
-    out = x * cos
-    out[..., first].addcmul_(x[..., second], sin, value=-1)
-    out[..., second].addcmul_(x[..., first], sin)
-    return out
 
 
 def repeat_heads(x: torch.Tensor, groups: int) -> torch.Tensor:
@@ -190,31 +196,48 @@ def repeat_heads(x: torch.Tensor, groups: int) -> torch.Tensor:
     return by_head.clone(memory_format=torch.contiguous_format).flatten(1, 2).transpose(1, 2)
 
 
+def squeeze(x: torch.Tensor, cap: float) -> torch.Tensor:
+    """`x` between `cap` and its negative, in place but for the last product where a gradient is to come back."""
+    x = x.div_(cap).tanh_()
+    return x * cap if x.requires_grad else x.mul_(cap)
+
+
+def drop(x: torch.Tensor, probability: float) -> torch.Tensor:
+    """`x` with zeros at random places and the rest scaled up; a mask of one byte each is kept (arXiv 1207.0580)."""
+    return torch.native_dropout(x, probability, True)[0] if probability else x
+
+
 def eager_attention(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
     mask: torch.Tensor,
+    attention: str = "eager",
     bias: torch.Tensor | None = None,
     softcap: float | None = None,
     sinks: torch.Tensor | None = None,
+    dropout: float = 0.0,
 ) -> torch.Tensor:
-    """Attention with its scores (batch, heads, seq_len, key_len) in memory, and the softmax's copy of them.
+    """Attention with its scores (batch, heads, seq_len, key_len) in memory, and what `softmax` makes of them.
 
-    q: (batch, seq_len, heads, head_dim). k, v: (batch, key_len, heads, head_dim), of as many heads. mask: as in `Step`.
+    q: (batch, seq_len, heads, head_dim). k, v: (batch, key_len, heads, head_dim), of as many heads.
+    mask, attention: as in `Step`.
     bias: added to the scores in the mask's place, (batch, 1, seq_len, key_len); None where no indexer chooses.
-    softcap: scores are squeezed between this and its negative, in place. sinks: one more score for each head, (heads,),
-    which takes its share of the softmax and has no value; the scores are copied to stand beside it.
+    softcap: scores are squeezed between this and its negative, in place; where a gradient is to come back, the last
+    product is a second tensor, since that of tanh is kept. dropout: as in `Step`, of the weights. sinks: one more score
+    for each head, (heads,), which takes its share of the softmax and has no value; the scores are copied beside it.
     Returns (batch, seq_len, heads * head_dim).
     """
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     scores = torch.matmul(q, k.transpose(2, 3)).mul_(q.shape[-1] ** -0.5)
     if softcap is not None:
-        scores.div_(softcap).tanh_().mul_(softcap)
+        scores = squeeze(scores, softcap)
     scores = scores.masked_fill_(mask, -torch.inf) if bias is None else scores.add_(bias)
     if sinks is not None:
-        scores = torch.cat((scores, sinks[:, None, None].expand(*scores.shape[:-1], 1)), dim=-1)
-    weights = scores.softmax(dim=-1)
+        column = sinks.to(scores.dtype)[:, None, None].expand(*scores.shape[:-1], 1)
+        scores = torch.cat((scores, column), dim=-1)
+    weights = softmax(scores, attention)
     del scores
+    weights = drop(weights, dropout)
     out = torch.matmul(weights[..., : k.shape[2]], v).transpose(1, 2)
     return out.clone(memory_format=torch.contiguous_format).flatten(2)

@@ -2,18 +2,19 @@
 
 import contextlib
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dsmem.config.workload import Workload
+from dsmem.config.workload import EAGER, Workload
 from dsmem.model.devices import TORCH_DTYPES, check_device
-from dsmem.model.hub import explained, pinned_attention, quiet, version
+from dsmem.model.hub import explained, pinned_attention, quiet, unpacked, version
 from dsmem.model.kernels import GpuKernels
 from dsmem.model.library import LibraryModel, allocate, build
 
-KERNELS = {"auto": "sdpa", "fused": "sdpa", "expanded": "sdpa", "eager": "eager"}
+KERNELS = dict.fromkeys(("auto", "fused", "expanded"), "sdpa") | dict.fromkeys(EAGER, "eager")
 """What transformers calls each attention; "sdpa" itself decides whether it widens keys and values first."""
 
 _RECURRENT = ("Mamba", "GatedDelta", "LinearAttention", "ShortConv", "RecurrentBlock")
@@ -27,17 +28,19 @@ _FIELDS = {
 class LibraryPass:
     """The pass of `work` on a `LibraryModel`: `fill()` makes it ready, `forward()` runs it.
 
+    `running()` is what others run its `module` and `tokens` in. weights: the format of the parameters, by default that
+    of the workload.
+
     device: as in `devices.check_device`. seed: of the random weights and tokens. Raises ValueError for what is not run
     in transformers' code: weights of a scheme, a cache in another format than the activations, pages.
     module: transformers' model. work: what really runs: attention="eager" where the class has no other.
     notes: what differs from what one may expect, a sentence each; a pass may add to them.
 
-    A known difference from a GPU: eager attention takes its softmax in float32, for which a CPU and fake tensors copy
-    FP16 scores and a GPU does not, so on fake tensors an FP16 pass counts 4 bytes a score too many. BF16 and FP32 do
-    not differ.
+    What allocates otherwise on a CPU than on a GPU, a softmax in float32 of FP16 scores among it, is led to operators
+    that allocate as a GPU's (`kernels.GpuKernels`), on fake tensors and on a CPU; a note says so.
     """
 
-    def __init__(self, model: LibraryModel, work: Workload, device: Any, seed: int = 0):
+    def __init__(self, model: LibraryModel, work: Workload, device: Any, seed: int = 0, weights: str | None = None):
         self._model, self._device = model, check_device(device)
         _check(work, self._device)
         fake = self._device == "fake"
@@ -45,12 +48,12 @@ class LibraryPass:
         self._kernels = contextlib.nullcontext() if self._device == "cuda" else GpuKernels()
         torch.manual_seed(seed)
         with torch.device("meta" if fake else self._device), torch.no_grad():
-            self.module = build(model, work.weights, KERNELS[work.attention])
+            self.module = build(model, weights or work.weights, KERNELS[work.attention])
         if self._device == "cuda":
             torch.cuda.empty_cache()  # what building left behind must not hold what the pass makes
         with self._mode, torch.device("cpu" if fake else self._device):
             words, counts = self.module.config.get_text_config().vocab_size, (work.cached_tokens, work.new_tokens)
-            self._before, self._tokens = (torch.randint(words, (work.batch, count)) for count in counts)
+            self._before, self.tokens = (torch.randint(words, (work.batch, count)) for count in counts)
         self.work = work.changed(attention=_attention(self.module, work))
         self.notes, self._options = _notes(model, self.module, work, self.work.attention), _options(self.module, work)
 
@@ -70,14 +73,32 @@ class LibraryPass:
 
     def forward(self) -> Any:
         """What transformers returns for the new tokens, logits and `past_key_values` among it."""
-        out = self._run(self._tokens, **self._options)
-        said = getattr(self._kernels, "said", {}).values()
-        self.notes += [sentence for sentence in said if sentence not in self.notes]
+        out = self._run(self.tokens, **self._options)
+        self._note(self._of_softmax())
         return out
 
-    def _run(self, ids, **options):
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Inside, the module runs on its device as on a GPU; what it raises is one sentence, what differs is noted."""
         said = explained(f"{version()} does not run {self._model.name}")
-        with self._mode, self._kernels, torch.no_grad(), pinned_attention(self._device), quiet(), said:
+        with self._mode, self._kernels, pinned_attention(self._device), quiet(), unpacked(), said:
+            yield
+        self._note(getattr(self._kernels, "said", {}).values())
+
+    def _note(self, said):
+        self.notes += [sentence for sentence in said if sentence not in self.notes]
+
+    def _of_softmax(self):
+        """A sentence where the softmax of scores was seen in another format than this attention has by our formula."""
+        seen = getattr(self._kernels, "softmax_in", set())
+        formats = {"eager": self.work.activations, "eager_fp32": "fp32"}
+        ours, other = formats.get(self.work.attention), "eager" if self.work.attention == "eager_fp32" else "eager_fp32"
+        if seen and ours and ours not in seen:
+            return [f"Its softmax of scores is in {min(seen)}: attention={other!r} is the formula of that."]
+        return []
+
+    def _run(self, ids, **options):
+        with self.running(), torch.no_grad():
             return self.module(input_ids=ids, **options)
 
 
@@ -139,7 +160,9 @@ def _takes(module, argument):
 def _attention(module, work):
     """What the module's attention really is, by the kit's name."""
     theirs = module.config.get_text_config()._attn_implementation
-    return "eager" if theirs == "eager" else "fused" if work.attention == "auto" else work.attention
+    if theirs == "eager":
+        return work.attention if work.attention in EAGER else "eager"
+    return "fused" if work.attention == "auto" else work.attention
 
 
 def _notes(model, module, work, attention):
@@ -147,10 +170,8 @@ def _notes(model, module, work, attention):
     notes = []
     if model.quantized:
         notes.append(f"Its quantization_config ({model.quantized}) is not applied: it runs in {work.weights}.")
-    if attention == "eager" != work.attention:
+    if attention != work.attention and attention == "eager":
         notes.append(f"Attention is eager: {model.model_class.__name__} has no other in {version()}.")
-    if attention == "eager" and work.activations == "fp16":
-        notes.append("Eager softmax in float32 is a CPU's: a GPU copies FP16 scores once less, 4 bytes a score.")
     if any(word in type(part).__name__ for part in module.modules() for word in _RECURRENT):
         notes.append("Linear attention runs in torch's own operators: kernels of fla or mamba-ssm make fewer tensors.")
     if work.cache != "none":

@@ -42,7 +42,7 @@ def further_logits(model: nn.Module, tokens: torch.Tensor, attention: str = "fus
     """Logits of the tokens two and more ahead, one tensor per module: (batch, seq_len - 1 - i, vocab_size).
 
     model: a `Decoder` built with `mtp=True`. tokens: (batch, seq_len), with seq_len larger than the number of modules.
-    attention: "fused", "expanded" or "eager". The rotary positions of each module start at 0, as in transformers.
+    attention: as in `Step`. The rotary positions of each module start at 0, as in transformers.
     Raises ValueError for a model without modules and for too few tokens.
     """
     if not model.mtp:

@@ -1,19 +1,15 @@
 """Operators of our own where torch's allocate differently on a CPU and on a GPU, or where their shapes depend on data.
 
-Each returns everything it allocates that lives on, the small leftovers of its fused kernel included, so a ledger sees
-the same tensors on fake, CPU and CUDA devices. What a kernel allocates and frees while it runs is not seen: on a CPU
-that is not GPU memory; on a GPU it belongs to the gap between ledger and device (`runs.explain`).
+Each has a gradient, by an operator in `backward`. Each returns everything it allocates that lives on, the small
+leftovers of its fused kernel included, so a ledger sees the same tensors on fake, CPU and CUDA devices. What a kernel
+allocates and frees while it runs is not seen: on a CPU that is not GPU memory; on a GPU it belongs to the gap between
+ledger and device (`runs.explain`).
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
-MIN_FLASH_CAPABILITY = (8, 0)
-"""The compute capability from which torch has a flash kernel, and BF16 of its own."""
-
-LOWER_RIGHT = 2  # torch.nn.attention.bias.CausalVariant, whose import takes a second
+from dsmem.model import backward, flash, grouped
 
 
 @torch.library.custom_op("dsmem::rms_norm", mutates_args=())
@@ -22,6 +18,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
     weight: (last axis of x,). eps: added to the mean square.
     Returns the output (shape and dtype of x) and the inverse root mean square (float32, last axis 1).
+    Kept for backward: x, weight, the inverse.
     """
     if x.is_cuda:
         return torch.ops.aten._fused_rms_norm(x, [x.shape[-1]], weight, eps)
@@ -35,12 +32,16 @@ def _(x, weight, eps):
     return torch.empty_like(x), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
 
 
+rms_norm.register_autograd(backward.of_rms_norm, setup_context=backward.keep_for_rms_norm)
+
+
 @torch.library.custom_op("dsmem::layer_norm", mutates_args=())
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """`x` less its mean, over its standard deviation along the last axis, times `weight`, plus `bias` (1607.06450).
 
     weight, bias: (last axis of x,). eps: added to the variance.
     Returns the output (shape and dtype of x), the mean and the inverse standard deviation (float32, last axis 1).
+    Kept for backward: x, weight, mean, inverse.
     """
     if x.is_cuda:
         return torch.ops.aten.native_layer_norm(x, [x.shape[-1]], weight, bias, eps)
@@ -57,6 +58,9 @@ def _(x, weight, bias, eps):
     return torch.empty_like(x), mean, torch.empty_like(mean)
 
 
+layer_norm.register_autograd(backward.of_layer_norm, setup_context=backward.keep_for_layer_norm)
+
+
 @torch.library.custom_op("dsmem::attention", mutates_args=())
 def attention(
     query: Tensor, key: Tensor, value: Tensor, causal: bool, bias: Tensor | None = None, window: int | None = None
@@ -69,27 +73,11 @@ def attention(
     the memory-efficient kernel takes it. window: of the keys up to its own a token attends to the last so many alone;
     only where causal, and without a bias.
     Returns the output (shape of query) and the log-sum-exp of each row (batch, heads, seq_len) in float32.
+    Kept for backward: query, key, value, both results, and the bias, which has no gradient.
     Raises ValueError where this GPU's kernel wants as many key heads as query heads. Left out: the memory-efficient
     kernel (a T4's) may use float32 scratch for heads wider than 128.
     """
-    q, k, v = (tensor.transpose(1, 2) for tensor in (query, key, value))
-    backend = attention_backend(query.device, query.dtype)
-    kernel = _KERNELS["memory-efficient" if bias is not None and query.is_cuda else backend]
-    if causal and window is not None and window < key.shape[1]:  # a wider one hides nothing
-        out, logsumexp = kernel(q, k, v, causal, window=window)
-    else:
-        out, logsumexp = kernel(q, k, v, causal) if bias is None else kernel(q, k, v, causal, bias)
-    return unpadded(out.transpose(1, 2)), unpadded(logsumexp)
-
-
-def unpadded(tensor: Tensor) -> Tensor:
-    """`tensor` itself where it fills its storage in order, else a copy that does.
-
-    `contiguous()` alone may keep the padding: a slice along an axis beside axes of length 1 counts as contiguous.
-    """
-    if tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes:
-        return tensor
-    return tensor.clone(memory_format=torch.contiguous_format)
+    return flash.forward(query, key, value, causal, bias, window)
 
 
 @attention.register_fake
@@ -98,76 +86,7 @@ def _(query, key, value, causal, bias=None, window=None):
     return torch.empty_like(query), query.new_empty((batch, heads, seq_len), dtype=torch.float32)
 
 
-def attention_backend(device: Any = "cpu", dtype: torch.dtype = torch.float16) -> str:
-    """The kernel that `attention` runs on this device and dtype: "flash (CPU)", "flash" or "memory-efficient".
-
-    device: as torch takes it; fake tensors count as those of the CPU.
-
-    >>> attention_backend("cpu")
-    'flash (CPU)'
-    """
-    if not str(device).startswith("cuda"):
-        return "flash (CPU)"
-    modern = torch.cuda.get_device_capability(device) >= MIN_FLASH_CAPABILITY
-    return "flash" if modern and dtype != torch.float32 else "memory-efficient"
-
-
-def _flash_on_cpu(q, k, v, causal, mask=None, window=None):
-    new, seen = q.shape[2], k.shape[2]
-    if causal and (window or new != seen):  # this kernel takes the tokens for the first of the keys
-        mask = torch.full((new, seen), -torch.inf, dtype=q.dtype).triu_(seen - new + 1)
-    if window:
-        mask += torch.full_like(mask, -torch.inf).tril_(seen - new - window)
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        q, k, v, 0.0, causal and mask is None, attn_mask=mask
-    )
-
-
-def _flash(
-    q, k, v, causal, window=None
-):  # on a GPU causal tokens are the last of the keys (torch/nn/attention/bias.py)
-    # the kernel reads heads in multiples of 8; zeros in the padding change no score
-    pad = -q.shape[-1] % 8
-    padded = [torch.nn.functional.pad(tensor, (0, pad)) if pad else tensor for tensor in (q, k, v)]
-    scale = q.shape[-1] ** -0.5
-    if window:
-        tokens = [tensor.transpose(1, 2) for tensor in padded]
-        lengths, sides = (q.shape[2], k.shape[2]), {"window_size_left": window - 1, "window_size_right": 0}
-        out, logsumexp, *_ = torch.ops.aten._flash_attention_forward(
-            *tokens, None, None, *lengths, 0.0, True, False, scale=scale, **sides
-        )
-        return out.transpose(1, 2)[..., : q.shape[-1]], logsumexp
-    out, logsumexp, *_ = torch.ops.aten._scaled_dot_product_flash_attention(*padded, 0.0, causal, scale=scale)
-    return out[..., : q.shape[-1]], logsumexp
-
-
-def _memory_efficient(q, k, v, causal, bias=None, window=None):
-    if k.shape[1] != q.shape[1]:
-        raise ValueError(
-            f"key has {k.shape[1]} heads and query {q.shape[1]}; this GPU's kernel wants as many: "
-            "use attention='expanded'"
-        )
-    if window or (causal and q.shape[2] != k.shape[2]):
-        out, logsumexp = _efficient_of_the_last(q, k, v, window)
-    else:
-        bias = bias if bias is None else bias.expand(-1, q.shape[1], -1, -1)
-        out, logsumexp, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, bias, True, 0.0, causal)
-    return out, logsumexp[..., : q.shape[2]]
-
-
-def _efficient_of_the_last(q, k, v, window):
-    """The same kernel, told that the tokens are the last of the keys, as torch's `bias.py` tells it."""
-    q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
-    out, logsumexp, *_ = torch.ops.aten._efficient_attention_forward(
-        *(q, k, v, None, None, None, None, None, 0.0),
-        custom_mask_type=LOWER_RIGHT,
-        compute_log_sumexp=True,
-        **({"window_size": window} if window else {}),
-    )
-    return out.transpose(1, 2), logsumexp
-
-
-_KERNELS = {"flash (CPU)": _flash_on_cpu, "flash": _flash, "memory-efficient": _memory_efficient}
+attention.register_autograd(backward.of_attention, setup_context=backward.keep_for_attention)
 
 
 @torch.library.custom_op("dsmem::index_scores", mutates_args=())
@@ -176,7 +95,8 @@ def index_scores(query: Tensor, key: Tensor, weights: Tensor) -> list[Tensor]:
 
     query (batch, seq_len, heads, head_dim); key (batch, key_len, head_dim); weights (batch, seq_len, heads), float32.
     Returns the weighted sum of the heads' positive scores (batch, seq_len, key_len), the last head's scores in the same
-    shape, and where they are not float32 the copies of the keys and of one head's queries that are; all float32.
+    shape, and where they are not float32 the copies of the keys and of one head's queries that are; all float32. None
+    has a gradient: DeepSeek trains an indexer apart, by its distance from attention's own scores.
     """
     total, wide, copies = None, key.float(), []
     for head in range(query.shape[2]):
@@ -200,6 +120,9 @@ def _(query, key, weights):
     return [weights.new_empty(shape) for shape in shapes]
 
 
+index_scores.register_autograd(lambda ctx, *grads: (None, None, None), setup_context=backward.no_gradient)
+
+
 @torch.library.custom_op("dsmem::route", mutates_args=())
 def route(
     logits: Tensor,
@@ -219,6 +142,7 @@ def route(
     Returns, for n = tokens * top_k choices: weights (tokens, top_k), float32; token (n,), int64: whose turn it is,
     expert by expert; slot (tokens, top_k), int64: the turn of each choice; ends (experts,), int32: the first turn after
     an expert's. No shape depends on the data.
+    Kept for backward: logits, slot, ends. A gradient flows through the weights alone; `bias` has none.
     """
     scores = logits.sigmoid() if scoring_func == "sigmoid" else logits.softmax(dim=-1)
     chosen = _choose(scores, scores if bias is None else scores + bias, top_k, n_group, topk_group)
@@ -243,6 +167,9 @@ def _(logits, bias, top_k, n_group, topk_group, scoring_func, norm_topk_prob, sc
     )
 
 
+route.register_autograd(backward.of_route, setup_context=backward.keep_for_route)
+
+
 def _choose(scores, preference, top_k, n_group, topk_group):
     """Indices (tokens, top_k) of the experts with the highest preference, from the best groups only."""
     if n_group > 1:
@@ -261,14 +188,9 @@ def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
 
     x (rows, in_features), sorted by expert; weight (experts, out_features, in_features); ends (experts,), int32.
     Returns (rows, out_features). One grouped kernel where torch has it for this device and format, else a loop that
-    writes into one output.
+    writes into one output. Kept for backward: x where the weight is trained, weight, ends.
     """
-    if has_grouped_kernel(x, weight):
-        return torch._grouped_mm(x, weight.transpose(1, 2), ends)
-    out = x.new_empty(len(x), weight.shape[1])
-    for start, end, expert in turns(ends):
-        torch.mm(x[start:end], weight[expert].t(), out=out[start:end])
-    return out
+    return grouped.product(x, weight, ends)
 
 
 @grouped_linear.register_fake
@@ -276,23 +198,4 @@ def _(x, weight, ends):
     return x.new_empty((x.shape[0], weight.shape[1]))
 
 
-def has_grouped_kernel(x: Tensor, weight: Tensor) -> bool:
-    """Whether one kernel serves all experts: BF16 on compute capability 9.0 and later, rows in 16 bytes.
-
-    x, weight: as in `grouped_linear`.
-    """
-    if not x.is_cuda or x.dtype != torch.bfloat16 or torch.cuda.get_device_capability(x.device) < (9, 0):
-        return False
-    return weight.shape[1] % 8 == 0 and weight.shape[2] % 8 == 0
-
-
-def turns(ends: Tensor) -> list[tuple[int, int, int]]:
-    """(first row, end row, expert) of every expert that has rows. ends: as in `grouped_linear`.
-
-    >>> turns(torch.tensor([2, 2, 5]))
-    [(0, 2, 0), (2, 5, 2)]
-    """
-    ends = ends.tolist()
-    return [
-        (start, end, expert) for expert, (start, end) in enumerate(zip([0, *ends], ends, strict=False)) if end > start
-    ]
+grouped_linear.register_autograd(backward.of_grouped_linear, setup_context=backward.keep_for_grouped_linear)

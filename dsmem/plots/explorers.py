@@ -21,7 +21,7 @@ CONTROLS = {
     "batch": (1, 512, 4),
     "seq_len": (128, 131_072, 1024),
     "weights": ["fp16", *(name for name in (*FLOATS, *QUANTIZED) if name != "fp16")],
-    "attention": ["fused", "expanded", "eager"],
+    "attention": ["fused", "expanded", "eager", "eager_fp32"],
     "logits": ["all", "last"],
 }
 

@@ -21,13 +21,14 @@ FAMILIES = {
     r" attention_projected:/- attention_by_head:\- query=q_proj:/// query_rotated=query_normed=query_by_head=q_norm:|||"
     r" key=k_proj:... key_expanded=keys_read=k_norm:ooo value=v_proj:\\\ value_expanded=values_read:*** logsumexp:/o"
     r" latents=kv_a_proj_with_mqa:.+ latents_read:.x kv_expanded=kv_b_proj:.- value_padded:.o attention_padded:-o"
+    r" scores_wide:x| attention_weights_wide:+|"
     r" query_latent=q_a_proj:+x query_absorbed=q_b_proj:-x query_key_value=qkv_proj:/.",
     "#a96b59": r"residual=activation:/// residual_mid:... residual_out:xxx normed=norm:\\\ input_layernorm:+++"
     r" post_attention_layernorm:--- inverse_rms=norm_statistics:||| position_rows=embed_positions:o. position_ids:x.",
     "#e76300": r"logits:||| loss:---",
     "#b9ac70": r"temporary:xxx workspace:--- working:o. weight_copy=dequantized:/// int32_product:\\\ "
     r"float32_product:||| weight_unpacked:xxo input_int8:... input_scales:+++ input_scaled:ooo",
-    "#717581": r"optimizer_state=optimizer_states:\\\ first_moment:/// second_moment:... context:++",
+    "#717581": r"optimizer=optimizer_state=optimizer_states:\\\ first_moment:/// second_moment:... context:++",
     "#92dadd": r"gated=mlp gate=gate_proj:/// gate_activated=up_activated:xxx up=up_proj:--- mlp_out=down_proj:\\\ "
     r"experts=expert_rows:... shared_experts=shared_out:+++ router=router_logits:||| expert_gate_up:/. "
     r"expert_gated:x. expert_out=experts_out:-. expert_activated:|. routing:o.",

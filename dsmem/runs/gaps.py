@@ -77,8 +77,7 @@ def explain(run: Any) -> Waterfall:
     """The `Waterfall` from formula to device: every level a total, every difference between two a named gap.
 
     run: a `Run`; without a footprint the way begins at the ledger. Without a GPU it ends at what the allocator is
-    predicted to reserve. With transformers' eager attention in FP16, fake and CPU tensors hold a float32 copy of the
-    scores that a GPU does not make (see `model.library_pass.prepare`), so "kernel scratch" may be below 0 there.
+    predicted to reserve.
     """
     if not hasattr(run, "footprint"):
         raise ValueError(f"run={run!r} is not a Run; it must be what measure(...) returns")

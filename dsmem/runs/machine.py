@@ -8,7 +8,7 @@ import platform
 import psutil
 import torch
 
-from dsmem.model.operators import MIN_FLASH_CAPABILITY, attention_backend
+from dsmem.model.flash import MIN_FLASH_CAPABILITY, attention_backend
 from dsmem.table import Table
 from dsmem.units import format_bytes
 

@@ -16,7 +16,7 @@ import torch
 
 from dsmem.memory import cuda
 from dsmem.model.decoder import check_device
-from dsmem.model.operators import attention_backend
+from dsmem.model.flash import attention_backend
 
 SAME = ("device", "driver", "torch", "transformers", "commit", "source", "environment")
 """What must not change within one recording."""

@@ -10,6 +10,7 @@ from torch.utils.benchmark import Timer
 
 from dsmem.config.architecture import Architecture
 from dsmem.config.families import UnknownFamily
+from dsmem.config.training import Training
 from dsmem.config.workload import Workload
 from dsmem.footprint.inference import inference_footprint
 from dsmem.footprint.instants import Footprint
@@ -19,7 +20,7 @@ from dsmem.memory.replay import Replay
 from dsmem.model import hub, library
 from dsmem.model.decoder import build_model
 from dsmem.model.devices import check_device, settled
-from dsmem.runs import library_run
+from dsmem.runs import library_run, training_run
 from dsmem.runs.gaps import Waterfall, explain
 from dsmem.runs.watching import watch
 from dsmem.table import Table
@@ -38,6 +39,8 @@ class Run:
     A family without a formula has run in transformers' code: then `footprint` is None and arch a
     `model.library.LibraryModel`. notes: what differs there from what one may expect, a sentence each. cache: {kind:
     bytes} that transformers' cache holds after the pass, in its code.
+    training: of a training step, as it was asked for, else None; then step_seconds are the median seconds of each of
+    its phases, None on fake tensors.
     """
 
     arch: Architecture | library.LibraryModel
@@ -52,22 +55,27 @@ class Run:
     code: str = "dsmem"
     notes: tuple = ()
     cache: dict | None = None
+    training: Training | None = None
+    step_seconds: dict | None = None
 
     def gaps(self) -> Waterfall:
         """The way from formula to device, every difference between two levels named: see `explain`."""
         return explain(self)
 
     def table(self) -> Table:
-        """The levels as a `Table`: what each says of the peak."""
+        """The levels as a `Table`: what each says of the peak; of a training step first each phase's own."""
         totals = [(name, nbytes, nbytes) for name, nbytes, kind in self.gaps().steps if kind == "total"]
-        title = " ".join([f"{self}." if self.notes else str(self), *self.notes])
+        said = [training_run.words(self.ledger)] if self.training else []
+        totals = [(name, nbytes, nbytes) for name, nbytes in self.ledger.phases.items()] + totals
+        title = " ".join([f"{self}." if [*said, *self.notes] else str(self), *said, *self.notes])
         return Table({"level": None, "bytes": ",", "size": format_bytes}, totals, title)
 
     def plot_timeline(self, **options: Any) -> Any:
         """Live bytes over the pass; returns the Axes. Options: those of `plots.plot_timeline`."""
         from dsmem import plots  # not above: it loads Matplotlib
 
-        return plots.plot_timeline(self, **options)
+        marks = {"marks": self.ledger.marks} if self.training else {}
+        return plots.plot_timeline(self, **marks | options)
 
     def plot_tensors(self, **options: Any) -> Any:
         """The largest tensors alive at the peak; returns the Axes. Options: those of `plots.plot_tensors`."""
@@ -95,9 +103,12 @@ class Run:
         work = self.work
         code = "" if self.code == "dsmem" else f", in {self.code}' code"
         if self.footprint is None:
-            code += f" ({hub.version()}; no formula)"
+            code += " (no formula)" if self.code == "dsmem" else f" ({hub.version()}; no formula)"
+        what, formats = work.phase, work.weights_words
+        if self.training:
+            what, formats = "a training step", training_run.settings(self.training, work)
         return (
-            f"{self.arch.name}, {work.phase} of {work.batch:,} × {work.seq_len:,} tokens, {work.weights_words}, "
+            f"{self.arch.name}, {what} of {work.batch:,} × {work.seq_len:,} tokens, {formats}, "
             f"{work.attention} attention, on {self.device} tensors{code}"
         )
 
@@ -115,6 +126,7 @@ def measure(
     seed: int = 0,
     code: str | None = None,
     fold: bool = True,
+    training: Any = None,
     **fields: Any,
 ) -> Run:
     """Run a workload once with random weights and token ids, watched at every level; returns a `Run`.
@@ -128,6 +140,8 @@ def measure(
     BF16.
     fold: whether, in transformers' code on fake tensors, of layers that only repeat a few run and the ledger is written
     out for all; the run says so, and where they differ all run.
+    training: None for a forward pass; or a training step of the workload's batch and length: a `Training`, its fields
+    as a dict, an optimizer's name, or True. Formats are then "bf16" where none are given, and there is no cache.
     Raises ValueError for a workload with arrays, a device that is not there or a config that neither runs,
     torch.OutOfMemoryError where it does not fit.
 
@@ -145,7 +159,8 @@ def measure(
     model = library.read(source) if code == "transformers" else None
     if arch is None and work is None:
         fields = {"weights": model.floats or "bf16"} | fields
-    work = Workload.of(work, **fields)
+    training = None if training is None or training is False else Training.of(training)
+    work = training_run.trained(work, training, fields) if training else Workload.of(work, **fields)
     for name in ("batch", "seq_len", "cached_tokens"):
         whole_number(name, getattr(work, name), least=0, what="one number, and one workload is run at a time")
     work = settled(arch, work, device).on(arch) if arch else work
@@ -154,6 +169,8 @@ def measure(
     capacity = cuda.room_bytes(elsewhere) if device == "cuda" else None
     workspace = cuda.workspace_blocks() if device == "cuda" else ()
     beside = device, elsewhere, workspace, capacity
+    if training:
+        return Run(arch or model, code=code, **training_run.levels(model, arch, work, training, seed, beside, why))
     if code == "transformers":
         return Run(arch or model, code=code, **library_run.levels(model, arch, work, seed, fold, beside, why))
     forward, module = prepare(arch, work, device, seed)

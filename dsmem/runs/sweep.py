@@ -7,7 +7,7 @@ from dsmem.config.architecture import Architecture
 from dsmem.config.workload import Workload
 from dsmem.model import hub
 from dsmem.model.devices import attention_for
-from dsmem.model.operators import attention_backend
+from dsmem.model.flash import attention_backend
 from dsmem.units import INT8_SCHEMES
 
 SHAPES = ((4, 1024), (1, 128), (16, 4096), (1, 4096), (16, 128), (1, 1024), (16, 1024), (4, 128), (4, 4096))

@@ -24,6 +24,7 @@ def watch(
     capacity: int | None = None,
     look: Callable | None = None,
     folded: Folded | None = None,
+    attend: Any = None,
 ) -> tuple[Ledger, Replay, dict | None, dict | None, float | None]:
     """Ledger, replay, device memory, trace and seconds of `forward()` on any module; a GPU runs it four times.
 
@@ -33,6 +34,7 @@ def watch(
     capacity: bytes that the allocator could reserve then, see `memory.cuda.room_bytes`; on a nearly full GPU cached
     segments go back, and the replay must do so too. look: called with what the watched `forward()` returned.
     folded: of a model some of whose layers are left out; ledger and replay are those of all layers, or NotEqualError.
+    attend: whoever tells its `observer` of the pass, such as a `TrainingStep`; the ledger observes.
     Raises ReplayedOutOfMemory where the replay does not fit.
     """
     device = check_device(device)
@@ -40,6 +42,8 @@ def watch(
     memory = cuda.peaks(forward, elsewhere_bytes, workspace) if on_gpu else None
     trace = cuda.trace(forward) if on_gpu else None
     with Ledger(model) as ledger, folded.watching(ledger) if folded else contextlib.nullcontext():
+        if attend is not None:
+            attend.observer = ledger
         start = time.perf_counter()
         out = forward()
         if on_gpu:
@@ -48,6 +52,8 @@ def watch(
         if look:
             look(out)
         del out  # inside the block: what the caller would drop dies within the pass
+    if attend is not None:
+        attend.observer = None
     if folded:
         ledger = folded.unfold(ledger)
     blocks = tuple(memory["workspace_blocks"]) if on_gpu else ()

@@ -49,7 +49,7 @@ def test_a_change_that_is_not_allowed_is_refused(refuses):
         ("seq_len", 1e3, "whole number"),
         ("seq_len", [16, 0], "at least 1"),
         ("phase", "train", "prefill, decode"),
-        ("attention", "flash", "fused, expanded, eager"),
+        ("attention", "flash", "fused, expanded, eager, eager_fp32, auto"),
         ("logits", "none", "all, last"),
         ("cache", "swapped", "static, growing, paged, none"),
         ("mla_cache", "absorbed", "latent, expanded"),

@@ -72,7 +72,7 @@ def test_the_total_is_the_ledgers_peak_on_every_cache(phase, device):
 
 def test_arrays_give_the_same_as_loops_on_both_sides_of_what_is_chosen():
     cached = np.array([0, 5, 2047, 2048, 5000])
-    for attention in ("fused", "eager"):
+    for attention in ("fused", "eager", "eager_fp32"):
         work = Workload(2, 8, "decode", cached_tokens=cached, weights="bf16", attention=attention)
         loop = [inference_footprint(V32, work.changed(cached_tokens=int(c))).total_bytes for c in cached]
         assert inference_footprint(V32, work).total_bytes.tolist() == loop

@@ -95,6 +95,17 @@ def test_one_layers_hidden_state_is_far_from_the_peak_of_a_forward_pass():
     assert footprint.peak_instant in ("softmax", "merge_heads")
 
 
+@pytest.mark.parametrize(("weights", "more"), [("fp16", 4), ("bf16", 6), ("fp32", 0)])
+def test_a_softmax_in_float32_takes_so_many_bytes_a_score_more(weights, more):
+    """FP16: the weights in float32. BF16: the scores and the weights in float32, less the weights in BF16."""
+    plain, precise = (
+        inference_footprint("llama-2-7b", seq_len=4096, weights=weights, attention=attention)
+        for attention in ("eager", "eager_fp32")
+    )
+    assert precise.total_bytes - plain.total_bytes == more * 32 * 4096**2
+    assert ("attention_weights_wide" in precise.parts) == (more > 0) == ("scores_wide" in precise.parts or more == 4)
+
+
 def test_logits_of_the_last_token_alone_save_all_other_logits():
     every, last = (inference_footprint(GQA, Workload(4, 1024, logits=kept)) for kept in ("all", "last"))
     assert every.instants["lm_head"]["logits"] == 4 * 1024 * 152_064 * 2

@@ -99,16 +99,28 @@ EXPERTS = {
 }
 
 
+def in_float32(work):
+    """Where the softmax of 16-bit scores is when it is in float32; of FP16 ones it is an operator of ours.
+
+    Its copies are of the kind that reading a cache in another format makes, so the cache must be in the same one.
+    """
+    if work.attention != "eager_fp32" or work.activations == "fp32":
+        return {}
+    kernel = {"bf16": "_softmax", "fp16": "softmax_from_fp16"}[work.activations]
+    rounded = {"softmax": ("", kernel, 0), "round_weights": ("", "_to_copy", -1)}
+    return rounded | dict.fromkeys(("read keys", "read values"), ("", "no operator", 0))
+
+
 def places(arch, work):
     """{instant: (module, operator, which birth)} for all that this kind of decoder may go through."""
     ends = {"add_attention": ("layers.0", "add", 0), "lm_head": ("lm_head", None, 0)}
     if arch.gpt_block:
-        return GPT | ends
-    kind = LATENT_EAGER if work.attention == "eager" else LATENT_FUSED
+        return GPT | inside("layers.0.self_attn", in_float32(work)) | ends
+    kind = LATENT_EAGER if work.eager else LATENT_FUSED
     kind = (ABSORBED if work.absorbed(arch) else kind) if arch.latent else GROUPED
     if arch.joined_qkv and arch.rotary_dim is None:
         kind = kind | {"rotate_key": ("", "mul", 1)}
-    found = {}
+    kind, found = kind | in_float32(work), {}
     for slide in (False, True):
         if layers := arch.layers_that(slide):
             prefix = "sliding." if slide and arch.layers_that(False) else ""
@@ -121,7 +133,7 @@ def places(arch, work):
             found |= {prefix + name: place for name, place in table.items()}
     found |= {"lm_head": ends["lm_head"]}
     if arch.indexed:
-        found |= inside("layers.0.self_attn.indexer", INDEXER_EAGER if work.attention == "eager" else INDEXER)
+        found |= inside("layers.0.self_attn.indexer", INDEXER_EAGER if work.eager else INDEXER)
     for sparse, table, added in ((False, SWIGLU, "add_mlp"), (True, EXPERTS, "add_experts")):
         layers = [index for index in range(arch.num_hidden_layers) if arch.has_experts(index) == sparse]
         if layers:
@@ -132,14 +144,14 @@ def places(arch, work):
 
 
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
-@pytest.mark.parametrize("attention", ["fused", "expanded", "eager"])
+@pytest.mark.parametrize("attention", ["fused", "expanded", "eager", "eager_fp32"])
 def test_every_instant_is_what_the_ledger_holds_there(phase, attention):
     @given(any_architectures(), workloads(phase, attention))
     @settings(max_examples=25)
     def check(arch, work):
         # a dense layer and one with experts, each with an indexer where there are any
         arch = arch.scaled(num_hidden_layers=min(arch.num_hidden_layers, 2), indexer_types=())
-        if arch.latent:
+        if arch.latent or attention == "eager_fp32":
             work = work.changed(kv_cache=None)  # or rows are encoded and read back, which has no fixed place
         run = dsmem.measure(arch, work)
         seen = {name: live_after(run.ledger, *place) for name, place in places(arch, work).items()}

@@ -16,7 +16,7 @@ FORMATS = ("float", *QUANTIZED)
 R1 = Architecture.from_config("deepseek-r1")
 PIECES = torch.tensor(list(small.small_text()[: 2 * 64])).view(2, 64)
 each_format = pytest.mark.parametrize("weights", FORMATS)
-each_attention = pytest.mark.parametrize("attention", ["fused", "expanded", "eager"])
+each_attention = pytest.mark.parametrize("attention", ["fused", "expanded", "eager", "eager_fp32"])
 each_phase = pytest.mark.parametrize("phase", ["prefill", "decode"])
 
 

@@ -67,7 +67,7 @@ def test_a_training_step_of_transformers_peaks_where_torchs_tracker_says():
         assert ledger.peak_bytes == tracked_peak(model, step, tokens)
 
 
-@pytest.mark.parametrize("attention", ["fused", "expanded", "eager"])
+@pytest.mark.parametrize("attention", ["fused", "expanded", "eager", "eager_fp32"])
 @torch.no_grad()
 def test_our_forward_pass_peaks_where_torchs_tracker_says(attention):
     model = build_model(ARCH, "fp16", "fake")
@@ -411,7 +411,7 @@ def events(run):
     return [(r.op, r.module, r.nbytes, r.shape, r.dtype, r.category, sign) for r, sign in lasting]
 
 
-@pytest.mark.parametrize("attention", ["fused", "expanded", "eager"])
+@pytest.mark.parametrize("attention", ["fused", "expanded", "eager", "eager_fp32"])
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
 @pytest.mark.parametrize("kv_cache", KV_CACHES)
 def test_fake_tensors_tell_the_same_story_as_real_ones(phase, attention, kv_cache):

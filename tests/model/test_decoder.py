@@ -9,7 +9,7 @@ import dsmem
 from dsmem import Architecture, Workload, build_model
 from dsmem.model.decoder import attention_for
 
-each_attention = pytest.mark.parametrize("attention", ["fused", "expanded", "eager"])
+each_attention = pytest.mark.parametrize("attention", ["fused", "expanded", "eager", "eager_fp32"])
 
 
 @each_attention
@@ -73,7 +73,7 @@ def tiny():
 
 @pytest.mark.parametrize("argument", ["attention", "logits"])
 def test_a_call_with_an_unknown_word_is_refused(tiny, argument, refuses):
-    allowed = {"attention": "fused, expanded, eager", "logits": "all, last"}[argument]
+    allowed = {"attention": "fused, expanded, eager, eager_fp32", "logits": "all, last"}[argument]
     refuses(lambda: tiny(TOKENS, **{argument: "some"}), argument, "'some'", allowed)
 
 

@@ -5,7 +5,7 @@ import torch
 
 from dsmem.model import hub
 from dsmem.model.devices import attention_for, check_device, settled
-from dsmem.model.operators import unpadded
+from dsmem.model.flash import unpadded
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ def test_every_family_that_is_read_is_among_the_decoders():
 
 
 @each_config
-@pytest.mark.parametrize("attention", ["fused", "expanded", "eager"])
+@pytest.mark.parametrize("attention", ["fused", "expanded", "eager", "eager_fp32"])
 @torch.no_grad()
 def test_logits_are_those_of_transformers(config, attention):
     theirs, ours = theirs_and_ours(config)

@@ -62,7 +62,7 @@ def test_opt_350m_runs_in_transformers_code():
 
 
 @each_gpt
-@pytest.mark.parametrize("attention", ["fused", "eager"])
+@pytest.mark.parametrize("attention", ["fused", "eager", "eager_fp32"])
 @torch.no_grad()
 def test_steps_through_a_cache_give_the_logits_of_transformers(config, attention):
     theirs, ours = theirs_and_ours(config)

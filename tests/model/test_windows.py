@@ -52,7 +52,7 @@ def test_a_tiny_mistral_from_its_files_says_what_transformers_says(tmp_path):
     theirs.save_pretrained(tmp_path)
     ours = checkpoint.load_model(tmp_path)
     said = theirs(TOKENS).logits
-    for attention in ("fused", "expanded", "eager"):
+    for attention in ("fused", "expanded", "eager", "eager_fp32"):
         close(ours(TOKENS, attention=attention), said)
     assert (build_without_window(ours)(TOKENS) - said).abs().max() > 0.1  # what the window changes
 

@@ -5,7 +5,7 @@ import types
 import torch
 from torch import Tensor, nn
 
-from dsmem.model.operators import turns
+from dsmem.model.grouped import turns
 from dsmem.model.quantize.base import stored
 from dsmem.model.quantize.int4 import GROUP
 from dsmem.model.quantize.table import LAYERS

@@ -1,0 +1,159 @@
+"""The levels of a training step, in our code or in transformers': what `measure(..., training=...)` gives."""
+
+import contextlib
+import importlib.util
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from dsmem.config.architecture import Architecture
+from dsmem.config.training import Training
+from dsmem.config.workload import Workload
+from dsmem.footprint.instants import Footprint
+from dsmem.memory.ledger import Ledger
+from dsmem.model.decoder import build_model
+from dsmem.model.devices import settled
+from dsmem.model.folding import layers_of
+from dsmem.model.library import LibraryModel
+from dsmem.model.library_training import library_step
+from dsmem.model.training import TrainingStep
+from dsmem.runs.folded import PATIENCE
+from dsmem.runs.watching import watch
+from dsmem.units import FLOATS, format_bytes, one_of
+
+LEVELS = ("ledger", "replay", "device_memory", "trace", "seconds")
+TIMES = 3
+"""Steps of which the median time is taken, on real tensors."""
+
+WHERE = {"optimizer step": "the optimizer step"}
+PLURALS = {"weight": "weights", "buffer": "buffers", "gradient": "gradients", "optimizer": "optimizer states"}
+PLURALS |= {"activation": "activations", "temporary": "temporaries"}
+_FORMULA = "dsmem.footprint.training"
+
+
+def trained(work: Workload | None, training: Training, fields: dict[str, Any]) -> Workload:
+    """The workload of a training step: no cache, and BF16 where no format is given. Arguments as in `measure`.
+
+    Raises ValueError for what no step is taken of: a decode, cached tokens, weights of a scheme.
+    """
+    if work is None and "weights" not in fields:
+        fields = {"weights": "bf16"} | fields
+    work = Workload.of(work, **fields)
+    one_of("phase", work.phase, ("prefill",), "what a training step runs")
+    if work.cached_tokens:
+        raise ValueError(f"cached_tokens={work.cached_tokens} is nothing that a training step reads; it must be 0")
+    if training.lora_rank is None:
+        one_of("weights", work.weights, FLOATS, "a format that all parameters are trained in")
+    return work.changed(cache="none", logits="all")
+
+
+def levels(
+    model: LibraryModel | None,
+    arch: Architecture | None,
+    work: Workload,
+    training: Training,
+    seed: int,
+    beside: tuple,
+    notes: tuple = (),
+) -> dict[str, Any]:
+    """The fields of a `Run` of one training step but its arch and code, by their names.
+
+    model: of transformers, or None for ours. arch: for the formula. work: from `trained`. beside: device, and what
+    `watch` takes after it. notes: to stand after the run's own. Raises ValueError for what is not run.
+    """
+    device = beside[0]
+    footprint, why = _footprint(arch, work, training)
+    if model is None:
+        ready = our_step(arch, work, training, device, seed), work, []
+    else:
+        ready = library_step(model, work, training, device, seed)
+    step, work, said = ready
+    with progress(step.module, (model or arch).name) if device != "cuda" else contextlib.nullcontext():
+        seen = watch(step.run, step.module, *beside, attend=step)
+    times = None if device == "fake" else step.seconds(TIMES)
+    more = {"work": work, "device": device, "training": training, "step_seconds": times}
+    more |= {"footprint": footprint, "notes": (*said, *why, *notes)}
+    return dict(zip(LEVELS, seen, strict=True)) | more
+
+
+def our_step(arch: Architecture, work: Workload, training: Training, device: str, seed: int = 0) -> TrainingStep:
+    """A training step of our decoder with random weights and tokens. Arguments as in `levels`."""
+    work = settled(arch, work, device)
+    model = build_model(arch, weights=training.parameters(work), device=device, seed=seed)
+    if device == "cuda":
+        torch.cuda.empty_cache()  # what building left behind must not hold what the step makes
+    tokens = torch.randint(arch.vocab_size, (work.batch, work.seq_len), device="cpu" if device == "fake" else device)
+    return TrainingStep(model, tokens, training, work.activations, work.attention)
+
+
+def settings(training: Training, work: Workload) -> str:
+    """How a step trains, in words.
+
+    >>> settings(Training(precision="autocast", checkpointing="full"), Workload(weights="bf16"))
+    'adamw (foreach), fp32 parameters under bf16 autocast, full checkpointing'
+    """
+    own = training.optimizer in ("adamw", "sgd", "adafactor", "muon")
+    said = [
+        f"{training.optimizer} ({training.optimizer_kernel})"
+        if own
+        else training.optimizer.replace("none", "no optimizer")
+    ]
+    precision = {
+        "pure": f"all in {work.activations}",
+        "autocast": f"{training.parameters(work)} parameters under {work.activations} autocast",
+        "master": f"{work.activations} with a {training.stepped(work)} master copy",
+    }
+    said.append(precision[training.precision])
+    said += [f"{training.checkpointing} checkpointing"] if training.checkpointing != "none" else []
+    said += [f"LoRA of rank {training.lora_rank}"] if training.lora_rank is not None else []
+    said += [f"loss in chunks of {training.loss_chunk}"] if training.loss_chunk is not None else []
+    return ", ".join(said + (["step in backward"] if training.step_in_backward else []))
+
+
+def words(ledger: Ledger) -> str:
+    """Where a step's peak is and what it is made of, a sentence."""
+    peaks = ledger.phases
+    worst = max(peaks, key=peaks.get)
+    parts = sorted(ledger.by_category(worst).items(), key=lambda part: -part[1])
+    said = [
+        f"{PLURALS.get(name, name)} {format_bytes(nbytes)}" for name, nbytes in parts if 100 * nbytes >= peaks[worst]
+    ]
+    return f"The peak, {format_bytes(peaks[worst])}, is in {WHERE.get(worst, worst)}: {', '.join(said)}."
+
+
+def _footprint(arch, work, training) -> tuple[Footprint | None, tuple]:
+    """The formula's answer, or None and a sentence on why there is none."""
+    if arch is None or not importlib.util.find_spec(_FORMULA):
+        return None, ()
+    try:
+        return importlib.import_module(_FORMULA).training_footprint(arch, work, training), ()
+    except ValueError as error:
+        return None, (f"No formula: {error}.",)
+
+
+@contextlib.contextmanager
+def progress(module: torch.nn.Module, words: str) -> Iterator[None]:
+    """A bar that counts a step's layers, forward and backward, once it lasts; `words` stand before it."""
+    layers, done = layers_of(module), set()
+    with tqdm(total=2 * len(layers), desc=words, unit="layer", delay=PATIENCE, leave=False) as bar:
+
+        def count(*key):
+            def hook(*_):  # what a hook returns would stand for the layer's output
+                if key not in done:  # a layer may run again in backward
+                    done.add(key)
+                    bar.update()
+
+            return hook
+
+        hooks = [layer.register_forward_hook(count("forward", index)) for index, layer in enumerate(layers)]
+        for index, layer in enumerate(layers):
+            first = next((p for p in layer.parameters() if p.requires_grad), None)
+            if first is not None:
+                hooks.append(first.register_post_accumulate_grad_hook(count("backward", index)))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dsmem.model import capped, operators
+from dsmem.model import capped, gpt_oss, operators
 from dsmem.model.indexer import Indexer
 from dsmem.model.layers import RMSNorm, Step, autocasted, eager_attention, repeat_heads, split_heads
 from dsmem.model.rotary import rotate, rotate_part
@@ -39,6 +39,7 @@ class Attention(nn.Module):
         for name, width in arch.norms().items():
             setattr(self, name, RMSNorm(width, arch.rms_norm_eps, **like))
         self.one_norm, self.rotary_dim = arch.qk_norm_type == "per_layer", arch.rotary_dim
+        self.sinks = nn.Parameter(torch.zeros(arch.num_attention_heads, **like)) if arch.attention_sinks else None
 
     def forward(self, x: torch.Tensor, step: Step) -> torch.Tensor:
         """(batch, seq_len, hidden_size), from the same shape."""
@@ -62,11 +63,14 @@ class Attention(nn.Module):
         if step.eager:
             q = repeat_heads(q, 1)
             mask = step.mask if self.window is None else step.window_mask
-            return eager_attention(q, k, v, mask, step.attention, softcap=self.softcap)
+            return eager_attention(q, k, v, mask, step.attention, softcap=self.softcap, sinks=self.sinks)
         q, k, v = autocasted(q, k, v)
         if self.softcap is not None:
             return capped.attention(q, k, v, q.shape[1] > 1, self.window, self.softcap)[0].flatten(2)
-        return operators.attention(q, k, v, causal=q.shape[1] > 1, window=self.window)[0].flatten(2)
+        causal = q.shape[1] > 1
+        if self.sinks is not None:
+            return gpt_oss.attention(q, k, v, self.sinks, causal, self.window).flatten(2)
+        return operators.attention(q, k, v, causal=causal, window=self.window)[0].flatten(2)
 
     def projected(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries, keys and values, (batch, seq_len, width) each; parts of one tensor where one matrix makes them."""

@@ -21,6 +21,7 @@ NAMES = (
     "qwen3",
     "minimax_m2",
     "mixtral",
+    "gpt_oss",
     "qwen2_moe",
     "qwen3_moe",
     "v2",
@@ -41,7 +42,7 @@ def loss_of(logits):
 
 @pytest.mark.parametrize(
     ("name", "attention"),
-    [*((name, "fused") for name in NAMES), *((name, "eager") for name in ("llama", "v3", "gpt2", "gemma2"))],
+    [*((name, "fused") for name in NAMES), *((name, "eager") for name in ("llama", "v3", "gpt2", "gemma2", "gpt_oss"))],
 )
 def test_gradients_are_those_of_transformers(name, attention):
     theirs, ours = theirs_and_ours(CONFIGS[name])

@@ -25,6 +25,8 @@ QWEN_MOE = {"head_dim": 16, "num_experts": 8, "moe_intermediate_size": 40}
 INDEX = {"index_n_heads": 8, "index_head_dim": 20, "index_topk": 4}
 MINICPM = {name: LATENT[name] for name in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim")}
 MINICPM |= {"num_key_value_heads": 6}
+OSS = {"model_type": "gpt_oss", "head_dim": 16, "num_key_value_heads": 2, "num_local_experts": 8, "sliding_window": 4}
+OSS |= {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0}}  # without a word its class stretches them
 CONFIGS = {
     "v3": {"model_type": "deepseek_v3", "q_lora_rank": 24, "n_group": 4, "topk_group": 2, **LATENT},
     "v3, pairs side by side": {
@@ -89,6 +91,14 @@ CONFIGS = {
         "rotary_dim": 8,
     },
     "minimax_m2, all rotated": {"model_type": "minimax_m2", "head_dim": 10, "num_local_experts": 8},
+    "gpt_oss": {**OSS, "swiglu_limit": 0.5},
+    "gpt_oss, square experts, all slide, no biases of attention": {
+        **OSS,
+        "intermediate_size": 64,
+        "layer_types": ["sliding_attention"] * 3,
+        "attention_bias": False,
+    },
+    "gpt_oss, experts twice as narrow": {**OSS, "intermediate_size": 32, "swiglu_alpha": 0.7, "num_key_value_heads": 4},
     "glm4_moe": {"model_type": "glm4_moe", "num_key_value_heads": 2, **GLM},
     "glm4_moe with norms and biases": {
         "model_type": "glm4_moe",

@@ -43,6 +43,7 @@ def architectures(draw, hidden=2048, intermediate=8192, vocab=50_000, head_dim=1
         joined_gate_up=draw(BOOLEANS),
         sliding_window=draw(st.none() | st.integers(2, 40) | st.integers(2, 600)),
         layer_types=draw(st.just(()) | kinds),
+        attention_sinks=draw(BOOLEANS),
     )
 
 
@@ -63,6 +64,7 @@ def latent_architectures(draw, hidden=512, rank=64, head_dim=64, **widths):
         qk_norm=False,
         joined_qkv=False,
         sliding_window=None,
+        attention_sinks=False,
         q_lora_rank=draw(st.none() | st.integers(1, rank)),
         kv_lora_rank=draw(st.integers(1, rank)),
         qk_nope_head_dim=nope,
@@ -96,6 +98,7 @@ def with_experts(draw, dense, width=256):
     arch, group_size, n_group = draw(dense), draw(st.integers(2, 5)), draw(st.integers(1, 3))
     topk_group, layers = draw(st.integers(1, n_group)), st.integers(0, arch.num_hidden_layers - 1)
     shared = draw(st.sampled_from(("n_shared_experts", "shared_expert_intermediate_size")))
+    limit = draw(st.none() | st.just(7.0))
     return arch.scaled(
         n_routed_experts=group_size * n_group,
         n_group=n_group,
@@ -107,6 +110,8 @@ def with_experts(draw, dense, width=256):
         mlp_only_layers=tuple(sorted(draw(st.sets(layers)))),
         scoring_func=draw(st.sampled_from(("softmax", "sigmoid"))),
         norm_topk_prob=draw(BOOLEANS),
+        expert_bias=limit is not None,
+        swiglu_limit=limit,
     )
 
 
@@ -118,6 +123,7 @@ def gpt_architectures(draw, **widths):
         num_key_value_heads=arch.num_attention_heads,
         qk_norm=False,
         sliding_window=None,
+        attention_sinks=False,
         layer_norm_epsilon=1e-5,
         learned_positions=draw(st.integers(1024, 1100)),
         position_offset=draw(st.sampled_from((0, 2))),
@@ -134,6 +140,7 @@ def gemma_architectures(draw, **widths):
     """A decoder of Gemma's layers, of the second or the third kind, and mixes of both."""
     return draw(architectures(**widths)).scaled(
         gemma_block=True,
+        attention_sinks=False,
         rotary_dim=None,
         joined_qkv=False,
         joined_gate_up=False,

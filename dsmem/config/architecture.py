@@ -23,16 +23,19 @@ class Architecture(Shapes):
     ("full") and which take over the choice of the layer before ("shared"), where not all are "full". With
     `n_routed_experts` every layer is a mixture of experts, but the `first_k_dense_replace` first and those in
     `mlp_only_layers`; all tokens share `n_shared_experts`, or one of `shared_expert_intermediate_size` whose output a
-    gate scales. With `sliding_window` the layers that `layer_types` calls "sliding_attention" attend to so many tokens
-    alone; it is () where all do. With `layer_norm_epsilon` the layers are GPT blocks: LayerNorms with a bias, an MLP
-    without a gate, and a table of `learned_positions`, whose first `position_offset` rows no token reads; `joined_qkv`
-    says whether one matrix makes queries, keys and values, `joined_gate_up` whether one makes gate and up (Phi-3). With
-    `gemma_block` what attention and MLP give is normed, too, norms multiply by 1 + their weight, and embeddings are
-    scaled; scores and logits may be capped, and layers that slide turn by a base of their own. `head` stands on the
-    decoder: "lm_head", "score" (a number for each of `num_labels` labels) or "none". `apart` names what the config
-    holds beside the language model (`vision_config`): none of it is counted here. `stored` is how the config says that
-    weights are stored, where that is not in 16 bit: "fp8", "fp32", or a method's name. `scale_emb`, `scale_depth` and
-    `dim_model_base` scale embedding, residual branches and logits (MiniCPM). Build one with `Architecture.from_config`.
+    gate scales. `attention_sinks` says whether each head has a number that its softmax counts as one more score,
+    `expert_bias` whether the mixtures are gpt-oss's: router and routed experts carry biases, an expert's gate and up
+    lie in turn and are clamped at `swiglu_limit`, and `swiglu_alpha` sharpens the gate. With `sliding_window` the
+    layers that `layer_types` calls "sliding_attention" attend to so many tokens alone; it is () where all do. With
+    `layer_norm_epsilon` the layers are GPT blocks: LayerNorms with a bias, an MLP without a gate, and a table of
+    `learned_positions`, whose first `position_offset` rows no token reads; `joined_qkv` says whether one matrix makes
+    queries, keys and values, `joined_gate_up` whether one makes gate and up (Phi-3). With `gemma_block` what attention
+    and MLP give is normed, too, norms multiply by 1 + their weight, and embeddings are scaled; scores and logits may be
+    capped, and layers that slide turn by a base of their own. `head` stands on the decoder: "lm_head", "score" (a
+    number for each of `num_labels` labels) or "none". `apart` names what the config holds beside the language model
+    (`vision_config`): none of it is counted here. `stored` is how the config says that weights are stored, where that
+    is not in 16 bit: "fp8", "fp32", or a method's name. `scale_emb`, `scale_depth` and `dim_model_base` scale
+    embedding, residual branches and logits (MiniCPM). Build one with `Architecture.from_config`.
     """
 
     name: str
@@ -79,6 +82,10 @@ class Architecture(Shapes):
     topk_group: int = 1
     norm_topk_prob: bool = False
     routed_scaling_factor: float = 1.0
+    attention_sinks: bool = False
+    expert_bias: bool = False
+    swiglu_limit: float | None = None
+    swiglu_alpha: float = 1.702
     num_nextn_predict_layers: int = 0
     hidden_act: str = "silu"
     gemma_block: bool = False
@@ -130,10 +137,10 @@ class Architecture(Shapes):
             self.check_fields(_NO_GEMMA, "is not known beside gemma_block=True of {name}")
         if self.latent:
             self._check_latent()
+            self.check_fields({"attention_sinks": False}, "is not known beside kv_lora_rank of {name}")
         if self.indexed:
             self.check_indexer()
-        if self.n_routed_experts:
-            self._check_experts()
+        self.check_experts()
         self.check_gpt_block()
 
     def _check_rotary(self):
@@ -184,25 +191,6 @@ class Architecture(Shapes):
             raise ValueError(
                 f"num_key_value_heads={self.num_key_value_heads} goes with grouped heads; with kv_lora_rank it must be "
                 f"num_attention_heads={self.num_attention_heads}"
-            )
-
-    def _check_experts(self):
-        for field in ("n_routed_experts", "num_experts_per_tok", "moe_intermediate_size", "n_group", "topk_group"):
-            whole_number(field, getattr(self, field), what="a size")
-        if self.n_shared_experts and self.shared_expert_intermediate_size:
-            raise ValueError(
-                f"n_shared_experts={self.n_shared_experts} says the same as shared_expert_intermediate_size="
-                f"{self.shared_expert_intermediate_size}; one of them must be 0"
-            )
-        if self.n_routed_experts % self.n_group:
-            raise ValueError(
-                f"n_group={self.n_group} does not divide n_routed_experts={self.n_routed_experts}; it must"
-            )
-        reach = self.n_routed_experts // self.n_group * min(self.topk_group, self.n_group)
-        if self.num_experts_per_tok > reach:
-            raise ValueError(
-                f"num_experts_per_tok={self.num_experts_per_tok} is more than the experts a token may choose from; "
-                f"allowed: at most {reach}"
             )
 
     @classmethod
@@ -272,7 +260,7 @@ _POSITIVE = (
     "vocab_size",
 )
 _NO_GEMMA = {"kv_lora_rank": None, "n_routed_experts": 0, "rotary_dim": None}
-_NO_GEMMA |= {"joined_qkv": False, "joined_gate_up": False}
+_NO_GEMMA |= {"joined_qkv": False, "joined_gate_up": False, "attention_sinks": False}
 _COUNTS = (
     "n_routed_experts",
     "n_shared_experts",

@@ -22,6 +22,7 @@ _WITHOUT = {  # what they have not
     "qk_norm": False,
     "sliding_window": None,
     "joined_gate_up": False,
+    "attention_sinks": False,
 }
 
 

@@ -24,7 +24,9 @@ _OPT = {
 }
 _MIXTRAL = {"mlp": "block_sparse_moe", "gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
 _QWEN2_MOE = {"shared_experts": "shared_expert"}
+_GPT_OSS = {"gate": "router"}
 WORDS = {"gpt2": _GPT2, "opt": _OPT, "mixtral": _MIXTRAL, "minimax_m2": _MIXTRAL, "qwen2_moe": _QWEN2_MOE}
+WORDS |= {"gpt_oss": _GPT_OSS}
 """{model_type: {a word of the kit's name of a tensor: the family's word}}."""
 
 PREFIXES = {
@@ -44,8 +46,11 @@ TURNED = ("gpt2",)
 OUTSIDE = ("minimax_m2",)
 """Families whose router's bias lies beside the router, not in it."""
 
-STACKED = ("qwen3_vl_moe_text",)
+STACKED = ("qwen3_vl_moe_text", "gpt_oss")
 """Families whose files hold the experts of a layer as one tensor, (experts, in_features, out_features)."""
+
+TURNED_STACKS = ("gpt_oss",)
+"""Those of them that lie so in transformers, too, where a square matrix does not show it."""
 
 
 def published_name(model_type: str, name: str) -> str:

@@ -1,14 +1,13 @@
 """What follows from the fields of an `Architecture`: widths, linear layers, cache rows, and counts of parameters."""
 
-import math
-
 from dsmem.config.gpt_block import GPTShapes
 from dsmem.config.indexer import IndexerShapes
+from dsmem.config.mixture import MixtureShapes, swiglu
 from dsmem.config.windows import WindowShapes
 from dsmem.units import one_of
 
 
-class Shapes(IndexerShapes, WindowShapes, GPTShapes):
+class Shapes(MixtureShapes, IndexerShapes, WindowShapes, GPTShapes):
     """Derived shapes: the fields they are made of are those of `Architecture`, which inherits from this class."""
 
     @property
@@ -50,16 +49,6 @@ class Shapes(IndexerShapes, WindowShapes, GPTShapes):
     def output_width(self) -> int:
         """Elements of one token's attention output before `o_proj`: heads x value_head_dim."""
         return self.num_attention_heads * self.value_head_dim
-
-    def has_experts(self, index: int) -> bool:
-        """Whether layer `index` (from 0) is a mixture of experts."""
-        sparse = self.n_routed_experts > 0 and index >= self.first_k_dense_replace
-        return sparse and index not in self.mlp_only_layers
-
-    @property
-    def expert_layers(self) -> list[int]:
-        """Indices of the layers that are mixtures of experts; empty in a dense model."""
-        return [index for index in range(self.num_hidden_layers) if self.has_experts(index)]
 
     def cache_rows(self, mla_cache: str = "latent") -> dict[str, tuple[int, int]]:
         """What a cache keeps of one token in one layer: {name: (heads, elements per head)}.
@@ -110,11 +99,8 @@ class Shapes(IndexerShapes, WindowShapes, GPTShapes):
         """Parameters of one layer by named part, dense or with experts."""
         norms = dict.fromkeys(self.layer_norms(), self.norm_params) | self.norms()
         shapes = self.attention_linears() | (self.shared_linears() if experts else self.mlp_linears())
-        stacks = {name: math.prod(shape) for name, shape in self.expert_stacks().items()} if experts else {}
-        router = {"router": self.n_routed_experts * self.hidden_size} if experts else {}
-        if experts and self.shared_expert_intermediate_size:
-            router["shared_expert_gate"] = self.hidden_size
-        return norms | _elements(shapes) | router | stacks
+        sinks = {"sinks": self.num_attention_heads} if self.attention_sinks else {}
+        return norms | _elements(shapes) | sinks | (self.expert_census() if experts else {})
 
     def layer_norms(self) -> tuple[str, ...]:
         """Names of a layer's norms that are as wide as the model."""
@@ -217,46 +203,16 @@ class Shapes(IndexerShapes, WindowShapes, GPTShapes):
         hidden, width = self.hidden_size, self.intermediate_size
         if self.gpt_block:
             return {"up_proj": (hidden, width, self.mlp_bias), "down_proj": (width, hidden, self.mlp_bias)}
-        found = _swiglu("", hidden, width, self.mlp_bias)
+        found = swiglu("", hidden, width, self.mlp_bias)
         if not self.joined_gate_up:
             return found
         return {"gate_up_proj": (hidden, 2 * width, self.mlp_bias), "down_proj": found["down_proj"]}
-
-    def shared_linears(self) -> dict[str, tuple[int, int, bool]]:
-        """The linear layers of the experts that every token passes through: one MLP as wide as all of them."""
-        # a family spells the width in one way or the other
-        width = self.n_shared_experts * self.moe_intermediate_size + self.shared_expert_intermediate_size
-        return _swiglu("shared_experts.", self.hidden_size, width, self.mlp_bias) if width else {}
-
-    def expert_stacks(self) -> dict[str, tuple[int, int, int]]:
-        """The routed experts' matrices, one stack for all of a layer: {name: (experts, out_features, in_features)}."""
-        if not self.n_routed_experts:
-            return {}
-        experts, hidden, width = self.n_routed_experts, self.hidden_size, self.moe_intermediate_size
-        return {"experts.gate_up_proj": (experts, 2 * width, hidden), "experts.down_proj": (experts, hidden, width)}
 
     @property
     def n_params(self) -> int:
         """All parameters, a tied head counted once."""
         return sum(self.census().values())
 
-    @property
-    def n_active_params(self) -> int:
-        """Parameters that one token passes through, the embedding included: all but the experts not chosen.
-
-        >>> import dsmem
-        >>> dsmem.Architecture.from_config("deepseek-r1").n_active_params
-        37552282624
-        """
-        idle = self.n_routed_experts - self.num_experts_per_tok
-        one = sum(math.prod(shape[1:]) for shape in self.expert_stacks().values())
-        return self.n_params - len(self.expert_layers) * idle * one
-
 
 def _elements(shapes):
     return {name: n_in * n_out + bias * n_out for name, (n_in, n_out, bias) in shapes.items()}
-
-
-def _swiglu(prefix, hidden, width, bias):
-    shapes = {"gate_proj": (hidden, width), "up_proj": (hidden, width), "down_proj": (width, hidden)}
-    return {prefix + name: (*shape, bias) for name, shape in shapes.items()}

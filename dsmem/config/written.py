@@ -16,6 +16,8 @@ _OURS = (
     "o_bias",
     "qk_norm",
     "qk_norm_type",
+    "attention_sinks",
+    "expert_bias",
     "gemma_block",
     "rotary_dim",
     "joined_qkv",
@@ -133,6 +135,12 @@ def _minimax_m2(arch):
     return _mixtral(arch) | {"rotary_dim": arch.rotary_dim}
 
 
+def _gpt_oss(arch):
+    # without a word its class stretches the angles
+    plain = {} if arch.rope_scaling else {"rope_parameters": {"rope_type": "default", "rope_theta": arch.rope_theta}}
+    return _dense(arch) | _mixtral(arch) | {"layer_types": _kinds(arch)} | plain
+
+
 def _phi3(arch):
     partial = arch.rotated_dim / arch.head_dim
     # its own padding token is beyond a vocabulary that was made smaller
@@ -162,6 +170,7 @@ _FAMILY_KEYS = {
     "gemma3_text": _gemma,
     "mixtral": _mixtral,
     "minimax_m2": _minimax_m2,
+    "gpt_oss": _gpt_oss,
     "phi3": _phi3,
     "glm4_moe": _glm4_moe,
     "qwen2": _windowed,

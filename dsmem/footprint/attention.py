@@ -205,6 +205,10 @@ def eager(p):
     p.drop("query_key_value")
     p.alive |= {"query": query}
     p.instant("scores", scores=scores)
+    if p.arch.attention_sinks:
+        joined = p.new(formulas.attention_scores_bytes, p.key_len + 1, heads)
+        p.instant("join_sinks", scores=scores, scores_and_sinks=joined)
+        scores = joined
     softmax(p, scores)
     out = heads_out(p)
     p.instant("merge_heads", attention_weights=scores, attention_by_head=out, attention_out=out)

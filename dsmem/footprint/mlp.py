@@ -75,7 +75,8 @@ def router(p):
     # in fp32 the input and the weight are float32 as they are
     wide = (p.bits < 32) * formulas.tensor_bytes(p.tokens * p.arch.hidden_size, 32)
     weight = (p.bits < 32) * formulas.tensor_bytes(n_experts * p.arch.hidden_size, 32)
-    p.instant("router", router_input=wide, router_weight=weight, router_logits=logits)
+    bias = p.arch.expert_bias * (p.bits < 32) * formulas.tensor_bytes(n_experts, 32)
+    p.instant("router", router_input=wide, router_weight=weight + bias, router_logits=logits)
     scores = formulas.tensor_bytes(p.tokens * choices, 32)
     places = formulas.routing_bytes(p.tokens, choices, n_experts)
     kept = formulas.tensor_bytes(p.tokens * choices, p.bits)
@@ -88,8 +89,11 @@ def routed(p):
     hidden, width = _rows(p, p.arch.hidden_size), _rows(p, p.arch.moe_intermediate_size)
     gate_up = _rows(p, 2 * p.arch.moe_intermediate_size)
     stack(p, "experts.gate_up_proj", expert_rows=hidden, expert_gate_up=gate_up)
-    p.instant("experts.silu", expert_gate_up=gate_up, expert_activated=width)
-    p.instant("experts.gate_times_up", expert_gate_up=gate_up, expert_activated=width, expert_gated=width)
+    if p.arch.expert_bias:
+        p.instant("experts.clamped_swiglu", expert_gate_up=gate_up, expert_gated=width)
+    else:
+        p.instant("experts.silu", expert_gate_up=gate_up, expert_activated=width)
+        p.instant("experts.gate_times_up", expert_gate_up=gate_up, expert_activated=width, expert_gated=width)
     stack(p, "experts.down_proj", expert_gated=width, expert_out=hidden)
     p.instant("experts.sum", expert_out=hidden, experts_out=p.hidden(), expert_choice=p.hidden())
     p.drop("route_weights", "routing")

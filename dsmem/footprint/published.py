@@ -36,7 +36,9 @@ def published_tensors(
     if arch.gpt_block:
         return _gpt(arch, _unconverted(arch, weights, plain))
     found = decoder_tensors(arch, LINEAR, mtp, plain)
-    if arch.model_type in STACKED:
+    if arch.expert_bias and getattr(weights, "layout", "") == "mxfp4":
+        found, weights = _stacked(arch, found, plain, weights), None  # which converts experts alone
+    elif arch.model_type in STACKED:
         found = _stacked(arch, found, _unconverted(arch, weights, plain))
     named = {published_name(arch.model_type, name.removeprefix("model.")): tensor for name, tensor in found.items()}
     return _stored(named, weights, plain)
@@ -78,12 +80,18 @@ def _stored(named, quantization, plain):
     return found
 
 
-def _stacked(arch, found, weights):
-    """The same tensors with each layer's experts as one, turned."""
+def _stacked(arch, found, plain, quantization=None):
+    """The same tensors with each layer's experts as one, turned; or as `quantization` has them, which turns none."""
     found = {name: tensor for name, tensor in found.items() if ".experts." not in name}
     for index in arch.expert_layers:
         for name, (experts, n_out, n_in) in arch.expert_stacks().items():
-            found[f"model.layers.{index}.mlp.{name}"] = (experts, n_in, n_out), weights
+            stack = f"model.layers.{index}.mlp.{name}"
+            if quantization is None:
+                found[stack] = (experts, n_in, n_out), plain
+            for end, (shape, element) in quantization.tensors(n_in, n_out).items() if quantization else ():
+                found[f"{stack}_{end}"] = (experts, *shape), element
+            if arch.expert_bias:
+                found[f"{stack}_bias"] = (experts, n_out), plain
     return found
 
 
@@ -138,6 +146,8 @@ def _layer(arch, index, experts, weights, plain):
         found[f"{prefix}{name}.weight"] = (arch.hidden_size,), plain
     for name, width in arch.norms().items():
         found[f"{prefix}self_attn.{name}.weight"] = (width,), plain
+    if arch.attention_sinks:
+        found[f"{prefix}self_attn.sinks"] = (arch.num_attention_heads,), plain
     for name, shape in arch.attention_linears().items():
         found |= _linear(f"{prefix}self_attn.{name}", *shape, weights, plain)
     if arch.indexed and not arch.shares_index(index):
@@ -162,7 +172,7 @@ def _indexer(arch, prefix, weights, plain):
 
 def _experts(arch, prefix, weights, plain):
     """The router, and the routed experts one by one."""
-    found = {f"{prefix}gate.weight": ((arch.n_routed_experts, arch.hidden_size), plain)}
+    found = _linear(f"{prefix}gate", arch.hidden_size, arch.n_routed_experts, arch.expert_bias, plain, plain)
     if arch.scoring_func == "sigmoid":
         found[f"{prefix}gate.e_score_correction_bias"] = (arch.n_routed_experts,), "fp32"
     width, hidden = arch.moe_intermediate_size, arch.hidden_size

@@ -104,7 +104,7 @@ def weight_part(arch: Architecture, name: str) -> str:
     >>> weight_part(Architecture.of("deepseek-r1"), "kv_b_proj")
     'attention'
     """
-    if name in arch.attention_linears() or name in arch.indexer_census():
+    if name == "sinks" or name in arch.attention_linears() or name in arch.indexer_census():
         return "attention"
     if name in arch.mlp_linears():
         return "mlp"

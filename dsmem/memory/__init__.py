@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = attach(
         "replay_trace": "traces",
         "load_snapshot": "snapshots",
         "snapshot_trace": "snapshots",
+        "saved_tensors": "saved",
         "measure_loading": "host",
         "compare_loaders": "host",
     },

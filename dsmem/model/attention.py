@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dsmem.model import capped, operators
+from dsmem.model import capped, gpt_oss, operators
 from dsmem.model.indexer import Indexer
 from dsmem.model.layers import RMSNorm, Step, autocasted, eager_attention, once, repeat_heads, split_heads
 from dsmem.model.rotary import rotate, rotate_part
@@ -39,6 +39,7 @@ class Attention(nn.Module):
         for name, width in arch.norms().items():
             setattr(self, name, RMSNorm(width, arch.rms_norm_eps, **like))
         self.one_norm, self.rotary_dim = arch.qk_norm_type == "per_layer", arch.rotary_dim
+        self.sinks = nn.Parameter(torch.zeros(arch.num_attention_heads, **like)) if arch.attention_sinks else None
 
     compute = staticmethod(once)
 
@@ -64,12 +65,15 @@ class Attention(nn.Module):
         if step.eager:
             q = repeat_heads(q, 1)
             mask = step.mask if self.window is None else step.window_mask
-            return self.compute(eager_attention, q, k, v, mask, attention=step.attention, softcap=self.softcap)
+            rules = {"attention": step.attention, "softcap": self.softcap, "sinks": self.sinks}
+            return self.compute(eager_attention, q, k, v, mask, **rules)
         q, k, v = autocasted(q, k, v)
+        rules = {"causal": q.shape[1] > 1, "window": self.window}
         if self.softcap is not None:
-            rules = {"causal": q.shape[1] > 1, "window": self.window, "softcap": self.softcap}
-            return self.compute(capped.attention, q, k, v, **rules)[0].flatten(2)
-        return self.compute(operators.attention, q, k, v, causal=q.shape[1] > 1, window=self.window)[0].flatten(2)
+            return self.compute(capped.attention, q, k, v, softcap=self.softcap, **rules)[0].flatten(2)
+        if self.sinks is not None:
+            return self.compute(gpt_oss.attention, q, k, v, self.sinks, **rules).flatten(2)
+        return self.compute(operators.attention, q, k, v, **rules)[0].flatten(2)
 
     def projected(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries, keys and values, (batch, seq_len, width) each; parts of one tensor where one matrix makes them."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsmem.config.architecture import Architecture
-from dsmem.config.names import BESIDE, TURNED, has_one_meaning, kit_name, published_name
+from dsmem.config.names import BESIDE, TURNED, TURNED_STACKS, has_one_meaning, kit_name, published_name
 from dsmem.units import FLOATS, format_name, one_of
 
 if TYPE_CHECKING:
@@ -80,10 +80,10 @@ def fill_from(model: "Decoder", state: "dict[str, torch.Tensor]") -> None:
                     module.bias.copy_(_take(state, f"{name}.bias", module.bias.shape))
             elif isinstance(module, QuantizedStack):
                 shape = module.experts, module.out_features, module.in_features
-                for expert, matrix in enumerate(_stack(state, name, shape)):
+                for expert, matrix in enumerate(_stack(state, name, shape, model.arch.model_type in TURNED_STACKS)):
                     module.set_weight(expert, matrix)
             else:
-                _copy_own(state, name, module)
+                _copy_own(state, name, module, model.arch.model_type in TURNED_STACKS)
                 if model.arch.gemma_block and isinstance(module, RMSNorm):
                     module.weight.add_(1)
     if state:
@@ -120,7 +120,7 @@ def _own_format(folder):
     return one_of("dtype", format_name(named), FLOATS, "a float format (give weights=... instead)")
 
 
-def _copy_own(state, name, module):
+def _copy_own(state, name, module, turned):
     """The module's own parameters and lasting buffers."""
     own = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
     for part, tensor in own.items():
@@ -128,18 +128,21 @@ def _copy_own(state, name, module):
         if key in ("inv_freq", "local_inv_freq"):
             continue
         if key.endswith("_proj.weight") and ".experts." in key:
-            tensor.copy_(_stack(state, name, tensor.shape))
+            tensor.copy_(_stack(state, name, tensor.shape, turned))
         else:
             tensor.copy_(_take(state, key, tensor.shape))
 
 
-def _stack(state, name, shape):
-    """A layer's routed experts as one tensor, be they stored so (transformers, this kit), turned, or one by one."""
+def _stack(state, name, shape, turned):
+    """A layer's routed experts as one tensor, be they stored so (transformers, this kit), turned, or one by one.
+
+    turned: whether a square one is turned, too, which its shape does not show.
+    """
     for key in (name, f"{name}.weight"):
         if key in state:
-            turned = shape[0], shape[2], shape[1]
-            if tuple(state[key].shape) == turned != tuple(shape):  # as transformers does: a square one stays
-                return _take(state, key, turned).mT
+            other = shape[0], shape[2], shape[1]
+            if tuple(state[key].shape) == other and ((turned and key == name) or other != tuple(shape)):
+                return _take(state, key, other).mT
             return _take(state, key, shape)
     import torch
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dsmem.model import operators
+from dsmem.model import gpt_oss, operators
 from dsmem.model.layers import MLP, Linear, autocasted
 
 if TYPE_CHECKING:
@@ -45,13 +45,17 @@ class Experts(nn.Module):
 
         The other arguments are what `operators.route` gives.
         """
-        rows = self.down_proj(self.inner(x, token, slot, ends), ends)
+        rows = self.outer(self.inner(x, token, slot, ends), ends)
         return _Sum.apply(rows, weights.to(rows.dtype), slot)
 
     def inner(self, x: torch.Tensor, token: torch.Tensor, slot: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
         """What goes into `down_proj`, sorted by expert: (tokens * top_k, moe_intermediate_size)."""
         gate, up = self.gate_up_proj(_Spread.apply(x, token, slot), ends).chunk(2, dim=-1)
         return F.silu(gate) * up
+
+    def outer(self, inner: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        """What comes out of `down_proj`, sorted by expert: (tokens * top_k, hidden_size)."""
+        return self.down_proj(inner, ends)
 
 
 class _Spread(torch.autograd.Function):
@@ -94,12 +98,34 @@ class _Sum(torch.autograd.Function):
         return of_rows, of_weights, None
 
 
+class ClampedExperts(Experts):
+    """Experts of gpt-oss: with biases, gate and up in turn and clamped. Arguments as in `Decoder`."""
+
+    def __init__(self, arch: "Architecture", make_stack: Callable, **like: Any):
+        super().__init__(make_stack)
+        self.limit, self.alpha = arch.swiglu_limit, arch.swiglu_alpha
+        for name, shape in arch.expert_biases().items():
+            bias = nn.Parameter(torch.zeros(shape, **like))
+            self.register_parameter(f"{name.removeprefix('experts.')}_bias", bias)
+
+    def inner(self, x: torch.Tensor, token: torch.Tensor, slot: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        """What goes into `down_proj`, sorted by expert: (tokens * top_k, moe_intermediate_size)."""
+        gate_up = self.gate_up_proj(_Spread.apply(x, token, slot), ends)
+        gate_up = gpt_oss.AddByExpert.apply(gate_up, self.gate_up_proj_bias, ends)
+        return gpt_oss.clamped_swiglu(gate_up, self.limit, self.alpha)
+
+    def outer(self, inner: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        """What comes out of `down_proj`, sorted by expert: (tokens * top_k, hidden_size)."""
+        return gpt_oss.AddByExpert.apply(self.down_proj(inner, ends), self.down_proj_bias, ends)
+
+
 class Router(nn.Module):
     """Scores of all experts for every token, in float32 whatever the model computes in."""
 
     def __init__(self, arch: "Architecture", **like: Any):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(arch.n_routed_experts, arch.hidden_size, **like))
+        self.bias = nn.Parameter(torch.zeros(arch.n_routed_experts, **like)) if arch.expert_bias else None
         bias = torch.zeros(arch.n_routed_experts, device=like["device"]) if arch.scoring_func == "sigmoid" else None
         self.register_buffer("e_score_correction_bias", bias)
         self.rules = {
@@ -113,7 +139,9 @@ class Router(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """`operators.route` of `x` (tokens, hidden_size): weights (in the format of `x`), token, slot, ends."""
-        logits = F.linear(x.float(), self.weight.float()).float()  # under autocast the product is in its format
+        bias = None if self.bias is None else self.bias.float()
+        logits = F.linear(x.float(), self.weight.float(), bias).float()  # under autocast the product is in its format
+        del bias
         weights, *places = operators.route(logits, self.e_score_correction_bias, **self.rules)
         return weights.to(x.dtype), *places
 
@@ -123,7 +151,8 @@ class MoE(nn.Module):
 
     def __init__(self, arch: "Architecture", make_linear: Callable, make_stack: Callable, **like: Any):
         super().__init__()
-        self.experts, self.gate = Experts(make_stack), Router(arch, **like)
+        self.experts = ClampedExperts(arch, make_stack, **like) if arch.expert_bias else Experts(make_stack)
+        self.gate = Router(arch, **like)
         self.shared_experts = MLP(make_linear, "shared_experts.") if arch.shared_linears() else None
         gated = arch.shared_expert_intermediate_size > 0
         self.shared_expert_gate = Linear(arch.hidden_size, 1, bias=False, **like) if gated else None

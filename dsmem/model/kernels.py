@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from dsmem.model.flash import unpadded
+from dsmem.model.gpu_softmax import GpuSoftmax
 from dsmem.model.operators import grouped_linear
 from dsmem.model.softmax import from_fp16
 from dsmem.units import format_name
@@ -20,7 +21,8 @@ class GpuKernels(TorchFunctionMode):
 
     Attention whose values are not as wide as its keys (MLA) would write all scores to memory on a CPU; a GPU's
     memory-efficient kernel does not. Grouped products in FP16 and FP32 do not exist for fake tensors. A softmax in
-    float32 copies FP16 numbers into float32 first on a CPU, and on a GPU it does not.
+    float32 copies FP16 numbers into float32 first on a CPU, and on a GPU it does not; a GPU's backward of any softmax
+    makes a product more (`GpuSoftmax`).
     said: a sentence for each kind that was led elsewhere. softmax_in: the formats in which scores (batch, heads,
     seq_len, key_len) had their softmax.
     """
@@ -51,20 +53,21 @@ class GpuKernels(TorchFunctionMode):
             attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -torch.inf)
         return efficient_attention(query, key, value, attn_mask, is_causal, options.get("scale")).transpose(1, 2)
 
-    def _softmax(self, func, scores, *args, **kwargs):
+    def _softmax(self, func, input, *args, **kwargs):  # called as torch calls it, by keyword, too
         wide = torch.float32 in (*args, *kwargs.values())
-        if scores.dim() == 4:
-            self.softmax_in.add("fp32" if wide else format_name(scores.dtype))
-        if (
-            scores.dtype != torch.float16
-            or not wide
-            or kwargs.get("dim", args[0] if args else None) not in (-1, scores.dim() - 1)
-        ):
-            return func(scores, *args, **kwargs)
+        if input.dim() == 4:
+            self.softmax_in.add("fp32" if wide else format_name(input.dtype))
+        dim = kwargs.get("dim", args[0] if args else None)
+        if torch.is_grad_enabled() and input.requires_grad and dim is not None:
+            dtype = next((each for each in (*args, *kwargs.values()) if isinstance(each, torch.dtype)), None)
+            return GpuSoftmax.apply(input, dim, dtype)
+        last = dim in (-1, input.dim() - 1)
+        if not (input.dtype == torch.float16 and wide and last):
+            return func(input, *args, **kwargs)
         self.said["softmax"] = (
             "Softmax in float32 reads FP16 numbers as a GPU's kernel does; a CPU copies them first, 4 bytes a number."
         )
-        return from_fp16(scores)
+        return from_fp16(input)
 
     def _grouped(self, func, x, weight, offs=None, bias=None, **options):
         if weight.dim() != 3 or offs is None or bias is not None or not isinstance(x, Tensor) or x.dim() != 2:

@@ -220,6 +220,7 @@ def eager_attention(
     attention: str = "eager",
     bias: torch.Tensor | None = None,
     softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
     dropout: float = 0.0,
 ) -> torch.Tensor:
     """Attention with its scores (batch, heads, seq_len, key_len) in memory, and what `softmax` makes of them.
@@ -228,7 +229,8 @@ def eager_attention(
     mask, attention: as in `Step`.
     bias: added to the scores in the mask's place, (batch, 1, seq_len, key_len); None where no indexer chooses.
     softcap: scores are squeezed between this and its negative, in place; where a gradient is to come back, the last
-    product is a second tensor, since that of tanh is kept. dropout: as in `Step`, of the weights.
+    product is a second tensor, since that of tanh is kept. dropout: as in `Step`, of the weights. sinks: one more score
+    for each head, (heads,), which takes its share of the softmax and has no value; the scores are copied beside it.
     Returns (batch, seq_len, heads * head_dim).
     """
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
@@ -236,8 +238,11 @@ def eager_attention(
     if softcap is not None:
         scores = squeeze(scores, softcap)
     scores = scores.masked_fill_(mask, -torch.inf) if bias is None else scores.add_(bias)
+    if sinks is not None:
+        column = sinks.to(scores.dtype)[:, None, None].expand(*scores.shape[:-1], 1)
+        scores = torch.cat((scores, column), dim=-1)
     weights = softmax(scores, attention)
     del scores
     weights = drop(weights, dropout)
-    out = torch.matmul(weights, v).transpose(1, 2)
+    out = torch.matmul(weights[..., : k.shape[2]], v).transpose(1, 2)
     return out.clone(memory_format=torch.contiguous_format).flatten(2)

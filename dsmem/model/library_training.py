@@ -8,6 +8,7 @@ from dsmem.config.training import Training
 from dsmem.config.workload import Workload
 from dsmem.model.library import LibraryModel
 from dsmem.model.library_pass import LibraryPass
+from dsmem.model.lora import put_adapters
 from dsmem.model.training import TrainingStep
 
 
@@ -23,6 +24,9 @@ def library_step(
     ready = LibraryPass(model, work, device, seed, weights)
     ready.fill()
     ready.notes += set_dropout(ready.module, training.dropout)
+    put_adapters(ready.module, training)
+    if training.lora_rank is not None and training.checkpointing != "none":
+        ready.module.enable_input_require_grads()  # as peft does: the first layer's input is to have a gradient
     step = TrainingStep(ready.module, ready.tokens, training, work.activations, around=ready.running)
     return step, ready.work, ready.notes
 

@@ -18,6 +18,7 @@ from dsmem.model.devices import settled
 from dsmem.model.folding import layers_of
 from dsmem.model.library import LibraryModel
 from dsmem.model.library_training import library_step
+from dsmem.model.lora import put_adapters
 from dsmem.model.training import TrainingStep
 from dsmem.runs.folded import PATIENCE
 from dsmem.runs.watching import watch
@@ -81,7 +82,11 @@ def levels(
 def our_step(arch: Architecture, work: Workload, training: Training, device: str, seed: int = 0) -> TrainingStep:
     """A training step of our decoder with random weights and tokens. Arguments as in `levels`."""
     work = settled(arch, work, device)
-    model = build_model(arch, weights=training.parameters(work), device=device, seed=seed)
+    adapters = training.lora_rank is not None
+    formats = {"weights": work.weights, "activations": work.activations}
+    formats = formats if adapters else {"weights": training.parameters(work)}
+    model = build_model(arch, **formats, device=device, seed=seed)
+    put_adapters(model, training)
     if device == "cuda":
         torch.cuda.empty_cache()  # what building left behind must not hold what the step makes
     tokens = torch.randint(arch.vocab_size, (work.batch, work.seq_len), device="cpu" if device == "fake" else device)

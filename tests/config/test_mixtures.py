@@ -73,10 +73,19 @@ GLM_AIR = {
     "vocab_size": 151_552,
     "num_nextn_predict_layers": 1,
 }
+GPT_OSS = {
+    "model_type": "gpt_oss",
+    "hidden_size": 2880,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 64,
+    "intermediate_size": 2880,
+    "vocab_size": 201_088,
+}
 PUBLISHED = {  # all parameters, those of one token, bytes that a token takes in a cache of 16 bit
     "mixtral": (MIXTRAL, 46_702_792_704, 12_879_925_248, 131_072),
     "minimax_m2": (MINIMAX, 228_689_748_992, 11_030_537_216, 253_952),
     "glm4_moe": (GLM_AIR, 106_852_245_504, 13_424_123_904, 188_416),
+    "gpt_oss": (GPT_OSS, 116_829_156_672, 5_711_982_912, 73_728),
     "qwen2_moe": (QWEN2_57B, 57_408_658_944, 14_249_270_784, 57_344),
 }
 

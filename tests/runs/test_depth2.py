@@ -10,6 +10,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 import dsmem
 from dsmem import Architecture, Workload, measure
 from dsmem.config.families import FAMILIES
+from dsmem.model import kernels as kernels_module
 from dsmem.model import library_pass
 
 LENGTH = 20
@@ -224,3 +225,15 @@ def test_a_softmax_in_another_format_than_the_formulas_is_said(model_type, atten
     said = [note for note in run.notes if "softmax of scores" in note]
     assert len(said) == (word is not None) and all(word in note for note in said)
     assert any("a CPU copies them first" in note for note in run.notes) == (model_type + attention[:5] == "llamaeager")
+
+
+def test_a_softmax_is_seen_however_it_is_called():
+    scores, kernels = torch.randn(1, 2, 3, 4).half(), kernels_module.GpuKernels()
+    with kernels:
+        calls = (
+            torch.nn.functional.softmax(input=scores, dim=-1, dtype=torch.float32),
+            torch.softmax(scores, 3, torch.float32),
+            scores.softmax(-1, dtype=torch.float32),
+        )
+    assert all(torch.equal(call, calls[0]) and call.dtype == torch.float32 for call in calls)
+    assert kernels.softmax_in == {"fp32"} and list(kernels.said) == ["softmax"]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dsmem.config.families.common import Family, decoder, experts, rotary_dim, windows
+from dsmem.config.families.common import Family, decoder, experts, rope, rotary_dim, windows
 from dsmem.config.families.dense import qwen3
 from dsmem.config.keys import Keys
 from dsmem.units import whole_number
@@ -53,6 +53,24 @@ _MINIMAX = {
     "scoring_func": "sigmoid",
     "shared_intermediate_size": 0,
 }
+
+
+def _gpt_oss(keys):
+    bias = keys.flag("attention_bias", True)
+    for name in ("num_key_value_heads", "head_dim"):
+        keys.whole(name)  # a null does not follow from other sizes in this family
+    if keys.get("layer_types") is None:
+        keys.whole("sliding_window")  # every second layer has one
+    fields = decoder(keys) | routed(keys, "intermediate_size") | windows(keys, lambda index: index % 2 == 0)
+    keys.only("experts_per_token", fields["num_experts_per_tok"])  # OpenAI's own word, which transformers does not read
+    if keys.get("rope_parameters") is None and not keys.get("rope_scaling"):
+        fields |= {"rope_scaling": rope(Keys({"rope_parameters": _OSS_ROPE}, keys.family, {}, {}))["rope_scaling"]}
+    fields |= {"qkv_bias": bias, "o_bias": bias, "attention_sinks": True, "expert_bias": True, "norm_topk_prob": True}
+    return fields | {name: keys.number(name, usual) for name, usual in (("swiglu_limit", 7.0), ("swiglu_alpha", 1.702))}
+
+
+_OSS_ROPE = {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
+_OSS_ROPE |= {"original_max_position_embeddings": 4096}
 
 
 def _glm4_moe(keys):
@@ -118,6 +136,22 @@ FAMILIES = {
             "use_mtp mtp_transformer_layers num_mtp_modules shared_moe_mode mlp_intermediate_size "
             "layernorm_full_attention_beta layernorm_linear_attention_beta layernorm_mlp_beta max_model_len".split()
         ),
+        foreign=_NOT_THEIRS,
+    ),
+    "gpt_oss": Family(
+        _gpt_oss,
+        _EXPERTS,
+        {
+            "num_key_value_heads": 8,
+            "head_dim": 64,
+            "intermediate_size": 2880,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 150_000.0,
+            "sliding_window": 128,
+            "n_routed_experts": 128,
+            "num_experts_per_tok": 4,
+        },
+        harmless=frozenset({"initial_context_length"}),  # OpenAI's own word for what the scaling says
         foreign=_NOT_THEIRS,
     ),
     "glm4_moe": Family(

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensor
 
 from dsmem.config.training import Training
-from dsmem.model.checkpointing import keep_less
+from dsmem.model.checkpointing import attention_again, keep_less
 from dsmem.model.devices import TORCH_DTYPES
 from dsmem.model.optimizers import make_optimizer
 from dsmem.units import FLOATS, format_name, one_of, whole_number
@@ -61,13 +61,15 @@ class TrainingStep:
         self._tokens = first.fake_mode.from_tensor(tokens) if fake else tokens
         self._loss = loss_of(module, self.training, attention)
         keep_less(module, self.training)
+        if hasattr(module, "arch"):
+            module.dropout = self.training.dropout  # of our GPT block; other families have none
         scales = self._device == "cuda" and self.activations == "fp16" and self.training.precision == "autocast"
         self._scaler = torch.amp.GradScaler("cuda") if scales else None
         self._optimizers, self._clock = self._with_states(), None
 
     def run(self) -> torch.Tensor:
         """Forward and loss, backward, optimizer, and gradients let go; returns the loss, a number without a graph."""
-        with self._around(), self._mode, torch.enable_grad(), self._hooks():
+        with self._around(), self._mode, torch.enable_grad(), self._hooks(), self._selected():
             self._tell_states()
             self._begin("forward")
             with self._autocast():
@@ -134,6 +136,9 @@ class TrainingStep:
             for hook in hooks:
                 hook.remove()
 
+    def _selected(self):
+        return contextlib.nullcontext() if hasattr(self.module, "arch") else attention_again(self.training)
+
     def _autocast(self):
         used = self.training.precision == "autocast"
         return torch.autocast(self._device, TORCH_DTYPES[self.activations], enabled=used)
@@ -156,7 +161,7 @@ def loss_of(module: torch.nn.Module, training: Training, attention: str = "auto"
 
     Arguments as in `TrainingStep`.
     """
-    ours = hasattr(module, "new_cache")
+    ours = hasattr(module, "arch")
     if training.loss_chunk is not None:
         states, head = (our_states(module, attention), module.head) if ours else library_states(module)
         return lambda tokens: chunked_loss(states(tokens), tokens, head, training.loss_chunk)

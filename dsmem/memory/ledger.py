@@ -15,6 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dsmem.memory.booked import Booked
+from dsmem.memory.sums import add_in_place, holders_of_one
 from dsmem.memory.records import BEFORE, CATEGORIES, Record, plain_tensors, tensors_in
 from dsmem.units import as_text, one_of
 
@@ -85,6 +86,7 @@ class Ledger(Booked, TorchDispatchMode):
             self._book_all(self.model.parameters(), category="weight")
             self._book_all(self.model.buffers(), category="buffer")
         self._hook_resize()
+        holders_of_one()  # counted now, for it takes a small backward of its own
         self._open = True
         return super().__enter__()
 
@@ -106,6 +108,8 @@ class Ledger(Booked, TorchDispatchMode):
         # inputs first: a view of a tensor from before would otherwise count as a birth
         fresh = func is torch.ops.aten.lift_fresh.default
         self._book_all(tensors_in((args, kwargs)), op="tensor" if fresh else BEFORE)
+        if add_in_place(func, args):
+            func = torch.ops.aten.add_.Tensor
         result = func(*args, **kwargs)
         self._book_all(tensors_in(result), op=func.name().split("::")[-1].split(".")[0])
         return result

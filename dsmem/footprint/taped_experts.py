@@ -1,0 +1,139 @@
+"""MLPs in training, dense and in mixtures: `model.layers.MLP`, `model.experts`."""
+
+from typing import Any
+
+from dsmem import formulas
+from dsmem.footprint.tape import PASSING, Parameter, Tensor, View
+from dsmem.footprint.trained import Trained
+
+
+def swiglu(p: Trained, x: View, out: str, prefix: str = "") -> View:
+    """`MLP.forward`, of a dense layer or of the shared experts."""
+    act = p.arch.hidden_act
+    if p.arch.joined_gate_up and not prefix:
+        half = p.rows(p.arch.intermediate_size)
+        gate, up = p.t.parts("chunk", p.linear("gate_up_proj", x, "gate_up"), (half, half))
+        gated = p.times("gate_times_up", p.activated(act, gate, "gate_activated"), up, "gated")
+        del gate, up
+        return p.linear("down_proj", gated, out)
+    gate = p.activated(f"{prefix}{act}", p.linear(f"{prefix}gate_proj", x, "gate"), "gate_activated")
+    gated = p.times(f"{prefix}gate_times_up", gate, p.linear(f"{prefix}up_proj", x, "up"), "gated")
+    del gate
+    return p.linear(f"{prefix}down_proj", gated, out)
+
+
+def dense(p: Trained, x: View) -> View:
+    """The MLP of a dense layer."""
+    return swiglu(p, x, "mlp_out")
+
+
+def mixture(p: Trained, x: View) -> View:
+    """`experts.MoE.forward`."""
+    tokens = p.t.view(x)
+    out = experts(p, tokens, *router(p, tokens))
+    if not p.arch.shared_linears():
+        return out
+    return p.plus("add_shared_experts", out, shared(p, x), "mlp_out")
+
+
+def shared(p: Trained, x: View) -> View:
+    """`experts.MoE.shared`."""
+    out = swiglu(p, x, "shared_out", "shared_experts.")
+    if not p.arch.shared_expert_intermediate_size:
+        return out
+    return p.times("scale_shared_experts", out, shared_gate(p, x), "shared_scaled")
+
+
+def shared_gate(p: Trained, x: View) -> View:
+    """One number for each token, which scales what the shared expert made."""
+    logit = p.product("shared_expert_gate", x, "shared_gate_logit", p.arch.hidden_size, 1)
+    return p.activated("shared_gate_sigmoid", logit, "shared_gate")
+
+
+def router(p: Trained, tokens: View) -> tuple[View, Tensor, Tensor, Tensor]:
+    """`experts.Router.forward`: scores in float32 from copies in float32; the copies and the scores are kept."""
+    arch, count = p.arch, p.arch.n_routed_experts
+    elements = count * arch.hidden_size
+    weight = Parameter("gate", p.bytes(elements))
+    x = p.cast("router_input", tokens, "router_input", p.tokens * arch.hidden_size, 32)
+    wide = weight
+    if p.bits < 32:
+
+        def back(tape, grad, kept):
+            return [tape.make(PASSING, weight.nbytes)]
+
+        wide = p.t.apply("router_weight", [weight], {"router_weight": formulas.tensor_bytes(elements, 32)}, back)
+    sizes = formulas.tensor_bytes(p.tokens * arch.hidden_size, 32), formulas.tensor_bytes(elements, 32)
+
+    def rule(tape, grad, kept):
+        of_weight = tape.make(PASSING, sizes[1])
+        return [tape.make(PASSING, sizes[0]), of_weight]
+
+    scores = formulas.tensor_bytes(p.tokens * count, 32)
+    keep = [x, wide if p.bits < 32 else None]
+    logits = p.t.apply("router", [x, wide], {"router_logits": scores}, rule, keep)
+    del x, wide, keep
+    return routed(p, logits, scores)
+
+
+def routed(p: Trained, logits: View, scores: Any) -> tuple[View, Tensor, Tensor, Tensor]:
+    """`operators.route`: weights of each token's choices, and whose turn it is."""
+    choices = p.tokens * p.arch.num_experts_per_tok
+    made = {"route_weights": formulas.tensor_bytes(choices, 32), "routing_token": 8 * choices}
+    made |= {"routing_slot": 8 * choices, "routing_ends": 4 * p.arch.n_routed_experts}
+    route = p.t.apply(
+        "route", [logits], made, lambda tape, grad, kept: [tape.make(PASSING, scores)], [logits, 2, 3], late=True
+    )
+    weights, *places = route
+    del route
+    weights = cast_back(p, weights, choices)
+    return weights, *places
+
+
+def cast_back(p, weights, choices):
+    """The weights in the format of activations."""
+    if p.bits == 32:
+        return weights
+    size = weights.nbytes
+    made = {"route_weights": p.bytes(choices)}
+    return p.t.apply("cast_weights", [weights], made, lambda tape, grad, kept: [tape.make(PASSING, size)])
+
+
+def experts(p: Trained, x: View, weights: View, token: View, slot: View, ends: View) -> View:
+    """`experts.Experts.forward`; each turn of a sum holds one choice of all tokens beside it."""
+    arch, hidden = p.arch, p.rows(p.arch.hidden_size)
+    many, choices = arch.num_experts_per_tok > 1, p.tokens * arch.num_experts_per_tok
+
+    def gathered(tape, grad, kept):
+        return [tape.make(PASSING, hidden)] + ([tape.make(PASSING, hidden)] if many else [])
+
+    rows = p.t.apply("spread", [x], {"expert_rows": p.bytes(choices * arch.hidden_size)}, gathered, [slot], late=True)
+    gate_up = stack(p, "experts.gate_up_proj", rows, ends, "expert_gate_up")
+    del rows
+    half = gate_up.nbytes // 2
+    gate, up = p.t.parts("experts.chunk", gate_up, (half, half))
+    del gate_up
+    act = p.activated(f"experts.{arch.hidden_act}", gate, "expert_activated")
+    gated = p.times("experts.gate_times_up", act, up, "expert_gated")
+    del gate, up, act
+    rows = stack(p, "experts.down_proj", gated, ends, "expert_out")
+    del gated
+    of_rows, of_weights, one = rows.nbytes, weights.nbytes, p.rows(1)
+
+    def rule(tape, grad, kept):
+        return [tape.make(PASSING, size) for size in (of_rows, of_weights, hidden, one)]
+
+    inputs, made = [rows, weights], {"experts_out": hidden}
+    return p.t.apply("experts.sum", inputs, made, rule, [rows, weights, slot], True, {"expert_choice": hidden})
+
+
+def stack(p: Trained, name: str, x: View, ends: View, out: str) -> View:
+    """`operators.grouped_linear`: keeps its rows and where each expert's end."""
+    _, n_out, n_in = p.arch.expert_stacks()[name]
+    weight = Parameter(name, p.bytes(p.arch.n_routed_experts * n_out * n_in))
+    size, rows = x.nbytes, p.tokens * p.arch.num_experts_per_tok
+
+    def rule(tape, grad, kept):
+        return [tape.make(PASSING, size), tape.make(PASSING, weight.nbytes)]
+
+    return p.t.apply(name, [x, weight], {out: p.bytes(rows * n_out)}, rule, [x, None, ends], late=True)

@@ -1,0 +1,61 @@
+"""A GPT block in training: `model.gpt`, with its dropouts."""
+
+import functools
+from collections.abc import Callable
+
+from dsmem.footprint.tape import PASSING, Parameter, Summed, View
+from dsmem.footprint.trained import Trained
+
+
+def positions(p: Trained, h: View) -> View:
+    """`Decoder.embed` after the tokens' rows: those of their places are added."""
+    arch, seq_len = p.arch, p.work.seq_len
+    table = Parameter("embed_positions", p.bytes((arch.learned_positions + arch.position_offset) * arch.hidden_size))
+    size = p.bytes(seq_len * arch.hidden_size)
+    ids = p.t.make("position_ids", 8 * seq_len)
+
+    def of_table(tape, grad, kept):
+        return [tape.make(PASSING, table.nbytes)]
+
+    places = p.t.apply("embed_positions", [table], {"position_rows": size}, of_table, [ids])
+    del ids
+
+    def rule(tape, grad, kept):
+        return [grad, Summed(size)]
+
+    return p.t.apply("add_positions", [h, places], {"residual": h.nbytes}, rule)
+
+
+def block(p: Trained, index: int, h: View) -> View:
+    """`GPTBlock.forward`."""
+    h = half(p, "attention", functools.partial(attention, index), "input_layernorm", h)
+    return half(p, "mlp", mlp, "post_attention_layernorm", h)
+
+
+def half(p: Trained, name: str, run: Callable, norm: str, h: View) -> View:
+    """The residual stream and what `run` adds to it, from a normed copy; some of that may be dropped."""
+    added = p.dropped(f"drop_{name}", run(p, p.layer_norm(norm, h, "normed")), f"{name}_dropped")
+    return p.plus(f"add_{name}", h, added, "residual")
+
+
+def attention(index: int, p: Trained, x: View) -> View:
+    """`GPTAttention.forward`: its input is there until it is through."""
+    return p.linear("o_proj", mix(p, index, x), "attention_projected")
+
+
+def mlp(p: Trained, x: View) -> View:
+    """`GPTMLP.forward`, likewise."""
+    return p.linear("down_proj", p.activated(p.arch.hidden_act, p.linear("up_proj", x, "up"), "up_activated"), "mlp_out")
+
+
+def mix(p: Trained, index: int, x: View) -> View:
+    """`GPTAttention.mix`."""
+    if p.arch.joined_qkv:
+        hidden = p.rows(p.arch.hidden_size)
+        q, k, v = p.t.parts("unbind", p.linear("qkv_proj", x, "query_key_value"), [hidden] * 3)
+    else:
+        q, k, v = (p.linear(name, x, part) for name, part in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")))
+    factor = 1.0 if p.arch.scale_attn_weights else p.arch.head_dim**0.5
+    if factor / (index + 1 if p.arch.scale_attn_by_inverse_layer_idx else 1) != 1:
+        q = p.like("scale_queries", q, "query_scaled")
+    return p.attended(q, k, v)

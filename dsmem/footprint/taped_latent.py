@@ -1,0 +1,62 @@
+"""Latent attention in training, where the latent and the rotated key stay apart: `model.attention.LatentAttention`."""
+
+from dsmem.footprint.tape import View
+from dsmem.footprint.trained import Trained
+
+
+def mix(p: Trained, tables: list, x: View) -> View:
+    """`LatentAttention.mix`."""
+    q = queries(p, tables, x)
+    k, v = keys_and_values(p, tables, x)
+    arch = p.arch
+    if arch.v_head_dim == arch.qk_head_dim:
+        return p.attended(q, k, v)
+    v = p.resized("pad_values", v, "value_padded", p.rows(arch.num_attention_heads * arch.qk_head_dim))
+    return trimmed(p, p.attended(q, k, v))
+
+
+def queries(p: Trained, tables: list, x: View) -> View:
+    """`LatentAttention.queries`."""
+    arch = p.arch
+    if arch.q_lora_rank is None:
+        q = p.linear("q_proj", x, "query")
+    else:
+        latent = p.norm("q_a_layernorm", p.linear("q_a_proj", x, "query_latent"), "query_latent_normed", arch.q_lora_rank)
+        q = p.linear("q_b_proj", latent, "query")
+        del latent
+    part = p.rows(arch.num_attention_heads * arch.qk_rope_head_dim)
+    return p.like("rotate", q, "query", tables, late=True, query_rotated=part)
+
+
+def latents(p: Trained, tables: list, x: View) -> tuple[View, View]:
+    """`LatentAttention.latents`."""
+    arch = p.arch
+    sizes = p.rows(arch.kv_lora_rank), p.rows(arch.qk_rope_head_dim)
+    latent, key = p.t.parts("split_latents", p.linear("kv_a_proj_with_mqa", x, "latents"), sizes)
+    latent = p.norm("kv_a_layernorm", p.copied("copy_latent", latent, "latent_copy"), "latent_normed", arch.kv_lora_rank)
+    return latent, taken(p, p.like("rotate_key", key, "key_rotated", tables, late=True))
+
+
+def taken(p: Trained, x: View) -> View:
+    """The one head of the rotated key, without its axis; the gradient is put back into zeros of its size."""
+    return p.t.seen("select", x)
+
+
+def keys_and_values(p: Trained, tables: list, x: View) -> tuple[View, View]:
+    """`LatentAttention.expand` of the latents."""
+    arch, heads = p.arch, p.arch.num_attention_heads
+    latent, key = latents(p, tables, x)
+    sizes = p.rows(heads * arch.qk_nope_head_dim), p.rows(heads * arch.v_head_dim)
+    plain, v = p.t.parts("split_keys_values", p.linear("kv_b_proj", latent, "kv_expanded"), sizes)
+    wide = p.t.seen("expand", key) if heads > 1 else key
+    # the gradients of both parts are views of the one of the keys
+    made = {"key": p.rows(heads * arch.qk_head_dim)}
+    return p.t.apply("keys", [plain, wide], made, lambda tape, grad, kept: [grad, grad]), v
+
+
+def trimmed(p: Trained, out: View) -> View:
+    """Attention's output cut back to the width of values, and a copy in order."""
+    arch = p.arch
+    narrow = p.rows(arch.num_attention_heads * arch.v_head_dim)
+    cut = p.t.seen("slice", out, narrow)
+    return p.copied("trim_heads", cut, "attention_trimmed")

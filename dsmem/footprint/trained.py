@@ -1,0 +1,148 @@
+"""The operators of a decoder in training, each with what it keeps for backward and what its gradient makes."""
+
+import math
+from typing import Any
+
+from dsmem import formulas
+from dsmem.config.architecture import Architecture
+from dsmem.config.training import Training
+from dsmem.config.workload import Workload
+from dsmem.footprint.tape import PASSING, Parameter, Summed, Tape, Tensor, View
+from dsmem.units import dtype_bits
+
+
+class Trained:
+    """A step of training `arch`: its operators write on the tape `t`.
+
+    held: {part: bytes} of what is alive from the first instant to the last. bits: of one element of an activation.
+    tokens: of all sequences. tables: the rotary ones while the pass runs forward.
+    """
+
+    def __init__(self, arch: Architecture, work: Workload, training: Training, held: dict[str, Any]):
+        self.arch, self.work, self.training, self.t = arch, work, training, Tape(held)
+        self.bits, self.tokens = dtype_bits(work.activations), work.batch * work.seq_len
+
+    def bytes(self, elements: Any) -> Any:
+        """Bytes of so many elements in the format of activations."""
+        return formulas.tensor_bytes(elements, self.bits)
+
+    def rows(self, width: Any) -> Any:
+        """Bytes of `width` elements for every token."""
+        return self.bytes(self.tokens * width)
+
+    def linear(self, name: str, x: View, out: str, weight: Parameter | None = None) -> View:
+        """A linear layer: keeps its input."""
+        n_in, n_out, bias = self.arch.linears()[name]
+        return self.product(name, x, out, n_in, n_out, bias, weight)
+
+    def product(
+        self, name: str, x: View, out: str, n_in: int, n_out: int, bias: bool = False, weight: Parameter | None = None
+    ) -> View:
+        """The same by its sizes; weight: where it has another use, too."""
+        weight = weight or Parameter(name, self.bytes(n_in * n_out))
+        of_bias = self.bytes(n_out)
+        inputs = [x, weight] + ([Parameter(f"{name}.bias", of_bias)] if bias else [])
+        size = self.rows(n_in)
+
+        def rule(tape, grad, kept):
+            of_weight = tape.make(PASSING, weight.nbytes)
+            given = [tape.make(PASSING, size, viewed=True), of_weight]
+            return given + ([Summed(of_bias)] if bias else [])
+
+        return self.t.apply(name, inputs, {out: self.rows(n_out)}, rule, [x, None])
+
+    def norm(self, name: str, x: View, out: str, width: int, vectors: int = 1) -> View:
+        """`layers.RMSNorm`: keeps its input and one float32 for each of `vectors` a token."""
+        inverse = formulas.inverse_rms_bytes(self.work.batch, self.work.seq_len, vectors)
+        return self._normed(name, x, {out: x.nbytes, "inverse_rms": inverse}, width, 1)
+
+    def layer_norm(self, name: str, x: View, out: str) -> View:
+        """`layers.LayerNorm`: keeps its input, and mean and deviation of each token."""
+        half = formulas.layer_norm_statistics_bytes(self.work.batch, self.work.seq_len) // 2
+        made = {out: x.nbytes, "norm_mean": half, "norm_deviation": half}
+        return self._normed(name, x, made, self.arch.hidden_size, 2)
+
+    def _normed(self, name, x, made, width, statistics):
+        names = [name, f"{name}.bias"][:statistics]
+        weights = [Parameter(each, self.bytes(width)) for each in names]
+        size = x.nbytes
+
+        def rule(tape, grad, kept):
+            return [tape.make(PASSING, size), *[tape.make(PASSING, weight.nbytes) for weight in weights]]
+
+        keep = [x, None, *range(1, 1 + statistics)]
+        return self.t.apply(name, [x, *weights], made, rule, keep, late=True)[0]
+
+    def like(self, name: str, x: View, out: str, keep: list = (), late: bool = False, **beside: Any) -> View:
+        """An operator whose output is as large as its input, and so is the gradient; `beside`: as in `Tape.apply`."""
+        size = x.nbytes
+
+        def rule(tape, grad, kept):
+            return [tape.make(PASSING, nbytes) for nbytes in (size, *beside.values())]
+
+        return self.t.apply(name, [x], {out: size}, rule, keep, late, beside)
+
+    def activated(self, name: str, x: View, out: str) -> View:
+        """SiLU or GELU keep their input, ReLU and the sigmoid what they give."""
+        result = name.endswith(("relu", "sigmoid"))
+        return self.like(name, x, out, [0] if result else [x], late=result)
+
+    def cast(self, name: str, x: View, out: str, elements: Any, bits: int) -> View:
+        """`x` in another format, or `x` itself where it has that already; keeps nothing."""
+        if bits == self.bits:
+            return x
+        size = x.nbytes
+        made = {out: formulas.tensor_bytes(elements, bits)}
+        return self.t.apply(name, [x], made, lambda tape, grad, kept: [tape.make(PASSING, size)])
+
+    def copied(self, name: str, x: View, out: str) -> View:
+        """A copy in another layout, whose gradient is the same tensor."""
+        return self.t.apply(name, [x], {out: x.nbytes}, lambda tape, grad, kept: [grad])
+
+    def resized(self, name: str, x: View, out: str, nbytes: Any) -> View:
+        """Padded with zeros or widened for all heads; the gradient has the size of the input again."""
+        size = x.nbytes
+        return self.t.apply(name, [x], {out: nbytes}, lambda tape, grad, kept: [tape.make(PASSING, size)])
+
+    def times(self, name: str, a: View, b: View, out: str) -> View:
+        """A product: keeps both factors. One number a token, as a gate is, has its gradient summed up."""
+        of_a, of_b = a.nbytes, b.nbytes
+        narrow = self.arch.hidden_size > 1 and b.tensor.part == "shared_gate"
+
+        def rule(tape, grad, kept):
+            first, second = tape.make(PASSING, of_a), tape.make(PASSING, of_a if narrow else of_b)
+            return [first, Summed(of_b, second) if narrow else second]
+
+        return self.t.apply(name, [a, b], {out: of_a}, rule, [a, b])
+
+    def plus(self, name: str, a: View, b: View, out: str) -> View:
+        """A sum keeps nothing, and both addends have its gradient."""
+        return self.t.apply(name, [a, b], {out: a.nbytes}, lambda tape, grad, kept: [grad, grad])
+
+    def dropped(self, name: str, x: View, out: str) -> View:
+        """`layers.drop`: keeps a mask of one byte each; nothing where no dropout is asked for."""
+        if not self.training.dropout:
+            return x
+        size, mask = x.nbytes, x.nbytes * 8 // self.bits
+        made = {out: size, "dropout_mask": mask}
+        return self.t.apply(name, [x], made, lambda tape, grad, kept: [tape.make(PASSING, size)], [1], late=True)[0]
+
+    def attended(self, q: View, k: View, v: View) -> View:
+        """Attention as the workload asks for it; with selective checkpointing it runs again in backward."""
+        return self.t.again(self.fused, q, k, v) if self.training.checkpointing == "selective" else self.fused(q, k, v)
+
+    def fused(self, q: View, k: View, v: View) -> View:
+        """`operators.attention`: keeps queries, keys, values, what it gives and one float32 a row."""
+        sizes = q.nbytes, k.nbytes, v.nbytes
+        rows = formulas.logsumexp_bytes(self.work.batch, self.work.seq_len, self.arch.num_attention_heads)
+
+        def rule(tape, grad, kept):
+            return [tape.make(PASSING, size) for size in sizes]
+
+        made = {"attention_out": q.nbytes, "logsumexp": rows}
+        return self.t.apply("attention", [q, k, v], made, rule, [q, k, v, 0, 1], late=True)[0]
+
+    def tables(self) -> list[Tensor]:
+        """Cosines and sines, which all rotations keep; they live as long as the pass, or one of those, has them."""
+        cosines = self.bytes(self.work.seq_len * self.arch.rotated_dim)
+        return [Tensor(self.t, "rope_tables", size) for size in (cosines, math.ceil(cosines / 2))]

@@ -1,0 +1,109 @@
+"""From an architecture, a workload and a way to train to bytes: every instant of a training step.
+
+Nothing here is measured: the decoder's operators run on sizes (`taped`), each keeps what autograd would keep, and
+backward takes them in reverse. `tests/` holds every instant against the ledger of a real step.
+"""
+
+from typing import Any
+
+from dsmem.config.architecture import Architecture
+from dsmem.config.training import Training
+from dsmem.config.workload import EAGER, Workload
+from dsmem.footprint import taped
+from dsmem.footprint.inference import resident
+from dsmem.footprint.instants import Footprint
+from dsmem.footprint.stored import check_range
+from dsmem.footprint.trained import Trained
+
+NOT_HELD = ("rope_tables", "causal_mask", "window_mask")  # they end with the pass, or with what keeps them
+
+
+class TrainingFootprint(Footprint):
+    """A `Footprint` of a training step: its instants are those of forward, of backward, and of the optimizer's step.
+
+    training: as in `training_footprint`.
+    """
+
+    def __init__(self, phases: dict[str, dict], arch: Architecture, work: Workload, training: Training):
+        super().__init__({name: parts for instants in phases.values() for name, parts in instants.items()}, arch, work)
+        self.training, self._phases = training, phases
+
+    @property
+    def phases(self) -> dict[str, Any]:
+        """{phase: bytes at its largest instant}: "forward", "backward", "optimizer step"."""
+        return {phase: Footprint(instants).total_bytes for phase, instants in self._phases.items() if instants}
+
+    @property
+    def peak_phase(self) -> str:
+        """The phase that the peak lies in."""
+        return max(self.phases, key=self.phases.get)
+
+    def at(self, phase: str) -> dict[str, Any]:
+        """{part: bytes} at the largest instant of a phase."""
+        return Footprint(self._phases[phase]).parts
+
+
+def training_footprint(
+    arch: Any, work: Workload | None = None, training: Any = None, sharding: None = None, **fields: Any
+) -> TrainingFootprint:
+    """The `TrainingFootprint` of one step of training all parameters, on one device.
+
+    arch: whatever `Architecture.of` takes. work: a `Workload` or its fields as keywords, a prefill; without a format of
+    weights it is BF16. training: as in `Training.of`, or its fields as keywords beside those of the workload. sharding:
+    None; one device is all that is modelled. Gradients are None before the step, and the optimizer has its states.
+    Raises ValueError, one sentence, for what is not modelled. Left out: allocator rounding, workspaces, the context.
+
+    >>> fp = training_footprint("qwen2.5-0.5b", seq_len=1024, optimizer="adamw", optimizer_kernel="fused")
+    >>> fp.peak_phase, max(fp.at("backward"), key=fp.at("backward").get)
+    ('backward', 'logits_gradient')
+    """
+    arch = Architecture.of(arch)
+    own = {name: fields.pop(name) for name in list(fields) if name in Training.__dataclass_fields__}
+    training = Training.of(training, **own)
+    work = settled(arch, work, fields)
+    _check(arch, work, training, sharding)
+    check_range(work, lambda largest: training_footprint(arch, largest, training).total_bytes)
+    held = {name: size for name, size in resident(arch, work).items() if name not in NOT_HELD}
+    p = Trained(arch, work, training, held)
+    out = taped.all_of(p)
+    names = list(p.t.instants)
+    first = names.index("end of forward") + 1
+    phases = {
+        "forward": {name: p.t.instants[name] for name in names[:first]},
+        "backward": {name: p.t.instants[name] for name in names[first:]},
+    }
+    del out
+    return TrainingFootprint(phases, arch, work, training)
+
+
+def settled(arch: Architecture, work: Workload | None, fields: dict[str, Any]) -> Workload:
+    """The workload of a step: a whole prompt, no cache, logits of all positions, BF16 where no format is given."""
+    if work is None:
+        fields = {"weights": "bf16", "cache": "none"} | fields
+    work = Workload.of(work, **fields).on(arch)
+    if work.phase == "decode":
+        raise ValueError("phase='decode' is nothing that a training step runs; allowed: 'prefill'")
+    return work.changed(cache="none", logits="all")
+
+
+def _check(arch, work, training, sharding):
+    """Raise ValueError, naming what it is, for a step that no formula tells of."""
+    refused = {
+        f"sharding={sharding!r}": sharding is not None,
+        f"precision={training.precision!r}": training.precision == "autocast",
+        f"attention={work.attention!r}": work.attention in EAGER,
+        f"lora_rank={training.lora_rank!r}": training.lora_rank is not None,
+        f"loss_chunk={training.loss_chunk!r}": training.loss_chunk is not None,
+        "step_in_backward=True": training.step_in_backward,
+        f"cached_tokens={work.cached_tokens!r}": bool(work.cached_tokens),
+        f"weights={work.weights!r}": work.weights != work.activations,
+        f"optimizer={training.optimizer!r}": training.optimizer != "none",
+        f"head={arch.head!r}": arch.head != "lm_head",
+        f"the indexer of {arch.name}": arch.indexed,
+        f"the Gemma blocks of {arch.name}": arch.gemma_block,
+        f"the attention sinks of {arch.name}": arch.attention_sinks,
+        f"the scaled residuals of {arch.name}": arch.scale_emb != 1 or (arch.scale_depth, arch.dim_model_base) != (None, None),
+    }
+    found = next((what for what, is_so in refused.items() if is_so), None)
+    if found:
+        raise ValueError(f"{found} has no formula in training; dsmem.measure(..., training=...) runs such a step")

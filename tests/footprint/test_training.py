@@ -1,0 +1,84 @@
+"""A training step's formula against the ledger of a real step: every instant at which memory is at a height."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import dsmem
+from dsmem.config.training import Training
+from dsmem.config.workload import Workload
+from dsmem.footprint.training import training_footprint
+from dsmem.memory.ledger import Ledger
+from dsmem.model.decoder import build_model
+from dsmem.model.training import TrainingStep
+from strategies import any_architectures
+
+WIDE = {"intermediate": 96, "vocab": 200}
+
+
+def stepped(arch, work, training, device="fake"):
+    """The closed ledger of one step of our decoder."""
+    model = build_model(arch, weights=training.parameters(work), device=device)
+    step = TrainingStep(
+        model, torch.zeros(work.batch, work.seq_len, dtype=torch.long), training, work.activations, work.attention
+    )
+    with Ledger(model) as ledger:
+        step.observer = ledger
+        step.run()
+    return ledger
+
+
+def heights(ledger):
+    """Live bytes wherever something dies right after a birth, from the first operator of the layers on.
+
+    Not those between the turns in which a mixture adds up its choices: the largest turn is an instant, the others not.
+    """
+    live = list(itertools.accumulate(sign * record.nbytes for record, sign in ledger.events))
+    start = next(n for n, (record, _) in enumerate(ledger.events) if record.op == "embedding")
+    found = []
+    for number in range(start, len(live)):
+        record, sign = ledger.events[number]
+        dies_next = number + 1 == len(live) or ledger.events[number + 1][1] < 0
+        turn = record.op == "mul" and record.module == "" and len(record.shape) == 2
+        if sign > 0 and dies_next and not turn:
+            found.append((f"{record.op} {record.module} {record.shape}", live[number]))
+    return found
+
+
+def check(arch, work, training):
+    ledger, fp = stepped(arch, work, training), training_footprint(arch, work, training)
+    assert fp.total_bytes == ledger.peak_bytes
+    assert fp.phases == {name: ledger.phases[name] for name in fp.phases}
+    instants, place = list(fp.totals.items()), 0
+    for name, height in heights(ledger):
+        ahead = range(max(place - 1, 0), len(instants))
+        found = next((number for number in ahead if instants[number][1] == height), None)
+        assert found is not None, f"{name}: {height:,} is no instant after {instants[max(place - 1, 0)]}"
+        place = found + 1
+
+
+@settings(max_examples=60)
+@given(
+    arch=any_architectures(width=48, **WIDE),
+    work=st.builds(
+        Workload,
+        batch=st.integers(1, 3),
+        seq_len=st.integers(2, 40),
+        weights=st.sampled_from(("bf16", "fp16", "fp32")),
+        attention=st.sampled_from(("fused", "expanded")),
+        cache=st.just("none"),
+    ),
+    checkpointing=st.sampled_from(("none", "full", "selective")),
+)
+def test_every_height_of_a_step_is_an_instant_of_the_formula(arch, work, checkpointing):
+    assume(min(arch.hidden_size, arch.intermediate_size, arch.vocab_size) > 1)
+    training = Training(optimizer="none", checkpointing=checkpointing)
+    try:
+        training_footprint(arch, work, training)
+    except ValueError as error:
+        assert "has no formula in training" in str(error)
+        assume(False)
+    check(arch, work, training)

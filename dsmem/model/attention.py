@@ -41,7 +41,7 @@ class Attention(nn.Module):
         self.one_norm, self.rotary_dim = arch.qk_norm_type == "per_layer", arch.rotary_dim
         self.sinks = nn.Parameter(torch.zeros(arch.num_attention_heads, **like)) if arch.attention_sinks else None
 
-    compute = staticmethod(once)
+    attend = staticmethod(once)
 
     def forward(self, x: torch.Tensor, step: Step) -> torch.Tensor:
         """(batch, seq_len, hidden_size), from the same shape."""
@@ -66,14 +66,14 @@ class Attention(nn.Module):
             q = repeat_heads(q, 1)
             mask = step.mask if self.window is None else step.window_mask
             rules = {"attention": step.attention, "softcap": self.softcap, "sinks": self.sinks}
-            return self.compute(eager_attention, q, k, v, mask, **rules)
+            return self.attend(eager_attention, q, k, v, mask, **rules)
         q, k, v = autocasted(q, k, v)
         rules = {"causal": q.shape[1] > 1, "window": self.window}
         if self.softcap is not None:
-            return self.compute(capped.attention, q, k, v, softcap=self.softcap, **rules)[0].flatten(2)
+            return self.attend(capped.attention, q, k, v, softcap=self.softcap, **rules)[0].flatten(2)
         if self.sinks is not None:
-            return self.compute(gpt_oss.attention, q, k, v, self.sinks, **rules).flatten(2)
-        return self.compute(operators.attention, q, k, v, **rules)[0].flatten(2)
+            return self.attend(gpt_oss.attention, q, k, v, self.sinks, **rules).flatten(2)
+        return self.attend(operators.attention, q, k, v, **rules)[0].flatten(2)
 
     def projected(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries, keys and values, (batch, seq_len, width) each; parts of one tensor where one matrix makes them."""
@@ -120,7 +120,7 @@ class LatentAttention(nn.Module):
         if arch.indexed and not arch.shares_index(index):
             self.indexer = Indexer(arch, index, make_linear, **like)
 
-    compute = staticmethod(once)
+    attend = staticmethod(once)
 
     def forward(self, x: torch.Tensor, step: Step) -> torch.Tensor:
         """(batch, seq_len, hidden_size), from the same shape."""
@@ -148,14 +148,14 @@ class LatentAttention(nn.Module):
             k = repeat_heads(k, 1)
             v = repeat_heads(v, 1)
             q = repeat_heads(q, 1)
-            return self.compute(eager_attention, q, k, v, step.mask, attention=step.attention, bias=bias)
+            return self.attend(eager_attention, q, k, v, step.mask, attention=step.attention, bias=bias)
         q, k, v = autocasted(q, k, v)
         causal = q.shape[1] > 1 and bias is None
         if self.value_dim == self.head_dim:
-            return self.compute(operators.attention, q, k, v, causal=causal, bias=bias)[0].flatten(2)
+            return self.attend(operators.attention, q, k, v, causal=causal, bias=bias)[0].flatten(2)
         # fused kernels want values as wide as keys; zeros in the padding change nothing
         v = F.pad(v, (0, self.head_dim - self.value_dim))
-        out = self.compute(operators.attention, q, k, v, causal=causal, bias=bias)[0][..., : self.value_dim]
+        out = self.attend(operators.attention, q, k, v, causal=causal, bias=bias)[0][..., : self.value_dim]
         return out.clone(memory_format=torch.contiguous_format).flatten(2)
 
     def queries(self, x: torch.Tensor, step: Step) -> tuple[torch.Tensor, torch.Tensor | None]:

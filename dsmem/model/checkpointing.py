@@ -23,8 +23,8 @@ def keep_less(module: torch.nn.Module, training: Training) -> None:
     again = _options(training)
     if training.checkpointing == "selective":
         for part in module.modules():
-            if hasattr(part, "compute"):
-                part.compute = functools.partial(checkpoint, **again)
+            if hasattr(part, "attend"):  # of our decoder's attention layers
+                part.attend = functools.partial(checkpoint, **again)
     if training.checkpointing == "full":
         if hasattr(module, "gradient_checkpointing_enable"):
             with quiet():  # its name is another from release to release, and the old one warns

@@ -72,7 +72,7 @@ class GPTAttention(nn.Module):
         if arch.scale_attn_by_inverse_layer_idx:
             self.factor /= index + 1
 
-    compute = staticmethod(once)
+    attend = staticmethod(once)
 
     def forward(self, x: torch.Tensor, step: Step) -> torch.Tensor:
         """(batch, seq_len, hidden_size), from the same shape."""
@@ -90,8 +90,8 @@ class GPTAttention(nn.Module):
             v = repeat_heads(v, 1)
             q = repeat_heads(q, 1)
             rules = {"attention": step.attention, "dropout": step.dropout}
-            return self.compute(eager_attention, q, k, v, step.mask, **rules)
-        return self.compute(operators.attention, q, k, v, causal=q.shape[1] > 1)[0].flatten(2)
+            return self.attend(eager_attention, q, k, v, step.mask, **rules)
+        return self.attend(operators.attention, q, k, v, causal=q.shape[1] > 1)[0].flatten(2)
 
     def queries_keys_values(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Each (batch, seq_len, heads, head_dim); three views of one tensor where one matrix makes them."""

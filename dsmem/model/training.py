@@ -77,6 +77,7 @@ class TrainingStep:
             self._begin("backward")
             (self._scaler.scale(loss) if self._scaler else loss).backward()
             loss = loss.detach()
+            self._tell_gradients()
             self._begin("optimizer step")
             self._step()
             self._begin(None)
@@ -102,26 +103,33 @@ class TrainingStep:
 
     def _with_states(self):
         """The optimizers, one of each parameter where it steps inside backward, after a step without gradients."""
-        groups = [[p] for p in self._trained] if self.training.step_in_backward else [self._trained]
+        named = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
+        groups = [[pair] for pair in named] if self.training.step_in_backward else [named]
         optimizers = []
         with self._mode, torch.no_grad():
             for group in groups:
                 if (optimizer := make_optimizer(self.training, group)) is not None:
-                    for parameter in group:
+                    for _, parameter in group:
                         parameter.grad = torch.zeros_like(parameter)
                     optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
                     optimizers.append(optimizer)
-                for parameter in group:
+                for _, parameter in group:
                     parameter.grad = None
         return optimizers
 
     def _step(self):
         if not self.training.step_in_backward:
             for optimizer in self._optimizers:
-                self._scaler.step(optimizer) if self._scaler else optimizer.step()
+                if self._scaler:
+                    for each in getattr(optimizer, "optimizers", [optimizer]):
+                        self._scaler.step(each)
+                else:
+                    optimizer.step()
             if self._scaler and self._optimizers:
                 self._scaler.update()
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
         for parameter in self._trained:
             parameter.grad = None
 
@@ -154,6 +162,12 @@ class TrainingStep:
     def _tell_states(self):
         if self.observer is not None:
             self.observer.book(self.optimizer_tensors(), "optimizer")
+
+    def _tell_gradients(self):
+        """Those that an FP32 copy of the parameters has; a ledger knows the parameters' own."""
+        if self.observer is not None:
+            grads = [tensor.grad for tensor in self.optimizer_tensors() if tensor.is_leaf and tensor.grad is not None]
+            self.observer.book(grads, "gradient")
 
 
 def loss_of(module: torch.nn.Module, training: Training, attention: str = "auto") -> Callable:
@@ -233,6 +247,7 @@ def _prepared(module, training):
 def _stepping(optimizer):
     def hook(parameter):
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         parameter.grad = None
 
     return hook

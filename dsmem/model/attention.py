@@ -185,7 +185,7 @@ class LatentAttention(nn.Module):
             latent, key = rows.split((self.rank, rows.shape[-1] - self.rank), dim=-1)
             del rows
             latent = self.kv_a_layernorm(latent.clone(memory_format=torch.contiguous_format))
-            return latent, rotate(key[..., None, :], cos, sin, self.interleave)[:, :, 0]
+            return latent, rotate(key[..., None, :], cos, sin, self.interleave).flatten(2)
         latent = rows[..., : self.rank].clone(memory_format=torch.contiguous_format)
         rows[..., : self.rank].copy_(self.kv_a_layernorm(latent))
         del latent

@@ -110,7 +110,13 @@ class Tape:
         return made
 
     def apply(
-        self, name: str, inputs: Iterable, made: dict[str, Any], rule: Callable, keep: Iterable = (), late: bool = False,
+        self,
+        name: str,
+        inputs: Iterable,
+        made: dict[str, Any],
+        rule: Callable,
+        keep: Iterable = (),
+        late: bool = False,
         beside: dict[str, Any] | None = None,
     ) -> Any:
         """Run an operator, note its instant, and return its output, or a tuple of them; the first alone has gradients.
@@ -138,7 +144,9 @@ class Tape:
         """Views of one tensor, of `sizes` bytes; their gradients are put together into one of all of it."""
         nbytes = whole.nbytes
         sizes = list(sizes)
-        operator = Operator(self.where + name, [whole], len(sizes), lambda tape, grads, kept: [tape.make(PASSING, nbytes)])
+        operator = Operator(
+            self.where + name, [whole], len(sizes), lambda tape, grads, kept: [tape.make(PASSING, nbytes)]
+        )
         self._record(operator)
         return [View(whole.tensor, operator, number, size) for number, size in enumerate(sizes)]
 
@@ -153,7 +161,7 @@ class Tape:
         size = x.nbytes
         operator = Operator(self.where + name, [x], 1, lambda tape, grad, kept: [tape.make(PASSING, size)])
         self._record(operator)
-        return View(x.tensor, operator, 0, nbytes)
+        return View(x.tensor, operator, 0, size if nbytes is None else nbytes)
 
     def again(self, run: Callable, *given: View) -> View:
         """`run(*given)`, of which nothing is kept but what it is given: in backward it runs again."""

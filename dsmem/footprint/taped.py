@@ -20,7 +20,11 @@ def decoder(p: Trained) -> View:
         h = taped_gpt.positions(p, h)
     for index in range(arch.num_hidden_layers):
         t.where = f"layers.{index}."
-        run = functools.partial(taped_gpt.block, p, index) if arch.gpt_block else functools.partial(layer, p, tables, index)
+        run = (
+            functools.partial(taped_gpt.block, p, index)
+            if arch.gpt_block
+            else functools.partial(layer, p, tables, index)
+        )
         h = t.again(run, h) if p.training.checkpointing == "full" else run(h)
     t.where = ""
     del tables, run
@@ -60,12 +64,17 @@ def attention(p: Trained, mix: Callable, tables: list, x: View) -> View:
 def grouped(p: Trained, tables: list, x: View) -> View:
     """`attention.Attention.mix`."""
     q, k, v = projected(p, x)
+    groups = p.arch.query_width // p.arch.kv_width
+    wide = groups > 1 and p.work.attention == "expanded"
     q = by_head(p, "q_norm", q, p.arch.num_attention_heads)
     k = by_head(p, "k_norm", k, p.arch.num_key_value_heads)
+    # a sum over heads is laid out head by head, and is copied where it has to be seen token by token
+    if wide and not (p.arch.qk_norm and p.arch.qk_norm_type == "per_head") and p.arch.rotary_dim is None:
+        k = p.t.seen("split_keys", k)
+    v = p.t.seen("split_values", v) if wide else v
     q = turned(p, tables, "rotate", q, "query")
     k = turned(p, tables, "rotate_key", k, "key")
-    groups = p.arch.query_width // p.arch.kv_width
-    if p.work.attention == "expanded" and groups > 1:
+    if wide:
         k = p.resized("widen_keys", k, "key_expanded", k.nbytes * groups)
         v = p.resized("widen_values", v, "value_expanded", v.nbytes * groups)
     return p.attended(q, k, v)

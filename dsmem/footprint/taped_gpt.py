@@ -45,16 +45,20 @@ def attention(index: int, p: Trained, x: View) -> View:
 
 def mlp(p: Trained, x: View) -> View:
     """`GPTMLP.forward`, likewise."""
-    return p.linear("down_proj", p.activated(p.arch.hidden_act, p.linear("up_proj", x, "up"), "up_activated"), "mlp_out")
+    return p.linear(
+        "down_proj", p.activated(p.arch.hidden_act, p.linear("up_proj", x, "up"), "up_activated"), "mlp_out"
+    )
 
 
 def mix(p: Trained, index: int, x: View) -> View:
     """`GPTAttention.mix`."""
     if p.arch.joined_qkv:
-        hidden = p.rows(p.arch.hidden_size)
-        q, k, v = p.t.parts("unbind", p.linear("qkv_proj", x, "query_key_value"), [hidden] * 3)
+        width = p.rows(p.arch.query_width)
+        q, k, v = p.t.parts("unbind", p.linear("qkv_proj", x, "query_key_value"), [width] * 3)
     else:
-        q, k, v = (p.linear(name, x, part) for name, part in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")))
+        q, k, v = (
+            p.linear(name, x, part) for name, part in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"))
+        )
     factor = 1.0 if p.arch.scale_attn_weights else p.arch.head_dim**0.5
     if factor / (index + 1 if p.arch.scale_attn_by_inverse_layer_idx else 1) != 1:
         q = p.like("scale_queries", q, "query_scaled")

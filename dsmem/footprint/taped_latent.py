@@ -21,7 +21,9 @@ def queries(p: Trained, tables: list, x: View) -> View:
     if arch.q_lora_rank is None:
         q = p.linear("q_proj", x, "query")
     else:
-        latent = p.norm("q_a_layernorm", p.linear("q_a_proj", x, "query_latent"), "query_latent_normed", arch.q_lora_rank)
+        latent = p.norm(
+            "q_a_layernorm", p.linear("q_a_proj", x, "query_latent"), "query_latent_normed", arch.q_lora_rank
+        )
         q = p.linear("q_b_proj", latent, "query")
         del latent
     part = p.rows(arch.num_attention_heads * arch.qk_rope_head_dim)
@@ -33,7 +35,9 @@ def latents(p: Trained, tables: list, x: View) -> tuple[View, View]:
     arch = p.arch
     sizes = p.rows(arch.kv_lora_rank), p.rows(arch.qk_rope_head_dim)
     latent, key = p.t.parts("split_latents", p.linear("kv_a_proj_with_mqa", x, "latents"), sizes)
-    latent = p.norm("kv_a_layernorm", p.copied("copy_latent", latent, "latent_copy"), "latent_normed", arch.kv_lora_rank)
+    latent = p.norm(
+        "kv_a_layernorm", p.copied("copy_latent", latent, "latent_copy"), "latent_normed", arch.kv_lora_rank
+    )
     return latent, taken(p, p.like("rotate_key", key, "key_rotated", tables, late=True))
 
 

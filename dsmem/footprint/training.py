@@ -102,7 +102,9 @@ def _check(arch, work, training, sharding):
         f"the indexer of {arch.name}": arch.indexed,
         f"the Gemma blocks of {arch.name}": arch.gemma_block,
         f"the attention sinks of {arch.name}": arch.attention_sinks,
-        f"the scaled residuals of {arch.name}": arch.scale_emb != 1 or (arch.scale_depth, arch.dim_model_base) != (None, None),
+        f"the clamped experts of {arch.name}": arch.expert_bias or arch.swiglu_limit is not None,
+        f"the scaled residuals of {arch.name}": arch.scale_emb != 1
+        or (arch.scale_depth, arch.dim_model_base) != (None, None),
     }
     found = next((what for what, is_so in refused.items() if is_so), None)
     if found:

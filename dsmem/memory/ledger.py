@@ -15,8 +15,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dsmem.memory.booked import Booked
-from dsmem.memory.sums import add_in_place, holders_of_one
 from dsmem.memory.records import BEFORE, CATEGORIES, Record, plain_tensors, tensors_in
+from dsmem.memory.sums import add_in_place, holders_of_one
 from dsmem.units import as_text, one_of
 
 CACHE_ARGUMENTS = ("cache", "past_key_values")

@@ -2,19 +2,17 @@
 
 import itertools
 
-import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from strategies import any_architectures
 
-import dsmem
 from dsmem.config.training import Training
 from dsmem.config.workload import Workload
 from dsmem.footprint.training import training_footprint
 from dsmem.memory.ledger import Ledger
 from dsmem.model.decoder import build_model
 from dsmem.model.training import TrainingStep
-from strategies import any_architectures
 
 WIDE = {"intermediate": 96, "vocab": 200}
 
@@ -50,14 +48,14 @@ def heights(ledger):
 
 def check(arch, work, training):
     ledger, fp = stepped(arch, work, training), training_footprint(arch, work, training)
-    assert fp.total_bytes == ledger.peak_bytes
-    assert fp.phases == {name: ledger.phases[name] for name in fp.phases}
     instants, place = list(fp.totals.items()), 0
     for name, height in heights(ledger):
         ahead = range(max(place - 1, 0), len(instants))
         found = next((number for number in ahead if instants[number][1] == height), None)
         assert found is not None, f"{name}: {height:,} is no instant after {instants[max(place - 1, 0)]}"
         place = found + 1
+    assert fp.total_bytes == ledger.peak_bytes
+    assert fp.phases == {name: ledger.phases[name] for name in fp.phases}
 
 
 @settings(max_examples=60)

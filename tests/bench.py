@@ -14,6 +14,7 @@ import torch
 
 import dsmem
 from dsmem.config.source import DATA
+from dsmem.runs import compare_checkpointing
 
 ARCH = dsmem.Architecture.from_config("deepseek-r1-distill-qwen-7b")
 R1 = dsmem.Architecture.from_config("deepseek-r1")
@@ -80,6 +81,16 @@ def v32_pass(fold, seq_len=4096):
     return run.ledger.peak_bytes, run.ledger.by_category(), run.cache, run.replay.peak_reserved_bytes
 
 
+SMALL = {"model_type": "llama", "hidden_size": 256, "num_attention_heads": 8, "intermediate_size": 688}
+SMALL |= {"num_key_value_heads": 8, "vocab_size": 512, "max_position_embeddings": 1024, "num_hidden_layers": 2}
+
+
+def checkpointing(depths=(2, 4, 8), attention="eager", seq_len=128):
+    """What checkpointing keeps and what it costs, as ratios, of steps of a small model in FP32 on this CPU."""
+    options = {"batch": 2, "seq_len": seq_len, "weights": "fp32", "attention": attention}
+    return compare_checkpointing(SMALL, depths, device="cpu", **options)
+
+
 def host_bytes():
     """The most bytes of RAM that this process has held."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -134,6 +145,10 @@ def main():
     (folded, seconds), (whole, more) = timed(lambda: v32_pass(True)), timed(lambda: v32_pass(False))
     same = "the same bytes" if folded == whole else f"{folded} against {whole}"
     print(f"DeepSeek-V3.2 in transformers, 1 x 4,096, folded: {seconds:.2f} s; all layers: {more:.2f} s, {same}")
+    table, seconds = timed(checkpointing)
+    print(f"training steps with and without checkpointing, three depths: {seconds:.2f} s")
+    for depth, mode, _, share, _, _, ratio in table:
+        print(f"  {depth} layers, {mode}: {share:.1%} kept for backward, {ratio:.2f} of the time")
     _, seconds = timed(replayed_events)
     print(f"100,000 allocator events replayed: {seconds:.2f} s")
 

@@ -27,7 +27,17 @@ def test_v32_takes_less_than_three_seconds_folded_and_the_same_bytes_unfolded():
     assert sum(cache.values()) == 4096 * 85_888
 
 
+def test_checkpointing_keeps_a_part_and_has_a_time():
+    table = bench.checkpointing(depths=(2, 4))
+    kept, time = ({row[:2]: row[column] for row in table} for column in (2, 6))
+    for depth in (2, 4):
+        assert kept[depth, "full"] < kept[depth, "selective"] < kept[depth, "none"]
+        assert time[depth, "none"] == 1 and time[depth, "full"] > 0
+    # of each layer more its input alone, 2 x 128 x 256 numbers
+    assert kept[4, "full"] - kept[2, "full"] == 2 * 2 * 128 * 256 * 4
+
+
 def test_the_bench_prints_seconds_for_each_question(capsys):
     bench.main()
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 8 and sum(" s" in line for line in lines) >= 5
+    assert len(lines) == 18 and sum(" s" in line for line in lines) >= 5

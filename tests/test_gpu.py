@@ -7,7 +7,8 @@ import torch
 import dsmem
 from dsmem import Architecture, Workload
 from dsmem.memory import cuda
-from dsmem.model import flash, operators
+from dsmem.model import flash as kernels
+from dsmem.model import operators
 from dsmem.model.devices import attention_for
 from dsmem.runs import cells, suite
 from dsmem.runs.provenance import SAME, provenance
@@ -20,7 +21,7 @@ pytestmark = [
 
 QWEN = Architecture.from_config("qwen2.5-0.5b")
 SMALL = QWEN.scaled(num_hidden_layers=4)
-MODERN = torch.cuda.is_available() and torch.cuda.get_device_capability() >= flash.MIN_FLASH_CAPABILITY
+MODERN = torch.cuda.is_available() and torch.cuda.get_device_capability() >= kernels.MIN_FLASH_CAPABILITY
 flash = pytest.mark.skipif(not MODERN, reason="needs compute capability 8.0, the flash kernel")
 old = pytest.mark.skipif(MODERN, reason="needs a GPU below compute capability 8.0, such as a T4")
 LOST = []
@@ -190,7 +191,7 @@ def test_on_an_old_gpu_fused_attention_with_grouped_keys_is_refused_with_the_way
 @flash
 def test_on_a_modern_gpu_fused_attention_shares_keys():
     assert attention_for("cuda", QWEN) == "fused"
-    assert flash.attention_backend("cuda") == "flash"
+    assert kernels.attention_backend("cuda") == "flash"
 
 
 def test_logits_on_the_gpu_are_those_on_the_cpu():

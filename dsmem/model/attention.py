@@ -9,7 +9,7 @@ from torch import nn
 
 from dsmem.model import capped, gpt_oss, operators
 from dsmem.model.indexer import Indexer
-from dsmem.model.layers import RMSNorm, Step, autocasted, eager_attention, repeat_heads, split_heads
+from dsmem.model.layers import RMSNorm, Step, autocasted, eager_attention, once, repeat_heads, split_heads
 from dsmem.model.rotary import rotate, rotate_part
 from dsmem.model.softmax import softmax
 
@@ -41,6 +41,8 @@ class Attention(nn.Module):
         self.one_norm, self.rotary_dim = arch.qk_norm_type == "per_layer", arch.rotary_dim
         self.sinks = nn.Parameter(torch.zeros(arch.num_attention_heads, **like)) if arch.attention_sinks else None
 
+    attend = staticmethod(once)
+
     def forward(self, x: torch.Tensor, step: Step) -> torch.Tensor:
         """(batch, seq_len, hidden_size), from the same shape."""
         return self.o_proj(self.mix(x, step))
@@ -63,14 +65,15 @@ class Attention(nn.Module):
         if step.eager:
             q = repeat_heads(q, 1)
             mask = step.mask if self.window is None else step.window_mask
-            return eager_attention(q, k, v, mask, step.attention, softcap=self.softcap, sinks=self.sinks)
+            rules = {"attention": step.attention, "softcap": self.softcap, "sinks": self.sinks}
+            return self.attend(eager_attention, q, k, v, mask, **rules)
         q, k, v = autocasted(q, k, v)
+        rules = {"causal": q.shape[1] > 1, "window": self.window}
         if self.softcap is not None:
-            return capped.attention(q, k, v, q.shape[1] > 1, self.window, self.softcap)[0].flatten(2)
-        causal = q.shape[1] > 1
+            return self.attend(capped.attention, q, k, v, softcap=self.softcap, **rules)[0].flatten(2)
         if self.sinks is not None:
-            return gpt_oss.attention(q, k, v, self.sinks, causal, self.window).flatten(2)
-        return operators.attention(q, k, v, causal=causal, window=self.window)[0].flatten(2)
+            return self.attend(gpt_oss.attention, q, k, v, self.sinks, **rules).flatten(2)
+        return self.attend(operators.attention, q, k, v, **rules)[0].flatten(2)
 
     def projected(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries, keys and values, (batch, seq_len, width) each; parts of one tensor where one matrix makes them."""
@@ -117,6 +120,8 @@ class LatentAttention(nn.Module):
         if arch.indexed and not arch.shares_index(index):
             self.indexer = Indexer(arch, index, make_linear, **like)
 
+    attend = staticmethod(once)
+
     def forward(self, x: torch.Tensor, step: Step) -> torch.Tensor:
         """(batch, seq_len, hidden_size), from the same shape."""
         return self.o_proj(self.mix(x, step))
@@ -143,14 +148,14 @@ class LatentAttention(nn.Module):
             k = repeat_heads(k, 1)
             v = repeat_heads(v, 1)
             q = repeat_heads(q, 1)
-            return eager_attention(q, k, v, step.mask, step.attention, bias)
+            return self.attend(eager_attention, q, k, v, step.mask, attention=step.attention, bias=bias)
         q, k, v = autocasted(q, k, v)
         causal = q.shape[1] > 1 and bias is None
         if self.value_dim == self.head_dim:
-            return operators.attention(q, k, v, causal, bias)[0].flatten(2)
+            return self.attend(operators.attention, q, k, v, causal=causal, bias=bias)[0].flatten(2)
         # fused kernels want values as wide as keys; zeros in the padding change nothing
         v = F.pad(v, (0, self.head_dim - self.value_dim))
-        out = operators.attention(q, k, v, causal, bias)[0][..., : self.value_dim]
+        out = self.attend(operators.attention, q, k, v, causal=causal, bias=bias)[0][..., : self.value_dim]
         return out.clone(memory_format=torch.contiguous_format).flatten(2)
 
     def queries(self, x: torch.Tensor, step: Step) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -180,7 +185,7 @@ class LatentAttention(nn.Module):
             latent, key = rows.split((self.rank, rows.shape[-1] - self.rank), dim=-1)
             del rows
             latent = self.kv_a_layernorm(latent.clone(memory_format=torch.contiguous_format))
-            return latent, rotate(key[..., None, :], cos, sin, self.interleave)[:, :, 0]
+            return latent, rotate(key[..., None, :], cos, sin, self.interleave).flatten(2)
         latent = rows[..., : self.rank].clone(memory_format=torch.contiguous_format)
         rows[..., : self.rank].copy_(self.kv_a_layernorm(latent))
         del latent

@@ -45,7 +45,8 @@ class Experts(nn.Module):
 
         The other arguments are what `operators.route` gives.
         """
-        return _Sum.apply(self.outer(self.inner(x, token, slot, ends), ends), weights, slot)
+        rows = self.outer(self.inner(x, token, slot, ends), ends)
+        return _Sum.apply(rows, weights.to(rows.dtype), slot)
 
     def inner(self, x: torch.Tensor, token: torch.Tensor, slot: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
         """What goes into `down_proj`, sorted by expert: (tokens * top_k, moe_intermediate_size)."""

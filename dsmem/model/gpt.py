@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dsmem.model import operators
-from dsmem.model.layers import Embedding, LayerNorm, Step, drop, eager_attention, repeat_heads, split_heads
+from dsmem.model.layers import Embedding, LayerNorm, Step, drop, eager_attention, once, repeat_heads, split_heads
 
 if TYPE_CHECKING:
     from dsmem.config.architecture import Architecture
@@ -72,6 +72,8 @@ class GPTAttention(nn.Module):
         if arch.scale_attn_by_inverse_layer_idx:
             self.factor /= index + 1
 
+    attend = staticmethod(once)
+
     def forward(self, x: torch.Tensor, step: Step) -> torch.Tensor:
         """(batch, seq_len, hidden_size), from the same shape."""
         return self.o_proj(self.mix(x, step))
@@ -87,8 +89,9 @@ class GPTAttention(nn.Module):
             k = repeat_heads(k, 1)
             v = repeat_heads(v, 1)
             q = repeat_heads(q, 1)
-            return eager_attention(q, k, v, step.mask, step.attention, dropout=step.dropout)
-        return operators.attention(q, k, v, causal=q.shape[1] > 1)[0].flatten(2)
+            rules = {"attention": step.attention, "dropout": step.dropout}
+            return self.attend(eager_attention, q, k, v, step.mask, **rules)
+        return self.attend(operators.attention, q, k, v, causal=q.shape[1] > 1)[0].flatten(2)
 
     def queries_keys_values(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Each (batch, seq_len, heads, head_dim); three views of one tensor where one matrix makes them."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from dsmem.model.flash import unpadded
+from dsmem.model import efficient
 from dsmem.model.gpu_softmax import GpuSoftmax
 from dsmem.model.operators import grouped_linear
 from dsmem.model.softmax import from_fp16
@@ -51,7 +51,7 @@ class GpuKernels(TorchFunctionMode):
         )
         if attn_mask is not None and attn_mask.dtype == torch.bool:  # torch converts it before any kernel
             attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -torch.inf)
-        return efficient_attention(query, key, value, attn_mask, is_causal, options.get("scale")).transpose(1, 2)
+        return efficient.attention(query, key, value, attn_mask, is_causal, options.get("scale")).transpose(1, 2)
 
     def _softmax(self, func, input, *args, **kwargs):  # called as torch calls it, by keyword, too
         wide = torch.float32 in (*args, *kwargs.values())
@@ -73,22 +73,3 @@ class GpuKernels(TorchFunctionMode):
         if weight.dim() != 3 or offs is None or bias is not None or not isinstance(x, Tensor) or x.dim() != 2:
             return func(x, weight, offs=offs, bias=bias, **options)
         return grouped_linear(x, weight.transpose(1, 2), offs)
-
-
-@torch.library.custom_op("dsmem::efficient_attention", mutates_args=())
-def efficient_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scale: float | None
-) -> Tensor:
-    """Softmax attention as torch's memory-efficient kernel runs it without gradients: nothing but the output is made.
-
-    query (batch, heads, seq_len, head_dim), key (batch, heads, key_len, head_dim), value (batch, heads, key_len, any
-    width). mask: added to the scores. Returns (batch, seq_len, heads, width of a value).
-    """
-    out = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, 0.0, causal, scale=scale)
-    return unpadded(out.transpose(1, 2))
-
-
-@efficient_attention.register_fake
-def _(query, key, value, mask, causal, scale):
-    batch, heads, seq_len, _ = query.shape
-    return query.new_empty((batch, seq_len, heads, value.shape[-1]))

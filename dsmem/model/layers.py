@@ -171,6 +171,11 @@ def future_mask(positions: torch.Tensor, keys: range, window: int | None = None)
     return mask
 
 
+def once(call: Callable, *tensors: torch.Tensor, **options: Any) -> Any:
+    """What `call` makes of `tensors`. In its place an attention layer may have one that makes it again in backward."""
+    return call(*tensors, **options)
+
+
 def autocasted(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The tensors as torch.autocast would hand them to a product: copies in its format, where it is on.
 

@@ -16,8 +16,10 @@ def softmax(scores: Tensor, attention: str) -> Tensor:
 
     attention: as in `Step`. With "eager_fp32", 16-bit scores have weights in float32 beside them, which are rounded to
     a tensor of their own; BF16 ones a float32 copy of themselves before that. FP32 scores make their weights alone.
+    Under torch.autocast it is always so, as on a GPU; on a CPU torch itself would stay in 16 bit.
     """
-    return (in_float32(scores) if attention == "eager_fp32" else scores.softmax(dim=-1)).to(scores.dtype)
+    wide = attention == "eager_fp32" or torch.is_autocast_enabled(scores.device.type)
+    return (in_float32(scores) if wide else scores.softmax(dim=-1)).to(scores.dtype)
 
 
 def in_float32(scores: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensor
 
 from dsmem.config.training import Training
-from dsmem.model.checkpointing import keep_less
+from dsmem.model.checkpointing import attention_again, keep_less
 from dsmem.model.devices import TORCH_DTYPES
 from dsmem.model.optimizers import make_optimizer
 from dsmem.units import FLOATS, format_name, one_of, whole_number
@@ -62,13 +62,15 @@ class TrainingStep:
         self._tokens = first.fake_mode.from_tensor(tokens) if fake else tokens
         self.loss = loss_of(module, self.training, attention)
         keep_less(module, self.training)
+        if hasattr(module, "arch"):
+            module.dropout = self.training.dropout  # of our GPT block; other families have none
         scales = self._device == "cuda" and self.activations == "fp16" and self.training.precision == "autocast"
         self._scaler = torch.amp.GradScaler("cuda") if scales else None
         self._optimizers, self._clock = self._with_states(), None
 
     def run(self) -> torch.Tensor:
         """Forward and loss, backward, optimizer, and gradients let go; returns the loss, a number without a graph."""
-        with self._around(), self._mode, torch.enable_grad(), self._hooks():
+        with self._around(), self._mode, torch.enable_grad(), self._hooks(), self._selected():
             self._tell_states()
             self._begin("forward")
             with self._autocast():
@@ -76,6 +78,7 @@ class TrainingStep:
             self._begin("backward")
             (self._scaler.scale(loss) if self._scaler else loss).backward()
             loss = loss.detach()
+            self._tell_gradients()
             self._begin("optimizer step")
             self._step()
             self._begin(None)
@@ -106,26 +109,33 @@ class TrainingStep:
 
     def _with_states(self):
         """The optimizers, one of each parameter where it steps inside backward, after a step without gradients."""
-        groups = [[p] for p in self._trained] if self.training.step_in_backward else [self._trained]
+        named = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
+        groups = [[pair] for pair in named] if self.training.step_in_backward else [named]
         optimizers = []
         with self._mode, torch.no_grad():
             for group in groups:
                 if (optimizer := make_optimizer(self.training, group)) is not None:
-                    for parameter in group:
+                    for _, parameter in group:
                         parameter.grad = torch.zeros_like(parameter)
                     optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
                     optimizers.append(optimizer)
-                for parameter in group:
+                for _, parameter in group:
                     parameter.grad = None
         return optimizers
 
     def _step(self):
         if not self.training.step_in_backward:
             for optimizer in self._optimizers:
-                self._scaler.step(optimizer) if self._scaler else optimizer.step()
+                if self._scaler:
+                    for each in getattr(optimizer, "optimizers", [optimizer]):
+                        self._scaler.step(each)
+                else:
+                    optimizer.step()
             if self._scaler and self._optimizers:
                 self._scaler.update()
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
         for parameter in self._trained:
             parameter.grad = None
 
@@ -139,6 +149,9 @@ class TrainingStep:
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def _selected(self):
+        return contextlib.nullcontext() if hasattr(self.module, "arch") else attention_again(self.training)
 
     def _autocast(self):
         used = self.training.precision == "autocast"
@@ -156,13 +169,19 @@ class TrainingStep:
         if self.observer is not None:
             self.observer.book(self.optimizer_tensors(), "optimizer")
 
+    def _tell_gradients(self):
+        """Those that an FP32 copy of the parameters has; a ledger knows the parameters' own."""
+        if self.observer is not None:
+            grads = [tensor.grad for tensor in self.optimizer_tensors() if tensor.is_leaf and tensor.grad is not None]
+            self.observer.book(grads, "gradient")
+
 
 def loss_of(module: torch.nn.Module, training: Training, attention: str = "auto") -> Callable:
     """A call that takes tokens (batch, seq_len) and gives the mean loss of each next token, in float32.
 
     Arguments as in `TrainingStep`.
     """
-    ours = hasattr(module, "new_cache")
+    ours = hasattr(module, "arch")
     if training.loss_chunk is not None:
         states, head = (our_states(module, attention), module.head) if ours else library_states(module)
         return lambda tokens: chunked_loss(states(tokens), tokens, head, training.loss_chunk)
@@ -234,6 +253,7 @@ def _prepared(module, training):
 def _stepping(optimizer):
     def hook(parameter):
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         parameter.grad = None
 
     return hook

@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = attach(
         "tokens_per_second": "run",
         "explain": "gaps",
         "overhead": "gaps",
+        "compare_checkpointing": "checkpointing",
         "record": "recordings",
         "recorded": "recordings",
         "here": "machine",

@@ -98,6 +98,8 @@ def settings(training: Training, work: Workload) -> str:
 
     >>> settings(Training(precision="autocast", checkpointing="full"), Workload(weights="bf16"))
     'adamw (foreach), fp32 parameters under bf16 autocast, full checkpointing'
+    >>> settings(Training("sgd", lora_rank=8), Workload(weights="bf16"))
+    'sgd (foreach), frozen bf16 weights, LoRA of rank 8'
     """
     own = training.optimizer in ("adamw", "sgd", "adafactor", "muon")
     said = [
@@ -110,7 +112,8 @@ def settings(training: Training, work: Workload) -> str:
         "autocast": f"{training.parameters(work)} parameters under {work.activations} autocast",
         "master": f"{work.activations} with a {training.stepped(work)} master copy",
     }
-    said.append(precision[training.precision])
+    frozen = training.lora_rank is not None
+    said.append(f"frozen {work.weights} weights" if frozen else precision[training.precision])
     said += [f"{training.checkpointing} checkpointing"] if training.checkpointing != "none" else []
     said += [f"LoRA of rank {training.lora_rank}"] if training.lora_rank is not None else []
     said += [f"loss in chunks of {training.loss_chunk}"] if training.loss_chunk is not None else []

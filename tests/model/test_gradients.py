@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+from collections import Counter
 
 import pytest
 import torch
@@ -69,16 +70,18 @@ def in_our_layout(theirs, ours):
     return {name: p.detach() - float(name in added) for name, p in holder.named_parameters()}
 
 
-def events(name, device, attention, dropout=0.0):
+def events(name, device, attention, dropout=0.0, weights="bf16"):
     """Births and deaths of a forward and a backward pass: sign, shape, format and bytes, in order."""
     arch = Architecture.from_config(CONFIGS[name])
-    model = build_model(arch, "bf16", device).requires_grad_(True).train()
+    model = build_model(arch, weights, device).requires_grad_(True).train()
     model.dropout = dropout
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=weights == "fp32")
     tokens, mode = TOKENS, contextlib.nullcontext()
     if device == "fake":
         mode, tokens = model.fake_mode, model.fake_mode.from_tensor(TOKENS)
     with mode, Ledger(model) as ledger:
-        logits = model(tokens, attention=attention).float()
+        with autocast:
+            logits = model(tokens, attention=attention).float()
         F.cross_entropy(logits.flatten(0, 1), tokens.flatten()).backward()
     return [(sign, r.op, r.shape, r.dtype, r.nbytes) for r, sign in ledger.events]
 
@@ -93,6 +96,12 @@ def events(name, device, attention, dropout=0.0):
 )
 def test_a_step_on_fake_tensors_allocates_and_frees_as_on_real_ones(name, attention, dropout):
     assert events(name, "fake", attention, dropout) == events(name, "cpu", attention, dropout)
+
+
+@pytest.mark.parametrize("name", ["llama", "v3", "qwen3_moe", "gpt2"])
+def test_so_does_one_under_autocast(name):
+    fake, real = (Counter(events(name, device, "fused", weights="fp32")) for device in ("fake", "cpu"))
+    assert fake == real  # copies of weights die together, in no order
 
 
 def test_only_a_gpt_block_in_training_drops():

@@ -54,6 +54,7 @@ TRAININGS = [
     {"checkpointing": "full"},
     {"precision": "autocast"},
     {"precision": "autocast", "checkpointing": "full", "optimizer_kernel": "fused"},
+    {"checkpointing": "selective"},
     {"optimizer": "sgd", "loss_chunk": 5},
     {"optimizer": "none", "step_in_backward": False},
     {"optimizer_kernel": "loop", "step_in_backward": True},
@@ -75,11 +76,38 @@ def our_story(config, device, training, attention):
     return story(ledger)
 
 
+LATENT = {
+    "model_type": "deepseek_v3",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "vocab_size": 100,
+    "q_lora_rank": 24,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "moe_intermediate_size": 40,
+    "num_nextn_predict_layers": 0,
+}
 OURS = [(LLAMA, training, "fused") for training in TRAININGS]
 OURS += [(GPT, {}, "fused"), (GPT, {"checkpointing": "full"}, "eager"), (LLAMA, {"precision": "autocast"}, "eager")]
+OURS += [(LATENT, {"precision": "autocast", "checkpointing": "full"}, "fused"), (LATENT, {}, "eager")]
+OURS += [(LATENT, {"checkpointing": "selective"}, attention) for attention in ("fused", "eager")]
 
 
-@pytest.mark.parametrize(("config", "training", "attention"), OURS, ids=str)
+def shown(value):
+    return value.get("model_type") or str(value) if isinstance(value, dict) else value
+
+
+@pytest.mark.parametrize(("config", "training", "attention"), OURS, ids=shown)
 def test_our_fake_step_tells_the_same_story_as_a_real_one(config, training, attention):
     (fake, *others), (real, *same) = (our_story(config, device, training, attention) for device in ("fake", "cpu"))
     if training.get("precision") == "autocast":

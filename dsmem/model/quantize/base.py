@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import nn
 class QuantizedLinear(nn.Module):
     """`nn.Linear` that stores fewer bits; each call copies the weight to the input's format and multiplies by the copy.
 
+    A gradient passes through to the input by one more such copy, with none kept in between; the weight itself has none.
     A scheme adds `set_weight` and `weight_copy`. in_features, out_features, bias, dtype, device: as in `nn.Linear`; the
     bias is stored in `dtype`.
     """
@@ -21,7 +23,20 @@ class QuantizedLinear(nn.Module):
         self.bias = stored(torch.zeros(out_features, dtype=dtype, device=device)) if bias else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, self.weight_copy(x.dtype), self.bias)
+        return _ByCopy.apply(x, self)
+
+
+class _ByCopy(torch.autograd.Function):
+    """Keeps nothing: torch's own linear layer would keep the copy of every weight until backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, layer: QuantizedLinear) -> torch.Tensor:
+        ctx.layer = layer
+        return F.linear(x, layer.weight_copy(x.dtype), layer.bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple:
+        return torch.matmul(grad, ctx.layer.weight_copy(grad.dtype)), None
 
 
 def stored(tensor: torch.Tensor) -> nn.Parameter:

@@ -65,7 +65,8 @@ class Int8Linear(QuantizedLinear):
 class W8A8Linear(Int8Linear):
     """`nn.Linear` that multiplies in INT8: the input is rounded too, per token and in every call.
 
-    Arguments: as in `QuantizedLinear`. Raises ValueError unless both widths are multiples of 8.
+    Arguments: as in `QuantizedLinear`. Raises ValueError unless both widths are multiples of 8, and for an input that
+    wants a gradient.
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool, dtype: torch.dtype, device: torch.device | str):
@@ -77,6 +78,10 @@ class W8A8Linear(Int8Linear):
         super().__init__(in_features, out_features, bias, dtype, device)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            raise ValueError(
+                "weights='int8_w8a8' rounds the input, through which no gradient passes; allowed: 'int8', 'int4', 'fp8'"
+            )
         rows = x.reshape(-1, self.in_features)
         quantized, scales = padded_int8_rows(rows)
         product = torch._int_mm(quantized, self.weight.t())

@@ -5,6 +5,7 @@ import types
 import torch
 from torch import Tensor, nn
 
+from dsmem.model.backward import only_first
 from dsmem.model.grouped import turns
 from dsmem.model.quantize.base import stored
 from dsmem.model.quantize.int4 import GROUP
@@ -57,6 +58,7 @@ def grouped_linear_by_copy(
 
     payload: what the scheme's linear layer stores, in the order of `names`, with the experts as the first axis. Returns
     the rows (rows, out_features) and the last copy: the matrix, and for INT4 also the half of the codes it unpacked.
+    Kept for backward: payload, ends; the input alone has a gradient.
     """
     out = x.new_empty(len(x), out_features)
     for start, end, expert in turns(ends):
@@ -72,6 +74,43 @@ def grouped_linear_by_copy(
 def _(x, payload, names, scheme, out_features, ends):
     copy = x.new_empty(out_features, x.shape[1])
     return [x.new_empty(x.shape[0], out_features), copy, *_unpacked(scheme, copy)]
+
+
+@torch.library.custom_op("dsmem::grouped_linear_by_copy_backward", mutates_args=())
+def grouped_linear_by_copy_backward(
+    grad: Tensor, payload: list[Tensor], names: str, scheme: str, in_features: int, ends: Tensor
+) -> list[Tensor]:
+    """The gradient of the input (rows, in_features), and the last copy of a matrix, as `grouped_linear_by_copy` has."""
+    out = grad.new_empty(len(grad), in_features)
+    for start, end, expert in turns(ends):
+        leftovers = None  # freed before the next expert's copy is made
+        parts = {name: part[expert] for name, part in zip(names.split(","), payload, strict=True)}
+        one = _layer(parts, grad.shape[1], in_features)
+        leftovers = [LAYERS[scheme].weight_copy(one, grad.dtype)]
+        torch.mm(grad[start:end], leftovers[0], out=out[start:end])
+    return [out, *leftovers, *_unpacked(scheme, leftovers[0])]
+
+
+@grouped_linear_by_copy_backward.register_fake
+def _(grad, payload, names, scheme, in_features, ends):
+    copy = grad.new_empty(grad.shape[1], in_features)
+    return [grad.new_empty(grad.shape[0], in_features), copy, *_unpacked(scheme, copy)]
+
+
+def _keep(ctx, inputs, output):
+    x, payload, names, scheme, _, ends = inputs
+    ctx.save_for_backward(*payload, ends)
+    ctx.rules = names, scheme, x.shape[1]
+    only_first(ctx, output)
+
+
+def _gradient(ctx, grads):
+    *payload, ends = ctx.saved_tensors
+    dx = grouped_linear_by_copy_backward(grads[0], payload, *ctx.rules, ends)[0]
+    return dx, [None] * len(payload), None, None, None, None
+
+
+grouped_linear_by_copy.register_autograd(_gradient, setup_context=_keep)
 
 
 def _unpacked(scheme, copy):

@@ -9,19 +9,23 @@ from dsmem.config.workload import Workload
 from dsmem.model.library import LibraryModel
 from dsmem.model.library_pass import LibraryPass
 from dsmem.model.lora import put_adapters
+from dsmem.model.nf4 import nf4_layers
 from dsmem.model.training import TrainingStep
 
 
 def library_step(
-    model: LibraryModel, work: Workload, training: Training, device: Any, seed: int = 0
+    model: LibraryModel, work: Workload, training: Training, device: Any, seed: int = 0, nf4: bool = False
 ) -> tuple[TrainingStep, Workload, list[str]]:
     """The step, the workload that really runs, and what differs from what one may expect, a sentence each.
 
-    work: a prefill without a cache. device, seed: as in `LibraryPass`. A run may add to the sentences. Raises
+    work: a prefill without a cache. device, seed: as in `LibraryPass`. nf4: whether the frozen base is
+    in NF4, as bitsandbytes and peft make it. A run may add to the sentences. Raises
     ValueError for what is not run in transformers' code.
     """
     weights = work.weights if training.lora_rank is not None else training.parameters(work)
     ready = LibraryPass(model, work, device, seed, weights)
+    if nf4:
+        nf4_layers(ready.module)
     ready.fill()
     ready.notes += set_dropout(ready.module, training.dropout)
     put_adapters(ready.module, training)

@@ -36,6 +36,7 @@ class TrainingStep:
     format that torch.autocast computes in, where the precision is "autocast". attention: of our decoder, as in its
     call; a model of transformers was built with its own. around: makes a context that each run is to be in.
     The optimizer has its states before the first `run`, so every one is like the second step of a training.
+    loss: a call that takes the tokens and gives the loss; may be replaced before a run.
     observer: None, or whoever is told of a run, such as a `Ledger`: `mark(phase)` as each of `PHASES` begins,
     `book(tensors, "optimizer")` for what the optimizer holds beside the parameters.
     """
@@ -59,7 +60,7 @@ class TrainingStep:
         self._device = first.device.type
         fake = isinstance(first, FakeTensor) and not isinstance(tokens, FakeTensor)
         self._tokens = first.fake_mode.from_tensor(tokens) if fake else tokens
-        self._loss = loss_of(module, self.training, attention)
+        self.loss = loss_of(module, self.training, attention)
         keep_less(module, self.training)
         if hasattr(module, "arch"):
             module.dropout = self.training.dropout  # of our GPT block; other families have none
@@ -73,7 +74,7 @@ class TrainingStep:
             self._tell_states()
             self._begin("forward")
             with self._autocast():
-                loss = self._loss(self._tokens)
+                loss = self.loss(self._tokens)
             self._begin("backward")
             (self._scaler.scale(loss) if self._scaler else loss).backward()
             loss = loss.detach()
@@ -100,6 +101,11 @@ class TrainingStep:
         own = {id(parameter) for parameter in self.module.parameters()}
         held = [tensor for optimizer in self._optimizers for tensor in optimizer_tensors(optimizer)]
         return [tensor for tensor in held if id(tensor) not in own]
+
+    def states_of(self, parameter: torch.Tensor) -> list[torch.Tensor]:
+        """The optimizer's states of one parameter; none of one that is not trained."""
+        states = [optimizer.state.get(parameter, {}) for optimizer in self._optimizers]
+        return [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
 
     def _with_states(self):
         """The optimizers, one of each parameter where it steps inside backward, after a step without gradients."""

@@ -18,6 +18,7 @@ from dsmem.footprint.published import published_tensors
 from dsmem.footprint.stored import cache_bytes, cache_rows, weight_bytes
 from dsmem.memory.replay import replay
 from dsmem.runs.generation import generation_peak
+from dsmem.runs.lora_training import lora_peaks
 from dsmem.units import GIB, dtype_bits
 
 GGUF_HEADERS = {"deepseek-r1-distill-qwen-7b": 5_953_184}
@@ -79,7 +80,11 @@ def _generation(row, name):
 def _training(row, name):
     if name == "cuda_context_mib":
         raise ValueError("what the driver keeps for a process is measured, not derived: see gaps.CONTEXT_BYTES")
-    raise ValueError("training is not modelled yet")
+    asked = (row["model"], row["quant"], row["attn"], row["batch"], row["seq"], row["rank"], tuple(row["targets"]))
+    peaks = lora_peaks(*asked)
+    if name == "process_mib":
+        return peaks["peak_reserved"] + round(row["cuda_context_mib"] * 2**20)
+    return peaks[name.removesuffix("_mib")]
 
 
 def _report(row, name):
@@ -90,7 +95,7 @@ def _report(row, name):
 
 
 PREDICTORS = {"n_ctx": _cache_log, "input_tokens": _generation, "rank": _training, "measured": _report}
-"""The key that a row of each form has: (row, name) -> bytes. A training predictor takes the place of `_training`."""
+"""The key that a row of each form has: (row, name) -> bytes."""
 
 
 # --- Reports ----------------------------------------------------------------------------------------------------------

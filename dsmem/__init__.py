@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = attach(
         "Training": "config.training",
         "Footprint": "footprint.instants",
         "inference_footprint": "footprint.inference",
+        "training_footprint": "footprint.training",
         "find_tensor": "footprint.find",
         "checkpoint": "footprint.weigh",
         "build_model": "model.decoder",

@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = attach(
     {
         "Footprint": "instants",
         "inference_footprint": "inference",
+        "training_footprint": "training",
         "find_tensor": "find",
         "checkpoint": "weigh",
         "Checkpoint": "weigh",

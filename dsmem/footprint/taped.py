@@ -110,9 +110,9 @@ def loss(p: Trained, logits: View) -> View:
     wide = formulas.tensor_bytes(elements, 32)
 
     def rule(tape, grad, kept):
-        return [tape.make(PASSING, wide)]
+        return [tape.make("logits_gradient", wide)]
 
-    x = p.cast("float32", logits, "logits_float32", elements, 32)
+    x = p.cast("float32", logits, "logits_float32", elements, 32, "logits_gradient")
     labels = t.make("labels", formulas.token_ids_bytes(p.work.batch, p.work.seq_len))
     logs = t.apply("log_softmax", [x], {"log_probabilities": wide}, rule, [0], late=True)
     return t.apply("nll_loss", [logs], {"loss": 4, "loss_weight": 4}, rule, [logs, labels, 1], late=True)[0]

@@ -87,13 +87,13 @@ class Trained:
         result = name.endswith(("relu", "sigmoid"))
         return self.like(name, x, out, [0] if result else [x], late=result)
 
-    def cast(self, name: str, x: View, out: str, elements: Any, bits: int) -> View:
-        """`x` in another format, or `x` itself where it has that already; keeps nothing."""
+    def cast(self, name: str, x: View, out: str, elements: Any, bits: int, grad: str = PASSING) -> View:
+        """`x` in another format, or `x` itself where it has that already; keeps nothing. grad: its gradient's part."""
         if bits == self.bits:
             return x
         size = x.nbytes
         made = {out: formulas.tensor_bytes(elements, bits)}
-        return self.t.apply(name, [x], made, lambda tape, grad, kept: [tape.make(PASSING, size)])
+        return self.t.apply(name, [x], made, lambda tape, _, kept: [tape.make(grad, size)])
 
     def copied(self, name: str, x: View, out: str) -> View:
         """A copy in another layout, whose gradient is the same tensor."""

@@ -53,7 +53,7 @@ def training_footprint(
     None; one device is all that is modelled. Gradients are None before the step, and the optimizer has its states.
     Raises ValueError, one sentence, for what is not modelled. Left out: allocator rounding, workspaces, the context.
 
-    >>> fp = training_footprint("qwen2.5-0.5b", seq_len=1024, optimizer="adamw", optimizer_kernel="fused")
+    >>> fp = training_footprint("qwen2.5-0.5b", seq_len=1024, optimizer="none")
     >>> fp.peak_phase, max(fp.at("backward"), key=fp.at("backward").get)
     ('backward', 'logits_gradient')
     """

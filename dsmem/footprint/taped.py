@@ -13,7 +13,7 @@ from dsmem.footprint.trained import Trained
 def decoder(p: Trained) -> View:
     """`Decoder.forward` and the loss; what is to run backward stays on the tape."""
     arch, t = p.arch, p.t
-    table = Parameter("embed_tokens", p.bytes(arch.vocab_size * arch.hidden_size), 1 + arch.tie_word_embeddings)
+    table = p.parameter("embed_tokens", p.bytes(arch.vocab_size * arch.hidden_size), 1 + arch.tie_word_embeddings)
     tables = None if arch.learned_positions else p.tables()
     h = embedding(p, table)
     if arch.learned_positions:

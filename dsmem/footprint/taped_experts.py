@@ -3,7 +3,7 @@
 from typing import Any
 
 from dsmem import formulas
-from dsmem.footprint.tape import PASSING, Parameter, Tensor, View
+from dsmem.footprint.tape import PASSING, Tensor, View
 from dsmem.footprint.trained import Trained
 
 
@@ -54,7 +54,7 @@ def router(p: Trained, tokens: View) -> tuple[View, Tensor, Tensor, Tensor]:
     """`experts.Router.forward`: scores in float32 from copies in float32; the copies and the scores are kept."""
     arch, count = p.arch, p.arch.n_routed_experts
     elements = count * arch.hidden_size
-    weight = Parameter("gate", p.bytes(elements))
+    weight = p.parameter("gate", p.bytes(elements))
     x = p.cast("router_input", tokens, "router_input", p.tokens * arch.hidden_size, 32)
     wide = weight
     if p.bits < 32:
@@ -130,7 +130,7 @@ def experts(p: Trained, x: View, weights: View, token: View, slot: View, ends: V
 def stack(p: Trained, name: str, x: View, ends: View, out: str) -> View:
     """`operators.grouped_linear`: keeps its rows and where each expert's end."""
     _, n_out, n_in = p.arch.expert_stacks()[name]
-    weight = Parameter(name, p.bytes(p.arch.n_routed_experts * n_out * n_in))
+    weight = p.parameter(name, p.bytes(p.arch.n_routed_experts * n_out * n_in))
     size, rows = x.nbytes, p.tokens * p.arch.num_experts_per_tok
 
     def rule(tape, grad, kept):

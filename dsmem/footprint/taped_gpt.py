@@ -3,14 +3,14 @@
 import functools
 from collections.abc import Callable
 
-from dsmem.footprint.tape import PASSING, Parameter, Summed, View
+from dsmem.footprint.tape import PASSING, Summed, View
 from dsmem.footprint.trained import Trained
 
 
 def positions(p: Trained, h: View) -> View:
     """`Decoder.embed` after the tokens' rows: those of their places are added."""
     arch, seq_len = p.arch, p.work.seq_len
-    table = Parameter("embed_positions", p.bytes((arch.learned_positions + arch.position_offset) * arch.hidden_size))
+    table = p.parameter("embed_positions", p.bytes((arch.learned_positions + arch.position_offset) * arch.hidden_size))
     size = p.bytes(seq_len * arch.hidden_size)
     ids = p.t.make("position_ids", 8 * seq_len)
 

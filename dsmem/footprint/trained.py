@@ -15,12 +15,18 @@ class Trained:
     """A step of training `arch`: its operators write on the tape `t`.
 
     held: {part: bytes} of what is alive from the first instant to the last. bits: of one element of an activation.
-    tokens: of all sequences. tables: the rotary ones while the pass runs forward.
+    tokens: of all sequences. tensors: {name: bytes} of what is trained, in the order in which the pass meets it.
     """
 
     def __init__(self, arch: Architecture, work: Workload, training: Training, held: dict[str, Any]):
         self.arch, self.work, self.training, self.t = arch, work, training, Tape(held)
         self.bits, self.tokens = dtype_bits(work.activations), work.batch * work.seq_len
+        self.tensors = {}
+
+    def parameter(self, name: str, nbytes: Any, uses: int = 1) -> Parameter:
+        """A trained weight of the part of the model that runs now."""
+        self.tensors.setdefault(self.t.where.removeprefix("again ") + name, nbytes)
+        return Parameter(name, nbytes, uses)
 
     def bytes(self, elements: Any) -> Any:
         """Bytes of so many elements in the format of activations."""
@@ -39,9 +45,9 @@ class Trained:
         self, name: str, x: View, out: str, n_in: int, n_out: int, bias: bool = False, weight: Parameter | None = None
     ) -> View:
         """The same by its sizes; weight: where it has another use, too."""
-        weight = weight or Parameter(name, self.bytes(n_in * n_out))
+        weight = weight or self.parameter(name, self.bytes(n_in * n_out))
         of_bias = self.bytes(n_out)
-        inputs = [x, weight] + ([Parameter(f"{name}.bias", of_bias)] if bias else [])
+        inputs = [x, weight] + ([self.parameter(f"{name}.bias", of_bias)] if bias else [])
         size = self.rows(n_in)
 
         def rule(tape, grad, kept):
@@ -64,7 +70,7 @@ class Trained:
 
     def _normed(self, name, x, made, width, statistics):
         names = [name, f"{name}.bias"][:statistics]
-        weights = [Parameter(each, self.bytes(width)) for each in names]
+        weights = [self.parameter(each, self.bytes(width)) for each in names]
         size = x.nbytes
 
         def rule(tape, grad, kept):

@@ -9,7 +9,7 @@ from typing import Any
 from dsmem.config.architecture import Architecture
 from dsmem.config.training import Training
 from dsmem.config.workload import EAGER, Workload
-from dsmem.footprint import taped
+from dsmem.footprint import optimizers, taped
 from dsmem.footprint.inference import resident
 from dsmem.footprint.instants import Footprint
 from dsmem.footprint.stored import check_range
@@ -53,7 +53,7 @@ def training_footprint(
     None; one device is all that is modelled. Gradients are None before the step, and the optimizer has its states.
     Raises ValueError, one sentence, for what is not modelled. Left out: allocator rounding, workspaces, the context.
 
-    >>> fp = training_footprint("qwen2.5-0.5b", seq_len=1024, optimizer="none")
+    >>> fp = training_footprint("qwen2.5-0.5b", seq_len=1024, optimizer_kernel="fused")
     >>> fp.peak_phase, max(fp.at("backward"), key=fp.at("backward").get)
     ('backward', 'logits_gradient')
     """
@@ -64,16 +64,30 @@ def training_footprint(
     _check(arch, work, training, sharding)
     check_range(work, lambda largest: training_footprint(arch, largest, training).total_bytes)
     held = {name: size for name, size in resident(arch, work).items() if name not in NOT_HELD}
-    p = Trained(arch, work, training, held)
+    p = Trained(arch, work, training, held | optimizers.states(training, trained_tensors(arch, work, training)))
     out = taped.all_of(p)
     names = list(p.t.instants)
     first = names.index("end of forward") + 1
-    phases = {
-        "forward": {name: p.t.instants[name] for name in names[:first]},
-        "backward": {name: p.t.instants[name] for name in names[first:]},
-    }
+    steps = optimizers.instants(training, p.tensors)
+    ready = p.t.instants[names[-1]]
     del out
-    return TrainingFootprint(phases, arch, work, training)
+    return TrainingFootprint(
+        {
+            "forward": {name: p.t.instants[name] for name in names[:first]},
+            "backward": {name: p.t.instants[name] for name in names[first:]},
+            "optimizer step": {name: ready | parts for name, parts in steps.items()},
+        },
+        arch,
+        work,
+        training,
+    )
+
+
+def trained_tensors(arch: Architecture, work: Workload, training: Training) -> dict[str, Any]:
+    """{name: bytes} of all parameters, as a pass over one token meets them."""
+    p = Trained(arch, work.changed(batch=1, seq_len=1), training, {})
+    taped.decoder(p)
+    return p.tensors
 
 
 def settled(arch: Architecture, work: Workload | None, fields: dict[str, Any]) -> Workload:
@@ -90,14 +104,15 @@ def _check(arch, work, training, sharding):
     """Raise ValueError, naming what it is, for a step that no formula tells of."""
     refused = {
         f"sharding={sharding!r}": sharding is not None,
-        f"precision={training.precision!r}": training.precision == "autocast",
+        f"precision={training.precision!r}": training.precision != "pure",
         f"attention={work.attention!r}": work.attention in EAGER,
         f"lora_rank={training.lora_rank!r}": training.lora_rank is not None,
         f"loss_chunk={training.loss_chunk!r}": training.loss_chunk is not None,
         "step_in_backward=True": training.step_in_backward,
         f"cached_tokens={work.cached_tokens!r}": bool(work.cached_tokens),
         f"weights={work.weights!r}": work.weights != work.activations,
-        f"optimizer={training.optimizer!r}": training.optimizer != "none",
+        f"optimizer={training.optimizer!r}": training.optimizer not in optimizers.MOMENTS,
+        f"moments={training.moments!r}": training.moments not in (None, work.activations),
         f"head={arch.head!r}": arch.head != "lm_head",
         f"the indexer of {arch.name}": arch.indexed,
         f"the Gemma blocks of {arch.name}": arch.gemma_block,

@@ -40,7 +40,12 @@ def heights(ledger):
     for number in range(start, len(live)):
         record, sign = ledger.events[number]
         dies_next = number + 1 == len(live) or ledger.events[number + 1][1] < 0
-        turn = record.op == "mul" and record.module == "" and len(record.shape) == 2
+        turn = (
+            record.op in ("tensor", "lift_fresh")
+            or record.op == "mul"
+            and record.module == ""
+            and len(record.shape) == 2
+        )
         if sign > 0 and dies_next and not turn:
             found.append((f"{record.op} {record.module} {record.shape}", live[number]))
     return found
@@ -70,10 +75,12 @@ def check(arch, work, training):
         cache=st.just("none"),
     ),
     checkpointing=st.sampled_from(("none", "full", "selective")),
+    optimizer=st.sampled_from(("none", "adamw", "sgd")),
+    kernel=st.sampled_from(("foreach", "loop", "fused")),
 )
-def test_every_height_of_a_step_is_an_instant_of_the_formula(arch, work, checkpointing):
+def test_every_height_of_a_step_is_an_instant_of_the_formula(arch, work, checkpointing, optimizer, kernel):
     assume(min(arch.hidden_size, arch.intermediate_size, arch.vocab_size) > 1)
-    training = Training(optimizer="none", checkpointing=checkpointing)
+    training = Training(optimizer, kernel, checkpointing=checkpointing)
     try:
         training_footprint(arch, work, training)
     except ValueError as error:

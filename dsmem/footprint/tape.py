@@ -163,6 +163,14 @@ class Tape:
         self._record(operator)
         return View(x.tensor, operator, 0, size if nbytes is None else nbytes)
 
+    def inside(self, name: str, x: View, keep: Iterable = ()) -> View:
+        """An operator that writes into `x` itself; its gradient is a tensor of that size."""
+        size = x.nbytes
+        operator = Operator(self.where + name, [x], 1, lambda tape, grad, kept: [tape.make(PASSING, size)])
+        self._keep(operator, list(keep))
+        self._record(operator)
+        return View(x.tensor, operator, 0, x.nbytes)
+
     def again(self, run: Callable, *given: View) -> View:
         """`run(*given)`, of which nothing is kept but what it is given: in backward it runs again."""
         self._again = Again(lambda: run(*given), self.where)

@@ -7,27 +7,23 @@ from typing import Any
 from dsmem import formulas
 from dsmem.footprint import taped_experts, taped_gpt, taped_latent
 from dsmem.footprint.tape import PASSING, Parameter, View
-from dsmem.footprint.trained import Trained
+from dsmem.footprint.trained import Shared, Trained
 
 
 def decoder(p: Trained) -> View:
     """`Decoder.forward` and the loss; what is to run backward stays on the tape."""
     arch, t = p.arch, p.t
     table = p.parameter("embed_tokens", p.bytes(arch.vocab_size * arch.hidden_size), 1 + arch.tie_word_embeddings)
-    tables = None if arch.learned_positions else p.tables()
+    shared = p.shared()
     h = embedding(p, table)
     if arch.learned_positions:
         h = taped_gpt.positions(p, h)
     for index in range(arch.num_hidden_layers):
         t.where = f"layers.{index}."
-        run = (
-            functools.partial(taped_gpt.block, p, index)
-            if arch.gpt_block
-            else functools.partial(layer, p, tables, index)
-        )
+        run = functools.partial(taped_gpt.block if arch.gpt_block else layer, p, shared, index)
         h = t.again(run, h) if p.training.checkpointing == "full" else run(h)
     t.where = ""
-    del tables, run
+    del shared, run
     h = p.layer_norm("norm", h, "normed") if arch.gpt_block else p.norm("norm", h, "normed", arch.hidden_size)
     logits = p.linear("lm_head", h, "logits", table if arch.tie_word_embeddings else None)
     del h
@@ -43,10 +39,10 @@ def embedding(p: Trained, table: Parameter) -> View:
     return p.t.apply("embed_tokens", [table], {"residual": p.rows(p.arch.hidden_size)}, rule)
 
 
-def layer(p: Trained, tables: list, index: int, h: View) -> View:
+def layer(p: Trained, shared: Shared, index: int, h: View) -> View:
     """`decoder.Layer.forward`."""
-    mix = taped_latent.mix if p.arch.latent else grouped
-    h = p.plus("add_attention", h, attention(p, mix, tables, normed(p, "input_layernorm", h)), "residual")
+    mix = functools.partial(taped_latent.mix if p.arch.latent else grouped, p, shared, p.arch.slides(index))
+    h = p.plus("add_attention", h, attention(p, mix, normed(p, "input_layernorm", h)), "residual")
     feed = taped_experts.mixture if p.arch.has_experts(index) else taped_experts.dense
     return p.plus("add_mlp", h, feed(p, normed(p, "post_attention_layernorm", h)), "residual")
 
@@ -56,28 +52,29 @@ def normed(p: Trained, name: str, h: View) -> View:
     return p.norm(name, h, "normed", p.arch.hidden_size)
 
 
-def attention(p: Trained, mix: Callable, tables: list, x: View) -> View:
+def attention(p: Trained, mix: Callable, x: View) -> View:
     """`Attention.forward`: its input is there until it is through."""
-    return p.linear("o_proj", mix(p, tables, x), "attention_projected")
+    return p.linear("o_proj", mix(x), "attention_projected")
 
 
-def grouped(p: Trained, tables: list, x: View) -> View:
+def grouped(p: Trained, shared: Shared, slides: bool, x: View) -> View:
     """`attention.Attention.mix`."""
     q, k, v = projected(p, x)
-    groups = p.arch.query_width // p.arch.kv_width
-    wide = groups > 1 and p.work.attention == "expanded"
-    q = by_head(p, "q_norm", q, p.arch.num_attention_heads)
-    k = by_head(p, "k_norm", k, p.arch.num_key_value_heads)
-    # a sum over heads is laid out head by head, and is copied where it has to be seen token by token
-    if wide and not (p.arch.qk_norm and p.arch.qk_norm_type == "per_head") and p.arch.rotary_dim is None:
-        k = p.t.seen("split_keys", k)
-    v = p.t.seen("split_values", v) if wide else v
-    q = turned(p, tables, "rotate", q, "query")
-    k = turned(p, tables, "rotate_key", k, "key")
+    heads, kv_heads = p.arch.num_attention_heads, p.arch.num_key_value_heads
+    eager, groups = p.work.attention == "eager", p.arch.query_width // p.arch.kv_width
+    wide = eager or (groups > 1 and p.work.attention == "expanded")
+    ordered = p.arch.rotary_dim is not None or (p.arch.qk_norm and p.arch.qk_norm_type == "per_head")
+    q = p.split(normed_heads(p, "q_norm", q, heads), heads, ordered or not eager)
+    k = p.split(normed_heads(p, "k_norm", k, kv_heads), kv_heads, ordered or not wide)
+    v = p.split(v, kv_heads, not wide)
+    q = turned(p, shared.angles, "rotate", q, "query")
+    k = turned(p, shared.angles, "rotate_key", k, "key")
     if wide:
-        k = p.resized("widen_keys", k, "key_expanded", k.nbytes * groups)
-        v = p.resized("widen_values", v, "value_expanded", v.nbytes * groups)
-    return p.attended(q, k, v)
+        k = p.by_head(k, kv_heads, groups)
+        v = p.by_head(v, kv_heads, groups)
+    if eager:
+        q = p.by_head(q, heads)
+    return p.attended(q, k, v, shared.masks.get(slides))
 
 
 def projected(p: Trained, x: View) -> list[View]:
@@ -88,7 +85,7 @@ def projected(p: Trained, x: View) -> list[View]:
     return [p.linear(name, x, part) for name, part in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"))]
 
 
-def by_head(p: Trained, name: str, x: View, heads: int) -> View:
+def normed_heads(p: Trained, name: str, x: View, heads: int) -> View:
     """`Attention.by_head`."""
     if not p.arch.qk_norm:
         return x
@@ -96,12 +93,12 @@ def by_head(p: Trained, name: str, x: View, heads: int) -> View:
     return p.norm(name, x, f"{x.tensor.part}_normed", p.arch.norms()[name], 1 if one else heads)
 
 
-def turned(p: Trained, tables: list, name: str, x: View, out: str) -> View:
+def turned(p: Trained, angles: list, name: str, x: View, out: str) -> View:
     """`rotary.rotate`, or of a part of each head `rotate_part`, which copies first."""
     if p.arch.rotary_dim is None:
-        return p.like(name, x, out, tables, late=True)
+        return p.like(name, x, out, angles, late=True)
     part = x.nbytes // p.arch.head_dim * p.arch.rotary_dim
-    return p.like(name, x, out, tables, late=True, rotated_part=part)
+    return p.like(name, x, out, angles, late=True, rotated_part=part)
 
 
 def loss(p: Trained, logits: View) -> View:

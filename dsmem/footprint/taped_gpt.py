@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 
 from dsmem.footprint.tape import PASSING, Summed, View
-from dsmem.footprint.trained import Trained
+from dsmem.footprint.trained import Shared, Trained
 
 
 def positions(p: Trained, h: View) -> View:
@@ -26,9 +26,9 @@ def positions(p: Trained, h: View) -> View:
     return p.t.apply("add_positions", [h, places], {"residual": h.nbytes}, rule)
 
 
-def block(p: Trained, index: int, h: View) -> View:
+def block(p: Trained, shared: Shared, index: int, h: View) -> View:
     """`GPTBlock.forward`."""
-    h = half(p, "attention", functools.partial(attention, index), "input_layernorm", h)
+    h = half(p, "attention", functools.partial(attention, shared, index), "input_layernorm", h)
     return half(p, "mlp", mlp, "post_attention_layernorm", h)
 
 
@@ -38,9 +38,9 @@ def half(p: Trained, name: str, run: Callable, norm: str, h: View) -> View:
     return p.plus(f"add_{name}", h, added, "residual")
 
 
-def attention(index: int, p: Trained, x: View) -> View:
+def attention(shared: Shared, index: int, p: Trained, x: View) -> View:
     """`GPTAttention.forward`: its input is there until it is through."""
-    return p.linear("o_proj", mix(p, index, x), "attention_projected")
+    return p.linear("o_proj", mix(p, shared, index, x), "attention_projected")
 
 
 def mlp(p: Trained, x: View) -> View:
@@ -50,16 +50,20 @@ def mlp(p: Trained, x: View) -> View:
     )
 
 
-def mix(p: Trained, index: int, x: View) -> View:
+def mix(p: Trained, shared: Shared, index: int, x: View) -> View:
     """`GPTAttention.mix`."""
+    heads, eager = p.arch.num_attention_heads, p.work.attention == "eager"
     if p.arch.joined_qkv:
         width = p.rows(p.arch.query_width)
         q, k, v = p.t.parts("unbind", p.linear("qkv_proj", x, "query_key_value"), [width] * 3)
     else:
-        q, k, v = (
-            p.linear(name, x, part) for name, part in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"))
-        )
+        names = (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"))
+        q, k, v = (p.split(p.linear(name, x, part), heads, not eager) for name, part in names)
     factor = 1.0 if p.arch.scale_attn_weights else p.arch.head_dim**0.5
     if factor / (index + 1 if p.arch.scale_attn_by_inverse_layer_idx else 1) != 1:
         q = p.like("scale_queries", q, "query_scaled")
-    return p.attended(q, k, v)
+    if eager:
+        k = p.by_head(k, heads)
+        v = p.by_head(v, heads)
+        q = p.by_head(q, heads)
+    return p.attended(q, k, v, shared.masks.get(False))

@@ -1,21 +1,27 @@
 """Latent attention in training, where the latent and the rotated key stay apart: `model.attention.LatentAttention`."""
 
 from dsmem.footprint.tape import View
-from dsmem.footprint.trained import Trained
+from dsmem.footprint.trained import Shared, Trained
 
 
-def mix(p: Trained, tables: list, x: View) -> View:
+def mix(p: Trained, shared: Shared, slides: bool, x: View) -> View:
     """`LatentAttention.mix`."""
-    q = queries(p, tables, x)
-    k, v = keys_and_values(p, tables, x)
+    q = queries(p, shared.angles, x)
+    k, v = keys_and_values(p, shared.angles, x)
     arch = p.arch
+    if p.work.attention == "eager":
+        heads = arch.num_attention_heads
+        k = p.by_head(k, heads)
+        v = p.by_head(v, heads)
+        q = p.by_head(q, heads)
+        return p.attended(q, k, v, shared.masks.get(slides))
     if arch.v_head_dim == arch.qk_head_dim:
-        return p.attended(q, k, v)
+        return p.attended(q, k, v, shared.masks.get(slides))
     v = p.resized("pad_values", v, "value_padded", p.rows(arch.num_attention_heads * arch.qk_head_dim))
-    return trimmed(p, p.attended(q, k, v))
+    return trimmed(p, p.attended(q, k, v, shared.masks.get(slides)))
 
 
-def queries(p: Trained, tables: list, x: View) -> View:
+def queries(p: Trained, angles: list, x: View) -> View:
     """`LatentAttention.queries`."""
     arch = p.arch
     if arch.q_lora_rank is None:
@@ -27,10 +33,10 @@ def queries(p: Trained, tables: list, x: View) -> View:
         q = p.linear("q_b_proj", latent, "query")
         del latent
     part = p.rows(arch.num_attention_heads * arch.qk_rope_head_dim)
-    return p.like("rotate", q, "query", tables, late=True, query_rotated=part)
+    return p.like("rotate", q, "query", angles, late=True, query_rotated=part)
 
 
-def latents(p: Trained, tables: list, x: View) -> tuple[View, View]:
+def latents(p: Trained, angles: list, x: View) -> tuple[View, View]:
     """`LatentAttention.latents`."""
     arch = p.arch
     sizes = p.rows(arch.kv_lora_rank), p.rows(arch.qk_rope_head_dim)
@@ -38,7 +44,7 @@ def latents(p: Trained, tables: list, x: View) -> tuple[View, View]:
     latent = p.norm(
         "kv_a_layernorm", p.copied("copy_latent", latent, "latent_copy"), "latent_normed", arch.kv_lora_rank
     )
-    return latent, taken(p, p.like("rotate_key", key, "key_rotated", tables, late=True))
+    return latent, taken(p, p.like("rotate_key", key, "key_rotated", angles, late=True))
 
 
 def taken(p: Trained, x: View) -> View:
@@ -46,10 +52,10 @@ def taken(p: Trained, x: View) -> View:
     return p.t.seen("select", x)
 
 
-def keys_and_values(p: Trained, tables: list, x: View) -> tuple[View, View]:
+def keys_and_values(p: Trained, angles: list, x: View) -> tuple[View, View]:
     """`LatentAttention.expand` of the latents."""
     arch, heads = p.arch, p.arch.num_attention_heads
-    latent, key = latents(p, tables, x)
+    latent, key = latents(p, angles, x)
     sizes = p.rows(heads * arch.qk_nope_head_dim), p.rows(heads * arch.v_head_dim)
     plain, v = p.t.parts("split_keys_values", p.linear("kv_b_proj", latent, "kv_expanded"), sizes)
     wide = p.t.seen("expand", key) if heads > 1 else key

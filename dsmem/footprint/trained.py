@@ -1,7 +1,9 @@
 """The operators of a decoder in training, each with what it keeps for backward and what its gradient makes."""
 
-import math
-from typing import Any
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from dsmem import formulas
 from dsmem.config.architecture import Architecture
@@ -127,15 +129,57 @@ class Trained:
 
     def dropped(self, name: str, x: View, out: str) -> View:
         """`layers.drop`: keeps a mask of one byte each; nothing where no dropout is asked for."""
-        if not self.training.dropout:
+        if not (self.training.dropout and self.arch.gpt_block):
             return x
         size, mask = x.nbytes, x.nbytes * 8 // self.bits
         made = {out: size, "dropout_mask": mask}
         return self.t.apply(name, [x], made, lambda tape, grad, kept: [tape.make(PASSING, size)], [1], late=True)[0]
 
-    def attended(self, q: View, k: View, v: View) -> View:
+    def attended(self, q: View, k: View, v: View, mask: Tensor | None) -> View:
         """Attention as the workload asks for it; with selective checkpointing it runs again in backward."""
-        return self.t.again(self.fused, q, k, v) if self.training.checkpointing == "selective" else self.fused(q, k, v)
+        run = functools.partial(self.eager, mask) if self.work.attention == "eager" else self.fused
+        return self.t.again(run, q, k, v) if self.training.checkpointing == "selective" else run(q, k, v)
+
+    def by_head(self, x: View, heads: int, groups: int = 1) -> View:
+        """`layers.repeat_heads`: a copy, head by head, `groups` of each; gradients of a group are added up."""
+        name, part = f"{x.tensor.part}_by_head", x.tensor.part
+        if groups > 1:
+            return self.resized(f"widen_{part}", x, f"{part}_expanded", x.nbytes * groups)
+        return self.copied(name, x, name)
+
+    def split(self, x: View, heads: int, in_order: bool) -> View:
+        """`layers.split_heads`: moves nothing, but a gradient that comes head by head is copied into the order of x.
+
+        in_order: whether the gradient comes in that order already.
+        """
+        return x if in_order or heads == 1 else self.t.seen(f"split_{x.tensor.part}", x)
+
+    def eager(self, mask: Tensor, q: View, k: View, v: View) -> View:
+        """`layers.eager_attention` of queries, keys and values that lie head by head: keeps the softmax's result.
+
+        Left out: a GPU's softmax makes one more tensor of the scores' size in backward.
+        """
+        arch = self.arch
+        size = self.bytes(self.tokens * self.work.seq_len * arch.num_attention_heads)
+        of_q, of_k, of_v = q.nbytes, k.nbytes, v.nbytes
+        out = self.rows(arch.num_attention_heads * arch.value_head_dim)
+
+        def of_scores(tape, grad, kept):
+            return [tape.make(PASSING, of_q), tape.make(PASSING, of_k)]
+
+        def of_mixed(tape, grad, kept):
+            return [tape.make(PASSING, size), tape.make(PASSING, of_v)]
+
+        scores = self.t.apply("scores", [q, k], {"scores": size}, of_scores, [q, k])
+        scores = self.t.inside("scale", scores)
+        scores = self.t.inside("hide_future", scores, [mask])
+        weights = self.like("softmax", scores, "attention_weights", [0], late=True)
+        del scores
+        weights = self.dropped("drop_weights", weights, "attention_weights")
+        mixed = self.t.apply("mix_values", [weights, v], {"attention_mixed": out}, of_mixed, [weights, v])
+        if arch.num_attention_heads > 1 and np.all(np.asarray(self.work.batch) > 1):
+            mixed = self.t.seen("heads_together", mixed)
+        return self.copied("merge_heads", mixed, "attention_out")
 
     def fused(self, q: View, k: View, v: View) -> View:
         """`operators.attention`: keeps queries, keys, values, what it gives and one float32 a row."""
@@ -148,7 +192,24 @@ class Trained:
         made = {"attention_out": q.nbytes, "logsumexp": rows}
         return self.t.apply("attention", [q, k, v], made, rule, [q, k, v, 0, 1], late=True)[0]
 
-    def tables(self) -> list[Tensor]:
-        """Cosines and sines, which all rotations keep; they live as long as the pass, or one of those, has them."""
-        cosines = self.bytes(self.work.seq_len * self.arch.rotated_dim)
-        return [Tensor(self.t, "rope_tables", size) for size in (cosines, math.ceil(cosines / 2))]
+    def shared(self) -> "Shared":
+        """What all layers of this pass share."""
+        angles, masks = [], {}
+        if not self.arch.learned_positions:
+            cosines = self.bytes(self.work.seq_len * self.arch.rotated_dim)
+            angles = [Tensor(self.t, "rope_tables", size) for size in (cosines, -(-cosines // 2))]
+        if self.work.attention == "eager":
+            size = formulas.causal_mask_bytes(self.work.seq_len, self.work.seq_len)
+            kinds = {False: "causal_mask", True: "window_mask"}
+            masks = {kind: Tensor(self.t, part, size) for kind, part in kinds.items() if self.arch.layers_that(kind)}
+        return Shared(angles, masks)
+
+
+class Shared(NamedTuple):
+    """Tensors that live as long as the pass, or one of its operators that waits for backward, has them.
+
+    angles: cosines and sines, which rotations keep. masks: of eager attention, by whether a layer slides.
+    """
+
+    angles: list[Tensor]
+    masks: dict[bool, Tensor]

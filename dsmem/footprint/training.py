@@ -6,9 +6,11 @@ backward takes them in reverse. `tests/` holds every instant against the ledger 
 
 from typing import Any
 
+import numpy as np
+
 from dsmem.config.architecture import Architecture
 from dsmem.config.training import Training
-from dsmem.config.workload import EAGER, Workload
+from dsmem.config.workload import Workload
 from dsmem.footprint import optimizers, taped
 from dsmem.footprint.inference import resident
 from dsmem.footprint.instants import Footprint
@@ -34,9 +36,11 @@ class TrainingFootprint(Footprint):
         return {phase: Footprint(instants).total_bytes for phase, instants in self._phases.items() if instants}
 
     @property
-    def peak_phase(self) -> str:
-        """The phase that the peak lies in."""
-        return max(self.phases, key=self.phases.get)
+    def peak_phase(self) -> "str | np.ndarray":
+        """The phase that the peak lies in, elementwise where the workload holds arrays."""
+        names, totals = list(self.phases), np.broadcast_arrays(*self.phases.values())
+        found = np.array(names)[np.argmax(totals, axis=0)]
+        return found if found.ndim else str(found)
 
     def at(self, phase: str) -> dict[str, Any]:
         """{part: bytes} at the largest instant of a phase."""
@@ -55,7 +59,7 @@ def training_footprint(
 
     >>> fp = training_footprint("qwen2.5-0.5b", seq_len=1024, optimizer_kernel="fused")
     >>> fp.peak_phase, max(fp.at("backward"), key=fp.at("backward").get)
-    ('backward', 'logits_gradient')
+    ('backward', 'optimizer_states')
     """
     arch = Architecture.of(arch)
     own = {name: fields.pop(name) for name in list(fields) if name in Training.__dataclass_fields__}
@@ -104,8 +108,10 @@ def _check(arch, work, training, sharding):
     """Raise ValueError, naming what it is, for a step that no formula tells of."""
     refused = {
         f"sharding={sharding!r}": sharding is not None,
+        f"seq_len={work.seq_len!r}": np.any(np.asarray(work.seq_len) < 2),
+        f"eager attention of batches {work.batch!r} at once": work.attention == "eager" and _mixed(work.batch),
         f"precision={training.precision!r}": training.precision != "pure",
-        f"attention={work.attention!r}": work.attention in EAGER,
+        f"attention={work.attention!r}": work.attention not in ("fused", "expanded", "eager", "auto"),
         f"lora_rank={training.lora_rank!r}": training.lora_rank is not None,
         f"loss_chunk={training.loss_chunk!r}": training.loss_chunk is not None,
         "step_in_backward=True": training.step_in_backward,
@@ -124,3 +130,9 @@ def _check(arch, work, training, sharding):
     found = next((what for what, is_so in refused.items() if is_so), None)
     if found:
         raise ValueError(f"{found} has no formula in training; dsmem.measure(..., training=...) runs such a step")
+
+
+def _mixed(batch):
+    """Whether one sequence and several stand side by side: torch copies what several have, and not of one."""
+    alone = np.asarray(batch) == 1
+    return bool(alone.any() and not alone.all())

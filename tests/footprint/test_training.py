@@ -2,11 +2,14 @@
 
 import itertools
 
+import numpy as np
+import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import any_architectures
 
+import dsmem
 from dsmem.config.training import Training
 from dsmem.config.workload import Workload
 from dsmem.footprint.training import training_footprint
@@ -63,7 +66,7 @@ def check(arch, work, training):
     assert fp.phases == {name: ledger.phases[name] for name in fp.phases}
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     arch=any_architectures(width=48, **WIDE),
     work=st.builds(
@@ -71,7 +74,7 @@ def check(arch, work, training):
         batch=st.integers(1, 3),
         seq_len=st.integers(2, 40),
         weights=st.sampled_from(("bf16", "fp16", "fp32")),
-        attention=st.sampled_from(("fused", "expanded")),
+        attention=st.sampled_from(("fused", "expanded", "eager")),
         cache=st.just("none"),
     ),
     checkpointing=st.sampled_from(("none", "full", "selective")),
@@ -87,3 +90,39 @@ def test_every_height_of_a_step_is_an_instant_of_the_formula(arch, work, checkpo
         assert "has no formula in training" in str(error)
         assume(False)
     check(arch, work, training)
+
+
+@pytest.mark.parametrize("attention", ["fused", "eager"])
+@pytest.mark.parametrize("checkpointing", ["none", "full"])
+def test_dropout_of_a_gpt_block_keeps_its_masks(attention, checkpointing):
+    arch = dsmem.Architecture.of("gpt2").scaled(
+        hidden_size=48, num_attention_heads=4, num_key_value_heads=4, head_dim=12
+    )
+    arch = arch.scaled(intermediate_size=192, num_hidden_layers=2, vocab_size=99)
+    work = Workload(batch=2, seq_len=16, weights="bf16", attention=attention, cache="none")
+    check(arch, work, Training(dropout=0.1, checkpointing=checkpointing))
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"precision": "autocast"}, ["precision='autocast'"]),
+        ({"optimizer": "lion"}, ["optimizer='lion'"]),
+        ({"lora_rank": 8}, ["lora_rank=8"]),
+        ({"loss_chunk": 8}, ["loss_chunk=8"]),
+        ({"step_in_backward": True}, ["step_in_backward=True"]),
+        ({"sharding": 2}, ["sharding=2"]),
+        ({"seq_len": 1}, ["seq_len=1"]),
+        ({"phase": "decode", "cache": "static"}, ["phase='decode'"]),
+        ({"weights": "int8"}, ["weights='int8'"]),
+        ({"optimiser": "adamw"}, ["field='optimiser'"]),
+    ],
+)
+def test_what_has_no_formula_is_refused_by_name_with_the_way_on(fields, words, refuses):
+    refuses(lambda: training_footprint("qwen2.5-0.5b", **fields), *words)
+
+
+def test_a_step_of_the_largest_model_is_told_in_a_second_and_over_arrays():
+    fp = training_footprint("deepseek-r1", batch=np.array([1, 2, 8]), seq_len=4096, checkpointing="full")
+    one = training_footprint("deepseek-r1", batch=8, seq_len=4096, checkpointing="full")
+    assert fp.total_bytes[2] == one.total_bytes and fp.phases["forward"][2] == one.phases["forward"]

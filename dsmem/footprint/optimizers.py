@@ -35,29 +35,40 @@ def in_order(tensors: dict[str, Any]) -> list[Any]:
     return [tensors[name] for name in sorted(tensors, key=place)]
 
 
-def states(training: Training, tensors: dict[str, Any]) -> dict[str, Any]:
+def states(training: Training, tensors: dict[str, Any], bits: int) -> dict[str, Any]:
     """{part: bytes} that the optimizer keeps of `tensors`, {name: bytes}: moments, and with AdamW a count for each.
 
+    With precision="master" it keeps an FP32 copy of them, too, and its moments are FP32. bits: of one element of them.
     The counts are float32; of AdamW's kernels on a GPU "fused" keeps them there, the others on the host.
     """
-    moments = MOMENTS[training.optimizer]
-    parts = {"optimizer_states": moments * sum(tensors.values())} if moments else {}
+    stepped, parts = sum(tensors.values()), {}
+    if training.optimizer == "none":
+        return parts
+    if training.precision == "master":
+        stepped = stepped * 32 // bits
+        parts["master_weights"] = stepped
+    if moments := MOMENTS[training.optimizer]:
+        parts["optimizer_states"] = moments * stepped
     return parts | ({"step_counts": 4 * len(tensors)} if training.optimizer == "adamw" else {})
 
 
-def instants(training: Training, tensors: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def instants(training: Training, tensors: dict[str, Any], bits: int) -> dict[str, dict[str, Any]]:
     """{instant: {part: bytes}} of the optimizer's step, what it makes beside all that is there already.
 
     AdamW divides by the root of its second moment: with "foreach" the roots of all tensors are there at once; with
     "loop" a tensor's root and its quotient, while the last one's quotient waits to be replaced; with "fused" none is.
+    A master copy is stepped tensor by tensor, each with its gradient in FP32. bits: as in `states`.
     """
-    if training.optimizer != "adamw" or training.optimizer_kernel == "fused":
-        return {"optimizer step": {}} if training.optimizer != "none" else {}
-    if training.optimizer_kernel == "foreach":
-        return {"optimizer step": {"optimizer_temporaries": sum(tensors.values())}}
+    if training.optimizer == "none":
+        return {}
+    roots = {"foreach": 1, "loop": 2, "fused": 0}[training.optimizer_kernel] * (training.optimizer == "adamw")
     sizes = in_order(tensors)
-    before = [0, *sizes[:-1]]
-    return {
-        f"optimizer step {number}": {"optimizer_temporaries": last + 2 * size}
-        for number, (last, size) in enumerate(zip(before, sizes, strict=True))
-    }
+    if training.precision == "master":
+        wide = [size * 32 // bits for size in sizes]
+        steps = [{"wide_gradient": size, "optimizer_temporaries": roots * size} for size in wide]
+    elif roots < 2:
+        steps = [{"optimizer_temporaries": roots * sum(sizes)}]
+    else:
+        before = [0, *sizes[:-1]]
+        steps = [{"optimizer_temporaries": last + roots * size} for last, size in zip(before, sizes, strict=True)]
+    return {f"optimizer step {number}" if number else "optimizer step": parts for number, parts in enumerate(steps)}

@@ -16,6 +16,7 @@ from dsmem.footprint.inference import resident
 from dsmem.footprint.instants import Footprint
 from dsmem.footprint.stored import check_range
 from dsmem.footprint.trained import Trained
+from dsmem.units import dtype_bits
 
 NOT_HELD = ("rope_tables", "causal_mask", "window_mask")  # they end with the pass, or with what keeps them
 
@@ -68,11 +69,12 @@ def training_footprint(
     _check(arch, work, training, sharding)
     check_range(work, lambda largest: training_footprint(arch, largest, training).total_bytes)
     held = {name: size for name, size in resident(arch, work).items() if name not in NOT_HELD}
-    p = Trained(arch, work, training, held | optimizers.states(training, trained_tensors(arch, work, training)))
+    tensors = trained_tensors(arch, work, training)
+    p = Trained(arch, work, training, held | optimizers.states(training, tensors, dtype_bits(work.activations)))
     out = taped.all_of(p)
     names = list(p.t.instants)
     first = names.index("end of forward") + 1
-    steps = optimizers.instants(training, p.tensors)
+    steps = optimizers.instants(training, tensors, p.bits)
     ready = p.t.instants[names[-1]]
     del out
     return TrainingFootprint(
@@ -110,7 +112,9 @@ def _check(arch, work, training, sharding):
         f"sharding={sharding!r}": sharding is not None,
         f"seq_len={work.seq_len!r}": np.any(np.asarray(work.seq_len) < 2),
         f"eager attention of batches {work.batch!r} at once": work.attention == "eager" and _mixed(work.batch),
-        f"precision={training.precision!r}": training.precision != "pure",
+        f"precision={training.precision!r}": training.precision == "autocast",
+        f"gradients={training.gradients!r}": training.gradients not in (None, work.activations),
+        "precision='master' of FP32 weights": training.precision == "master" and work.activations == "fp32",
         f"attention={work.attention!r}": work.attention not in ("fused", "expanded", "eager", "auto"),
         f"lora_rank={training.lora_rank!r}": training.lora_rank is not None,
         f"loss_chunk={training.loss_chunk!r}": training.loss_chunk is not None,
@@ -118,7 +122,7 @@ def _check(arch, work, training, sharding):
         f"cached_tokens={work.cached_tokens!r}": bool(work.cached_tokens),
         f"weights={work.weights!r}": work.weights != work.activations,
         f"optimizer={training.optimizer!r}": training.optimizer not in optimizers.MOMENTS,
-        f"moments={training.moments!r}": training.moments not in (None, work.activations),
+        f"moments={training.moments!r}": training.moments not in (None, training.stepped(work)),
         f"head={arch.head!r}": arch.head != "lm_head",
         f"the indexer of {arch.name}": arch.indexed,
         f"the Gemma blocks of {arch.name}": arch.gemma_block,

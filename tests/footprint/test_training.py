@@ -80,14 +80,15 @@ def check(arch, work, training):
     checkpointing=st.sampled_from(("none", "full", "selective")),
     optimizer=st.sampled_from(("none", "adamw", "sgd")),
     kernel=st.sampled_from(("foreach", "loop", "fused")),
+    precision=st.sampled_from(("pure", "master")),
 )
-def test_every_height_of_a_step_is_an_instant_of_the_formula(arch, work, checkpointing, optimizer, kernel):
+def test_every_height_of_a_step_is_an_instant_of_the_formula(arch, work, checkpointing, optimizer, kernel, precision):
     assume(min(arch.hidden_size, arch.intermediate_size, arch.vocab_size) > 1)
-    training = Training(optimizer, kernel, checkpointing=checkpointing)
+    training = Training(optimizer, kernel, precision, checkpointing=checkpointing)
     try:
         training_footprint(arch, work, training)
     except ValueError as error:
-        assert "has no formula in training" in str(error)
+        assert "no formula in training" in str(error)
         assume(False)
     check(arch, work, training)
 

@@ -25,9 +25,11 @@ class NarrowAdamW(torch.optim.Optimizer):
 
     def _step_tensor(self, parameter, group):
         state = self.state[parameter]
-        for name in ("exp_avg", "exp_avg_sq"):
-            state.setdefault(name, torch.zeros_like(parameter, dtype=group["moments"]))
-        state["count"] = state.get("count", 0) + 1
+        if not state:
+            state.update(
+                {name: torch.zeros_like(parameter, dtype=group["moments"]) for name in ("exp_avg", "exp_avg_sq")}
+            )
+        state["count"] = state.get("count", 0) + 1  # an int, no tensor
         slow, fast = (1 - beta ** state["count"] for beta in BETAS)
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         mean = state["exp_avg"].float().lerp_(parameter.grad, 1 - BETAS[0])

@@ -17,13 +17,12 @@ from dsmem.config.training import KERNELS, Training
 from dsmem.model.narrow import NarrowAdamW
 from dsmem.units import format_name, one_of
 
-FUSED = ("adamw", "sgd")  # of torch's; Adafactor and Muon have no such kernel
 BITSANDBYTES = {"lion": "Lion32bit", "adamw8bit": "AdamW8bit", "lion8bit": "Lion8bit"}
 NOT_BY_MUON = ("embed", "lm_head", "score")  # matrices, but not of the layers
 
 
 class ModelOptimizer:
-    """The optimizers of one model behind one `step`: two with Muon, none with "none", else one.
+    """The optimizers of one model behind one `step`: two with Muon, else one.
 
     parameters: what it trains. optimizers: those of torch or bitsandbytes. Made by `make_optimizer`.
     """
@@ -45,16 +44,6 @@ class ModelOptimizer:
                 parameter.grad = None
             elif parameter.grad is not None:
                 parameter.grad.zero_()
-
-    def step_in_backward(self) -> None:
-        """From now on each gradient is used and freed as soon as backward has made it, so `step` finds none."""
-
-        def step_and_free(_):
-            self.step()
-            self.zero_grad()
-
-        for parameter in self.parameters:
-            parameter.register_post_accumulate_grad_hook(step_and_free)
 
     @property
     def stepped(self) -> list[torch.nn.Parameter]:
@@ -79,11 +68,6 @@ class ModelOptimizer:
                 if isinstance(value, torch.Tensor):
                     found.setdefault(name, {})[value.untyped_storage()._cdata] = value
         return {name: list(tensors.values()) for name, tensors in found.items()}
-
-    def gradients(self) -> list[torch.Tensor]:
-        """The gradients that are there, in the parameters' format or, where it is kept so, in FP32."""
-        held = {id(p): p for p in self.stepped + self.parameters}
-        return [parameter.grad for parameter in held.values() if parameter.grad is not None]
 
     def _step(self):
         for optimizer in self.optimizers:
@@ -115,21 +99,17 @@ class MasterOptimizer(ModelOptimizer):
 
     @torch.no_grad()
     def _step(self):
-        pairs = list(zip(self.parameters, self.stepped, strict=True))
-        if self.training.gradients == "fp32":
-            super()._step()
-        for parameter, master in pairs:
+        super()._step()  # those whose gradient is in FP32 already; an optimizer steps what has a gradient
+        for parameter, master in zip(self.parameters, self.stepped, strict=True):
             if parameter.grad is not None:
                 master.grad = parameter.grad.float()
-                super()._step()  # an optimizer steps what has a gradient: this one alone
-            if parameter.grad is not None or self.training.gradients == "fp32":
-                parameter.copy_(master)
-            if self.training.gradients != "fp32":
+                super()._step()  # this one alone
                 master.grad = None
+            parameter.copy_(master)
 
 
-def make_optimizer(training: Any, parameters: Iterable) -> ModelOptimizer:
-    """The optimizer of a model's parameters, as `training` asks for it.
+def make_optimizer(training: Any, parameters: Iterable) -> ModelOptimizer | None:
+    """The optimizer of a model's parameters, as `training` asks for it; None for "none".
 
     training: as `Training.of` takes it. parameters: `model.named_parameters()`; Muon leaves embedding and head, which
     it knows by name, and what is no matrix, as norms and stacks of experts, to AdamW; the others take
@@ -143,8 +123,10 @@ def make_optimizer(training: Any, parameters: Iterable) -> ModelOptimizer:
     training = Training.of(training)
     named = [pair if isinstance(pair, tuple) else (None, pair) for pair in parameters]
     named = [(name, parameter) for name, parameter in named if parameter.requires_grad]
+    if training.optimizer == "none":
+        return None
     _check_kernel(training)
-    if training.precision != "master" or training.optimizer == "none":
+    if training.precision != "master":
         _check_moments(training, {parameter.dtype for _, parameter in named})
         return ModelOptimizer(training, named)
     _check_moments(training, {torch.float32})
@@ -154,9 +136,7 @@ def make_optimizer(training: Any, parameters: Iterable) -> ModelOptimizer:
 
 
 def _optimizers(training, named):
-    """The optimizers that step the named parameters; without one where there is nothing to step."""
-    if not named or training.optimizer == "none":
-        return []
+    """The optimizers that step the named parameters."""
     if training.optimizer != "muon":
         return [_one(training, [parameter for _, parameter in named])]
     matrices = [parameter for name, parameter in named if _by_muon(name, parameter)]
@@ -221,7 +201,7 @@ def _moments(training):
 
 def _check_moments(training, dtypes):
     """The optimizers keep moments in the format of what they step; our AdamW alone keeps those of FP32 in 16 bit."""
-    if training.moments is None or training.optimizer == "none":
+    if training.moments is None:
         return
     if training.optimizer in BITSANDBYTES:
         raise ValueError(

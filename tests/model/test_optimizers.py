@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import dsmem
 from dsmem.config.training import Training
+from dsmem.memory.ledger import Ledger
 from dsmem.model.optimizers import make_optimizer
 
 BY = {"adamw": 8, "sgd": 4, "lion": 4}  # bytes of states for each FP32 parameter
@@ -16,8 +17,8 @@ BY = {"adamw": 8, "sgd": 4, "lion": 4}  # bytes of states for each FP32 paramete
 
 def network(dtype=torch.float32):
     torch.manual_seed(3)
-    first, norm, last = torch.nn.Linear(96, 64, dtype=dtype), torch.nn.LayerNorm(64, dtype=dtype), (64, 80)
-    return torch.nn.Sequential(first, norm, torch.nn.Linear(*last, dtype=dtype))
+    linear, like = torch.nn.Linear, {"dtype": dtype}
+    return torch.nn.Sequential(linear(96, 64, **like), torch.nn.LayerNorm(64, **like), linear(64, 80, **like))
 
 
 def backward(model):
@@ -120,9 +121,30 @@ def test_gradients_in_fp32_leave_no_narrow_ones():
     optimizer = make_optimizer({"precision": "master", "gradients": "fp32"}, model.named_parameters())
     backward(model)
     assert all(parameter.grad is None for parameter in model.parameters())
-    assert sum(gradient.nbytes for gradient in optimizer.gradients()) == 4 * count(model)
+    assert sum(master.grad.nbytes for master in optimizer.stepped) == 4 * count(model)
     optimizer.zero_grad()
-    assert optimizer.gradients() == []
+    assert all(master.grad is None for master in optimizer.stepped)
+
+
+@pytest.mark.parametrize("gradients", [None, "fp32"])
+def test_each_master_is_stepped_once_a_step(gradients):
+    model = network(torch.bfloat16)
+    optimizer = make_optimizer({"precision": "master", "gradients": gradients}, model.named_parameters())
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert {float(count) for count in optimizer.states()["step"]} == {1.0}
+
+
+def test_a_step_with_narrow_moments_makes_no_new_ones():
+    model, optimizer = trained({"moments": "bf16", "optimizer_kernel": "loop"})
+    backward(model)
+    with Ledger() as ledger:
+        optimizer.step()
+    born = [record for record in ledger.records if record.op != "(before)"]
+    assert {record.dtype for record in born} == {"float32"}
+    before = sum(record.nbytes for record in ledger.records if record.op == "(before)")
+    assert ledger.peak_bytes - before == 2 * 4 * max(parameter.numel() for parameter in model.parameters())
 
 
 def test_moments_in_16_bit_are_half_and_step_as_adamw_does():
@@ -136,18 +158,6 @@ def test_moments_in_16_bit_are_half_and_step_as_adamw_does():
     reference, _ = trained({"precision": "master"}, torch.bfloat16)
     for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0.02)
-
-
-def test_step_in_backward_leaves_no_gradient_and_steps_alike():
-    model = network()
-    optimizer = make_optimizer("adamw", model.named_parameters())
-    optimizer.step_in_backward()
-    for _ in range(2):
-        backward(model)
-        assert optimizer.gradients() == []
-    reference, _ = trained("adamw")
-    assert not torch.equal(next(model.parameters()), next(network().parameters()))
-    assert len(optimizer.state) == len(list(reference.parameters()))
 
 
 def test_muon_takes_the_matrices_of_the_layers_alone():
@@ -172,7 +182,7 @@ def test_what_is_frozen_is_left_alone():
     model = network()
     model[0].weight.requires_grad_(False)
     assert len(make_optimizer("adamw", model.named_parameters()).parameters) == 5
-    assert make_optimizer("none", model.parameters()).optimizers == []
+    assert make_optimizer("none", model.parameters()) is None
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ unwatched run has.
 """
 
 import functools
+import sys
 from typing import Any
 
 import torch
@@ -35,11 +36,12 @@ def _dense(tensor):
 
 
 def _holders(tensor):
-    return tensor._use_count(), torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
+    # torch's own references to the tensor and to its bytes, and Python's, which it does not count among them
+    return tensor._use_count(), torch._C._storage_Use_Count(tensor.untyped_storage()._cdata), sys.getrefcount(tensor)
 
 
 @functools.cache
-def holders_of_one() -> tuple[int, int]:
+def holders_of_one() -> tuple[int, int, int]:
     """What `_holders` gives of a gradient that waits for another and that nobody else holds, in this release.
 
     To be called first where no backward is on its way.

@@ -65,7 +65,7 @@ def grow(p, name, heads, width, encoded):
         encoded = {"converted": encoded["converted"] * (p.work.cached_tokens > 0)}
     for part, index in parts.items():
         old, new = (_rows(p, tokens, heads, width)[index] for tokens in (p.kept_len, p.kept_after))
-        p.instant(f"grow {name}", **encoded, cache_grown=new)
+        p.instant(f"grow {name}" + " scales" * index, **encoded, cache_grown=new)
         p.alive[part] = p.alive[part] + new - old
 
 

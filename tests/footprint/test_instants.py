@@ -43,7 +43,7 @@ GROUPED = ATTENTION | {
     "merge_heads": ("", "clone", 3),
 }
 JOINED = {"join keys": ("", "new_empty", 0), "join values": ("", "new_empty", 1)}  # in layers that slide
-LATENT = ATTENTION | {"rotate_key": ("", "mul", 1), "keys": ("", "new_empty", 0)}
+LATENT = ATTENTION | {"rotate_key": ("", "mul", 1), "keys": ("", "cat", 0)}
 LATENT_FUSED = LATENT | {"pad_values": ("", "constant_pad_nd", 0), "trim_heads": ("", "clone", 1)}
 LATENT_EAGER = LATENT | {
     "widen_keys": ("", "clone", 1),
@@ -97,6 +97,11 @@ EXPERTS = {
     "scale_shared_experts": ("", "mul", 0),
     "add_shared_experts": ("", "add", 0),
 }
+CLAMPED = {  # gpt-oss's experts
+    "router": ("gate", "addmm", 0),
+    "experts.clamped_swiglu": ("experts", "mul", 0),
+    "experts.gate_times_up": ("experts", "no operator", 0),
+}
 
 
 def in_float32(work):
@@ -118,6 +123,10 @@ def places(arch, work):
         return GPT | inside("layers.0.self_attn", in_float32(work)) | ends
     kind = LATENT_EAGER if work.eager else LATENT_FUSED
     kind = (ABSORBED if work.absorbed(arch) else kind) if arch.latent else GROUPED
+    if arch.latent and work.absorbed(arch):
+        kind = kind | {"keys": ("", "no operator", 0)}
+    if arch.attention_sinks and work.eager:
+        kind = kind | {"join_sinks": ("", "cat", 0)}
     if arch.joined_qkv and arch.rotary_dim is None:
         kind = kind | {"rotate_key": ("", "mul", 1)}
     kind, found = kind | in_float32(work), {}
@@ -137,6 +146,8 @@ def places(arch, work):
     for sparse, table, added in ((False, SWIGLU, "add_mlp"), (True, EXPERTS, "add_experts")):
         layers = [index for index in range(arch.num_hidden_layers) if arch.has_experts(index) == sparse]
         if layers:
+            if sparse and arch.expert_bias:
+                table = table | CLAMPED
             found |= inside(f"layers.{layers[0]}.mlp", table) | {added: (f"layers.{layers[0]}", "add", 1)}
     if arch.gemma_block:
         found["post_feedforward_layernorm"] = ("layers.0.post_feedforward_layernorm", "rms_norm", 1)

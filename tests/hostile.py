@@ -37,6 +37,8 @@ UNCOUNTED = {
     "rope_parameters",
     "n_group",
     "topk_group",
+    "swiglu_alpha",
+    "swiglu_limit",
 }  # they move no byte
 NONSENSE = (None, -1, 0, 3, 7, *HUGE, "8", "", "llama", True, False, [], [1], ["a"], {}, {"a": 1}, 1.5, -0.5)
 NONSENSE += (math.nan, math.inf, -math.inf)

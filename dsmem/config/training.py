@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from dsmem.config.workload import LINEARS, Workload
 from dsmem.units import FLOATS, format_name, names, one_of, whole_number
 
@@ -100,6 +102,25 @@ class Training:
         if isinstance(training, dict):
             return cls(**training | fields)
         return dataclasses.replace(training, **fields) if fields else training
+
+    def workload(self, work: Workload | None = None, **fields: Any) -> Workload:
+        """What one step runs: a whole prompt without a cache, logits of all positions, BF16 where no format is given.
+
+        Arguments as in `Workload.of`. Raises ValueError for a decode, for cached tokens, and for weights of a scheme
+        that are to be trained themselves.
+
+        >>> Training().workload(seq_len=64).weights
+        'bf16'
+        """
+        if work is None:
+            fields = {"weights": "bf16"} | fields
+        work = Workload.of(work, **fields)
+        one_of("phase", work.phase, ("prefill",), "what a training step runs")
+        if np.any(work.cached_tokens):
+            raise ValueError(f"cached_tokens={work.cached_tokens} is nothing that a training step reads; it must be 0")
+        if self.lora_rank is None:
+            one_of("weights", work.weights, FLOATS, "a format that all parameters are trained in")
+        return work.changed(cache="none", logits="all")
 
     def parameters(self, work: Workload) -> str:
         """The format that the model's parameters, those that are trained, are kept in."""

@@ -5,22 +5,22 @@ long as somebody holds it: a name in the layer's code, or an operator that keeps
 the operators in reverse; each takes the gradient of what it made, makes those of what it was given, and lets go.
 """
 
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
 PASSING = "activation_gradients"
-WAITING = 3  # references to a gradient that waits for another one and nobody else holds: its slot, a name, the count
+"""The part that gradients of activations count under, until they have passed."""
 
 
 class Tensor:
     """Bytes of one tensor, counted under `part` from its birth until nobody holds it.
 
     viewed: whether torch handed on a view of it, as a linear layer's gradient is: no other gradient is added into that.
+    holders: of a gradient, how many operators it waits for or is on its way to.
     """
 
     def __init__(self, tape: "Tape", part: str, nbytes: Any):
-        self.tape, self.part, self.nbytes, self.viewed = tape, part, nbytes, False
+        self.tape, self.part, self.nbytes, self.viewed, self.holders = tape, part, nbytes, False, 0
         tape.count(part, nbytes)
 
     def __del__(self):
@@ -122,7 +122,8 @@ class Tape:
         """Run an operator, note its instant, and return its output, or a tuple of them; the first alone has gradients.
 
         inputs: `View`s and `Parameter`s, in the order in which `rule` gives their gradients. made: {part: bytes}.
-        rule: called in backward with the tape, the gradient and what was kept; gives a `Tensor` or None for each input.
+        rule: called in backward with the tape and the gradient; gives a `Tensor` or a `Summed` for each
+        input, and after those what it makes beside them.
         keep: tensors for backward; a number stands for an output, None for a weight. late: whether it keeps them when
         it has run, as operators of ours do, and not before. beside: {part: bytes} that are gone right after.
         """
@@ -142,31 +143,26 @@ class Tape:
 
     def parts(self, name: str, whole: View, sizes: Iterable) -> list[View]:
         """Views of one tensor, of `sizes` bytes; their gradients are put together into one of all of it."""
-        nbytes = whole.nbytes
         sizes = list(sizes)
-        operator = Operator(
-            self.where + name, [whole], len(sizes), lambda tape, grads, kept: [tape.make(PASSING, nbytes)]
-        )
+        operator = Operator(self.where + name, [whole], len(sizes), gives(whole.nbytes))
         self._record(operator)
         return [View(whole.tensor, operator, number, size) for number, size in enumerate(sizes)]
 
     def view(self, x: View) -> View:
         """The same in another shape: uses of it have their gradients added up before they meet those of `x`."""
-        operator = Operator(f"{self.where}view", [x], 1, lambda tape, grad, kept: [grad])
+        operator = Operator(f"{self.where}view", [x], 1, passes_on)
         self._record(operator)
         return View(x.tensor, operator, 0, x.nbytes)
 
     def seen(self, name: str, x: View, nbytes: Any = None) -> View:
         """A part of `x`, or all heads' view of one; the gradient is a tensor of the size of `x`."""
-        size = x.nbytes
-        operator = Operator(self.where + name, [x], 1, lambda tape, grad, kept: [tape.make(PASSING, size)])
+        operator = Operator(self.where + name, [x], 1, gives(x.nbytes))
         self._record(operator)
-        return View(x.tensor, operator, 0, size if nbytes is None else nbytes)
+        return View(x.tensor, operator, 0, x.nbytes if nbytes is None else nbytes)
 
     def inside(self, name: str, x: View, keep: Iterable = ()) -> View:
         """An operator that writes into `x` itself; its gradient is a tensor of that size."""
-        size = x.nbytes
-        operator = Operator(self.where + name, [x], 1, lambda tape, grad, kept: [tape.make(PASSING, size)])
+        operator = Operator(self.where + name, [x], 1, gives(x.nbytes))
         self._keep(operator, list(keep))
         self._record(operator)
         return View(x.tensor, operator, 0, x.nbytes)
@@ -181,6 +177,7 @@ class Tape:
     def backward(self, output: View, seed: Tensor) -> None:
         """Gradients of all parameters. seed: the gradient of `output`."""
         output.maker.grads[0] = seed
+        seed.holders += 1
         del output, seed
         while self.operators:
             operator = self.operators.pop()
@@ -188,36 +185,51 @@ class Tape:
                 self._turn(operator)
 
     def _turn(self, operator):
-        grads, operator.grads = operator.grads, None
-        kept = self._kept(operator)
-        given = operator.rule(self, grads if len(grads) > 1 else grads[0], kept)
-        self.where, name = "backward ", operator.name
-        for edge, grad in zip(operator.edges, given, strict=False):
+        """Run one operator backward: its rule; then what it kept and was given goes; its gradients go their way."""
+        kept, grads = self._kept(operator), operator.grads
+        given = operator.rule(self, grads if len(grads) > 1 else grads[0])
+        self.where, name, edges = "backward ", operator.name, operator.edges
+        for edge, grad in zip(edges, given, strict=False):
             if isinstance(edge, Parameter) and isinstance(grad, Tensor):
                 grad.becomes("gradients")
         self.note(name)
-        del kept
+        del kept  # of a stretch that ran again; what else it kept goes after the sums
         if any(isinstance(grad, Summed) for grad in given):
             sums = [self.make(PASSING, grad.nbytes) if isinstance(grad, Summed) else grad for grad in given]
-            self.note(f"{name}, sum over rows")
+            self.note(f"{name}, sum over rows")  # beside what is summed
             given = sums
             del sums
-        edges, operator.edges, operator.kept, operator.again = operator.edges, None, None, None
-        del grads, operator
-        given = given[len(edges) - 1 :: -1]  # what a rule made beside its gradients goes first
+        for grad in grads:
+            if grad is not None:
+                grad.holders -= 1
+        operator.grads = operator.edges = operator.kept = operator.again = None
+        given = given[: len(edges)]  # what the rule made beside its gradients goes
+        del grads, grad
+        self._hand_on(edges, given, name)
+
+    def _hand_on(self, edges, given, name):
+        """Each gradient to the weight, or to the operator, that its input came from; in order, and gone once there."""
+        for grad in given:
+            grad.holders += 1
+        given.reverse()
         for edge in edges:
             grad = given.pop()
-            if grad is None or edge is None:
-                continue
-            self._give_to_parameter(edge, grad, name) if isinstance(edge, Parameter) else self._give(*edge, grad, name)
+            if isinstance(edge, Parameter):
+                self._give_to_parameter(edge, grad, name)
+            elif edge is not None:
+                self._give(*edge, grad, name)
+            grad.holders -= 1
             del grad
 
     def _give(self, operator, index, grad, name):
         waiting = operator.grads[index]
         if waiting is None:
             operator.grads[index] = grad
-        elif waiting.viewed or sys.getrefcount(waiting) > WAITING:  # else the sum is written into it
+            grad.holders += 1
+        elif waiting.viewed or waiting.holders > 1:  # else the sum is written into the one that waits
+            waiting.holders -= 1
             operator.grads[index] = self.make(PASSING, waiting.nbytes)
+            operator.grads[index].holders += 1
             self.note(f"{name}, sum")
 
     def _give_to_parameter(self, parameter, grad, name):
@@ -263,6 +275,21 @@ class Tape:
         start, end = operator.span
         kept, frame.found[start:end] = frame.found[start:end], [None] * (end - start)
         return kept
+
+
+def gives(*sizes: Any) -> Callable:
+    """The rule of an operator that makes gradients of these sizes, one for each input and then those beside them."""
+    return lambda tape, grad: [tape.make(PASSING, size) for size in sizes]
+
+
+def passes_on(tape: Tape, grad: Tensor) -> list[Tensor]:
+    """The rule of an operator whose one input has the gradient of its output."""
+    return [grad]
+
+
+def passes_on_twice(tape: Tape, grad: Tensor) -> list[Tensor]:
+    """The same of two inputs."""
+    return [grad, grad]
 
 
 def _some(nbytes):

@@ -6,7 +6,7 @@ from typing import Any
 
 from dsmem import formulas
 from dsmem.footprint import taped_experts, taped_gpt, taped_latent
-from dsmem.footprint.tape import PASSING, Parameter, View
+from dsmem.footprint.tape import Parameter, View, gives
 from dsmem.footprint.trained import Shared, Trained
 
 
@@ -32,11 +32,7 @@ def decoder(p: Trained) -> View:
 
 def embedding(p: Trained, table: Parameter) -> View:
     """A row of the table for each token; its gradient is a whole table."""
-
-    def rule(tape, grad, kept):
-        return [tape.make(PASSING, table.nbytes)]
-
-    return p.t.apply("embed_tokens", [table], {"residual": p.rows(p.arch.hidden_size)}, rule)
+    return p.t.apply("embed_tokens", [table], {"residual": p.rows(p.arch.hidden_size)}, gives(table.nbytes))
 
 
 def layer(p: Trained, shared: Shared, index: int, h: View) -> View:
@@ -70,10 +66,10 @@ def grouped(p: Trained, shared: Shared, slides: bool, x: View) -> View:
     q = turned(p, shared.angles, "rotate", q, "query")
     k = turned(p, shared.angles, "rotate_key", k, "key")
     if wide:
-        k = p.by_head(k, kv_heads, groups)
-        v = p.by_head(v, kv_heads, groups)
+        k = p.by_head(k, groups)
+        v = p.by_head(v, groups)
     if eager:
-        q = p.by_head(q, heads)
+        q = p.by_head(q)
     return p.attended(q, k, v, shared.masks.get(slides))
 
 
@@ -106,7 +102,7 @@ def loss(p: Trained, logits: View) -> View:
     t, elements = p.t, p.tokens * p.arch.vocab_size
     wide = formulas.tensor_bytes(elements, 32)
 
-    def rule(tape, grad, kept):
+    def rule(tape, grad):
         return [tape.make("logits_gradient", wide)]
 
     x = p.cast("float32", logits, "logits_float32", elements, 32, "logits_gradient")

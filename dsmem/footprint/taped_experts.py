@@ -3,7 +3,7 @@
 from typing import Any
 
 from dsmem import formulas
-from dsmem.footprint.tape import PASSING, Tensor, View
+from dsmem.footprint.tape import Tensor, View, gives
 from dsmem.footprint.trained import Trained
 
 
@@ -41,7 +41,7 @@ def shared(p: Trained, x: View) -> View:
     out = swiglu(p, x, "shared_out", "shared_experts.")
     if not p.arch.shared_expert_intermediate_size:
         return out
-    return p.times("scale_shared_experts", out, shared_gate(p, x), "shared_scaled")
+    return p.scaled("scale_shared_experts", out, shared_gate(p, x), "shared_scaled")
 
 
 def shared_gate(p: Trained, x: View) -> View:
@@ -58,20 +58,12 @@ def router(p: Trained, tokens: View) -> tuple[View, Tensor, Tensor, Tensor]:
     x = p.cast("router_input", tokens, "router_input", p.tokens * arch.hidden_size, 32)
     wide = weight
     if p.bits < 32:
-
-        def back(tape, grad, kept):
-            return [tape.make(PASSING, weight.nbytes)]
-
-        wide = p.t.apply("router_weight", [weight], {"router_weight": formulas.tensor_bytes(elements, 32)}, back)
+        made = {"router_weight": formulas.tensor_bytes(elements, 32)}
+        wide = p.t.apply("router_weight", [weight], made, gives(weight.nbytes))
     sizes = formulas.tensor_bytes(p.tokens * arch.hidden_size, 32), formulas.tensor_bytes(elements, 32)
-
-    def rule(tape, grad, kept):
-        of_weight = tape.make(PASSING, sizes[1])
-        return [tape.make(PASSING, sizes[0]), of_weight]
-
     scores = formulas.tensor_bytes(p.tokens * count, 32)
     keep = [x, wide if p.bits < 32 else None]
-    logits = p.t.apply("router", [x, wide], {"router_logits": scores}, rule, keep)
+    logits = p.t.apply("router", [x, wide], {"router_logits": scores}, gives(*sizes), keep)
     del x, wide, keep
     return routed(p, logits, scores)
 
@@ -81,33 +73,18 @@ def routed(p: Trained, logits: View, scores: Any) -> tuple[View, Tensor, Tensor,
     choices = p.tokens * p.arch.num_experts_per_tok
     made = {"route_weights": formulas.tensor_bytes(choices, 32), "routing_token": 8 * choices}
     made |= {"routing_slot": 8 * choices, "routing_ends": 4 * p.arch.n_routed_experts}
-    route = p.t.apply(
-        "route", [logits], made, lambda tape, grad, kept: [tape.make(PASSING, scores)], [logits, 2, 3], late=True
-    )
-    weights, *places = route
-    del route
-    weights = cast_back(p, weights, choices)
+    weights, *places = p.t.apply("route", [logits], made, gives(scores), [logits, 2, 3], late=True)
+    if p.bits < 32:
+        weights = p.resized("cast_weights", weights, "route_weights", p.bytes(choices))
     return weights, *places
-
-
-def cast_back(p, weights, choices):
-    """The weights in the format of activations."""
-    if p.bits == 32:
-        return weights
-    size = weights.nbytes
-    made = {"route_weights": p.bytes(choices)}
-    return p.t.apply("cast_weights", [weights], made, lambda tape, grad, kept: [tape.make(PASSING, size)])
 
 
 def experts(p: Trained, x: View, weights: View, token: View, slot: View, ends: View) -> View:
     """`experts.Experts.forward`; each turn of a sum holds one choice of all tokens beside it."""
     arch, hidden = p.arch, p.rows(p.arch.hidden_size)
     many, choices = arch.num_experts_per_tok > 1, p.tokens * arch.num_experts_per_tok
-
-    def gathered(tape, grad, kept):
-        return [tape.make(PASSING, hidden)] + ([tape.make(PASSING, hidden)] if many else [])
-
-    rows = p.t.apply("spread", [x], {"expert_rows": p.bytes(choices * arch.hidden_size)}, gathered, [slot], late=True)
+    spread = {"expert_rows": p.bytes(choices * arch.hidden_size)}
+    rows = p.t.apply("spread", [x], spread, gives(*[hidden] * (1 + many)), [slot], late=True)
     gate_up = stack(p, "experts.gate_up_proj", rows, ends, "expert_gate_up")
     del rows
     half = gate_up.nbytes // 2
@@ -118,11 +95,7 @@ def experts(p: Trained, x: View, weights: View, token: View, slot: View, ends: V
     del gate, up, act
     rows = stack(p, "experts.down_proj", gated, ends, "expert_out")
     del gated
-    of_rows, of_weights, one = rows.nbytes, weights.nbytes, p.rows(1)
-
-    def rule(tape, grad, kept):
-        return [tape.make(PASSING, size) for size in (of_rows, of_weights, hidden, one)]
-
+    rule = gives(rows.nbytes, weights.nbytes, hidden, p.rows(1))
     inputs, made = [rows, weights], {"experts_out": hidden}
     return p.t.apply("experts.sum", inputs, made, rule, [rows, weights, slot], True, {"expert_choice": hidden})
 
@@ -131,9 +104,5 @@ def stack(p: Trained, name: str, x: View, ends: View, out: str) -> View:
     """`operators.grouped_linear`: keeps its rows and where each expert's end."""
     _, n_out, n_in = p.arch.expert_stacks()[name]
     weight = p.parameter(name, p.bytes(p.arch.n_routed_experts * n_out * n_in))
-    size, rows = x.nbytes, p.tokens * p.arch.num_experts_per_tok
-
-    def rule(tape, grad, kept):
-        return [tape.make(PASSING, size), tape.make(PASSING, weight.nbytes)]
-
-    return p.t.apply(name, [x, weight], {out: p.bytes(rows * n_out)}, rule, [x, None, ends], late=True)
+    made = {out: p.bytes(p.tokens * p.arch.num_experts_per_tok * n_out)}
+    return p.t.apply(name, [x, weight], made, gives(x.nbytes, weight.nbytes), [x, None, ends], late=True)

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 
-from dsmem.footprint.tape import PASSING, Summed, View
+from dsmem.footprint.tape import Summed, View, gives
 from dsmem.footprint.trained import Shared, Trained
 
 
@@ -13,17 +13,10 @@ def positions(p: Trained, h: View) -> View:
     table = p.parameter("embed_positions", p.bytes((arch.learned_positions + arch.position_offset) * arch.hidden_size))
     size = p.bytes(seq_len * arch.hidden_size)
     ids = p.t.make("position_ids", 8 * seq_len)
-
-    def of_table(tape, grad, kept):
-        return [tape.make(PASSING, table.nbytes)]
-
-    places = p.t.apply("embed_positions", [table], {"position_rows": size}, of_table, [ids])
+    places = p.t.apply("embed_positions", [table], {"position_rows": size}, gives(table.nbytes), [ids])
     del ids
-
-    def rule(tape, grad, kept):
-        return [grad, Summed(size)]
-
-    return p.t.apply("add_positions", [h, places], {"residual": h.nbytes}, rule)
+    made = {"residual": h.nbytes}
+    return p.t.apply("add_positions", [h, places], made, lambda tape, grad: [grad, Summed(size)])
 
 
 def block(p: Trained, shared: Shared, index: int, h: View) -> View:
@@ -45,9 +38,8 @@ def attention(shared: Shared, index: int, p: Trained, x: View) -> View:
 
 def mlp(p: Trained, x: View) -> View:
     """`GPTMLP.forward`, likewise."""
-    return p.linear(
-        "down_proj", p.activated(p.arch.hidden_act, p.linear("up_proj", x, "up"), "up_activated"), "mlp_out"
-    )
+    act = p.activated(p.arch.hidden_act, p.linear("up_proj", x, "up"), "up_activated")
+    return p.linear("down_proj", act, "mlp_out")
 
 
 def mix(p: Trained, shared: Shared, index: int, x: View) -> View:
@@ -63,7 +55,7 @@ def mix(p: Trained, shared: Shared, index: int, x: View) -> View:
     if factor / (index + 1 if p.arch.scale_attn_by_inverse_layer_idx else 1) != 1:
         q = p.like("scale_queries", q, "query_scaled")
     if eager:
-        k = p.by_head(k, heads)
-        v = p.by_head(v, heads)
-        q = p.by_head(q, heads)
+        k = p.by_head(k)
+        v = p.by_head(v)
+        q = p.by_head(q)
     return p.attended(q, k, v, shared.masks.get(False))

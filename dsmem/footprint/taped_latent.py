@@ -1,6 +1,6 @@
 """Latent attention in training, where the latent and the rotated key stay apart: `model.attention.LatentAttention`."""
 
-from dsmem.footprint.tape import View
+from dsmem.footprint.tape import View, passes_on_twice
 from dsmem.footprint.trained import Shared, Trained
 
 
@@ -10,10 +10,9 @@ def mix(p: Trained, shared: Shared, slides: bool, x: View) -> View:
     k, v = keys_and_values(p, shared.angles, x)
     arch = p.arch
     if p.work.attention == "eager":
-        heads = arch.num_attention_heads
-        k = p.by_head(k, heads)
-        v = p.by_head(v, heads)
-        q = p.by_head(q, heads)
+        k = p.by_head(k)
+        v = p.by_head(v)
+        q = p.by_head(q)
         return p.attended(q, k, v, shared.masks.get(slides))
     if arch.v_head_dim == arch.qk_head_dim:
         return p.attended(q, k, v, shared.masks.get(slides))
@@ -44,12 +43,8 @@ def latents(p: Trained, angles: list, x: View) -> tuple[View, View]:
     latent = p.norm(
         "kv_a_layernorm", p.copied("copy_latent", latent, "latent_copy"), "latent_normed", arch.kv_lora_rank
     )
-    return latent, taken(p, p.like("rotate_key", key, "key_rotated", angles, late=True))
-
-
-def taken(p: Trained, x: View) -> View:
-    """The one head of the rotated key, without its axis; the gradient is put back into zeros of its size."""
-    return p.t.seen("select", x)
+    # the one head of the rotated key, without its axis: the gradient is put back into zeros of its size
+    return latent, p.t.seen("select", p.like("rotate_key", key, "key_rotated", angles, late=True))
 
 
 def keys_and_values(p: Trained, angles: list, x: View) -> tuple[View, View]:
@@ -61,7 +56,7 @@ def keys_and_values(p: Trained, angles: list, x: View) -> tuple[View, View]:
     wide = p.t.seen("expand", key) if heads > 1 else key
     # the gradients of both parts are views of the one of the keys
     made = {"key": p.rows(heads * arch.qk_head_dim)}
-    return p.t.apply("keys", [plain, wide], made, lambda tape, grad, kept: [grad, grad]), v
+    return p.t.apply("keys", [plain, wide], made, passes_on_twice), v
 
 
 def trimmed(p: Trained, out: View) -> View:

@@ -9,7 +9,7 @@ from dsmem import formulas
 from dsmem.config.architecture import Architecture
 from dsmem.config.training import Training
 from dsmem.config.workload import Workload
-from dsmem.footprint.tape import PASSING, Parameter, Summed, Tape, Tensor, View
+from dsmem.footprint.tape import PASSING, Parameter, Summed, Tape, Tensor, View, gives, passes_on, passes_on_twice
 from dsmem.units import dtype_bits
 
 
@@ -52,7 +52,7 @@ class Trained:
         inputs = [x, weight] + ([self.parameter(f"{name}.bias", of_bias)] if bias else [])
         size = self.rows(n_in)
 
-        def rule(tape, grad, kept):
+        def rule(tape, grad):
             of_weight = tape.make(PASSING, weight.nbytes)
             given = [tape.make(PASSING, size, viewed=True), of_weight]
             return given + ([Summed(of_bias)] if bias else [])
@@ -73,22 +73,14 @@ class Trained:
     def _normed(self, name, x, made, width, statistics):
         names = [name, f"{name}.bias"][:statistics]
         weights = [self.parameter(each, self.bytes(width)) for each in names]
-        size = x.nbytes
-
-        def rule(tape, grad, kept):
-            return [tape.make(PASSING, size), *[tape.make(PASSING, weight.nbytes) for weight in weights]]
-
+        rule = gives(x.nbytes, *[weight.nbytes for weight in weights])
         keep = [x, None, *range(1, 1 + statistics)]
         return self.t.apply(name, [x, *weights], made, rule, keep, late=True)[0]
 
     def like(self, name: str, x: View, out: str, keep: list = (), late: bool = False, **beside: Any) -> View:
         """An operator whose output is as large as its input, and so is the gradient; `beside`: as in `Tape.apply`."""
-        size = x.nbytes
-
-        def rule(tape, grad, kept):
-            return [tape.make(PASSING, nbytes) for nbytes in (size, *beside.values())]
-
-        return self.t.apply(name, [x], {out: size}, rule, keep, late, beside)
+        rule = gives(x.nbytes, *beside.values())
+        return self.t.apply(name, [x], {out: x.nbytes}, rule, keep, late, beside)
 
     def activated(self, name: str, x: View, out: str) -> View:
         """SiLU or GELU keep their input, ReLU and the sigmoid what they give."""
@@ -101,46 +93,50 @@ class Trained:
             return x
         size = x.nbytes
         made = {out: formulas.tensor_bytes(elements, bits)}
-        return self.t.apply(name, [x], made, lambda tape, _, kept: [tape.make(grad, size)])
+        return self.t.apply(name, [x], made, lambda tape, _: [tape.make(grad, size)])
 
     def copied(self, name: str, x: View, out: str) -> View:
         """A copy in another layout, whose gradient is the same tensor."""
-        return self.t.apply(name, [x], {out: x.nbytes}, lambda tape, grad, kept: [grad])
+        return self.t.apply(name, [x], {out: x.nbytes}, passes_on)
 
     def resized(self, name: str, x: View, out: str, nbytes: Any) -> View:
         """Padded with zeros or widened for all heads; the gradient has the size of the input again."""
-        size = x.nbytes
-        return self.t.apply(name, [x], {out: nbytes}, lambda tape, grad, kept: [tape.make(PASSING, size)])
+        return self.t.apply(name, [x], {out: nbytes}, gives(x.nbytes))
 
     def times(self, name: str, a: View, b: View, out: str) -> View:
-        """A product: keeps both factors. One number a token, as a gate is, has its gradient summed up."""
-        of_a, of_b = a.nbytes, b.nbytes
-        narrow = self.arch.hidden_size > 1 and b.tensor.part == "shared_gate"
+        """A product of two tensors that are alike: keeps both factors."""
+        return self.t.apply(name, [a, b], {out: a.nbytes}, gives(a.nbytes, b.nbytes), [a, b])
 
-        def rule(tape, grad, kept):
-            first, second = tape.make(PASSING, of_a), tape.make(PASSING, of_a if narrow else of_b)
-            return [first, Summed(of_b, second) if narrow else second]
+    def scaled(self, name: str, x: View, gate: View, out: str) -> View:
+        """The same with one number a token, whose gradient is made in the size of `x` and summed up."""
+        size, narrow = x.nbytes, gate.nbytes
 
-        return self.t.apply(name, [a, b], {out: of_a}, rule, [a, b])
+        def rule(tape, grad):
+            first = tape.make(PASSING, size)
+            return [
+                first,
+                Summed(narrow, tape.make(PASSING, size)) if self.arch.hidden_size > 1 else tape.make(PASSING, narrow),
+            ]
+
+        return self.t.apply(name, [x, gate], {out: size}, rule, [x, gate])
 
     def plus(self, name: str, a: View, b: View, out: str) -> View:
         """A sum keeps nothing, and both addends have its gradient."""
-        return self.t.apply(name, [a, b], {out: a.nbytes}, lambda tape, grad, kept: [grad, grad])
+        return self.t.apply(name, [a, b], {out: a.nbytes}, passes_on_twice)
 
     def dropped(self, name: str, x: View, out: str) -> View:
         """`layers.drop`: keeps a mask of one byte each; nothing where no dropout is asked for."""
         if not (self.training.dropout and self.arch.gpt_block):
             return x
-        size, mask = x.nbytes, x.nbytes * 8 // self.bits
-        made = {out: size, "dropout_mask": mask}
-        return self.t.apply(name, [x], made, lambda tape, grad, kept: [tape.make(PASSING, size)], [1], late=True)[0]
+        made = {out: x.nbytes, "dropout_mask": x.nbytes * 8 // self.bits}
+        return self.t.apply(name, [x], made, gives(x.nbytes), [1], late=True)[0]
 
     def attended(self, q: View, k: View, v: View, mask: Tensor | None) -> View:
         """Attention as the workload asks for it; with selective checkpointing it runs again in backward."""
         run = functools.partial(self.eager, mask) if self.work.attention == "eager" else self.fused
         return self.t.again(run, q, k, v) if self.training.checkpointing == "selective" else run(q, k, v)
 
-    def by_head(self, x: View, heads: int, groups: int = 1) -> View:
+    def by_head(self, x: View, groups: int = 1) -> View:
         """`layers.repeat_heads`: a copy, head by head, `groups` of each; gradients of a group are added up."""
         name, part = f"{x.tensor.part}_by_head", x.tensor.part
         if groups > 1:
@@ -161,34 +157,24 @@ class Trained:
         """
         arch = self.arch
         size = self.bytes(self.tokens * self.work.seq_len * arch.num_attention_heads)
-        of_q, of_k, of_v = q.nbytes, k.nbytes, v.nbytes
         out = self.rows(arch.num_attention_heads * arch.value_head_dim)
 
-        def of_scores(tape, grad, kept):
-            return [tape.make(PASSING, of_q), tape.make(PASSING, of_k)]
-
-        def of_mixed(tape, grad, kept):
-            return [tape.make(PASSING, size), tape.make(PASSING, of_v)]
-
-        scores = self.t.apply("scores", [q, k], {"scores": size}, of_scores, [q, k])
+        scores = self.t.apply("scores", [q, k], {"scores": size}, gives(q.nbytes, k.nbytes), [q, k])
         scores = self.t.inside("scale", scores)
         scores = self.t.inside("hide_future", scores, [mask])
         weights = self.like("softmax", scores, "attention_weights", [0], late=True)
         del scores
         weights = self.dropped("drop_weights", weights, "attention_weights")
-        mixed = self.t.apply("mix_values", [weights, v], {"attention_mixed": out}, of_mixed, [weights, v])
+        rule = gives(size, v.nbytes)
+        mixed = self.t.apply("mix_values", [weights, v], {"attention_mixed": out}, rule, [weights, v])
         if arch.num_attention_heads > 1 and np.all(np.asarray(self.work.batch) > 1):
             mixed = self.t.seen("heads_together", mixed)
         return self.copied("merge_heads", mixed, "attention_out")
 
     def fused(self, q: View, k: View, v: View) -> View:
         """`operators.attention`: keeps queries, keys, values, what it gives and one float32 a row."""
-        sizes = q.nbytes, k.nbytes, v.nbytes
         rows = formulas.logsumexp_bytes(self.work.batch, self.work.seq_len, self.arch.num_attention_heads)
-
-        def rule(tape, grad, kept):
-            return [tape.make(PASSING, size) for size in sizes]
-
+        rule = gives(q.nbytes, k.nbytes, v.nbytes)
         made = {"attention_out": q.nbytes, "logsumexp": rows}
         return self.t.apply("attention", [q, k, v], made, rule, [q, k, v, 0, 1], late=True)[0]
 

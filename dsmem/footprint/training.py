@@ -16,7 +16,7 @@ from dsmem.footprint.inference import resident
 from dsmem.footprint.instants import Footprint
 from dsmem.footprint.stored import check_range
 from dsmem.footprint.trained import Trained
-from dsmem.units import dtype_bits
+from dsmem.units import dtype_bits, one_of
 
 NOT_HELD = ("rope_tables", "causal_mask", "window_mask")  # they end with the pass, or with what keeps them
 
@@ -44,8 +44,8 @@ class TrainingFootprint(Footprint):
         return found if found.ndim else str(found)
 
     def at(self, phase: str) -> dict[str, Any]:
-        """{part: bytes} at the largest instant of a phase."""
-        return Footprint(self._phases[phase]).parts
+        """{part: bytes} at the largest instant of a phase; ValueError for one that the step does not have."""
+        return Footprint(self._phases[one_of("phase", phase, self.phases, "a phase of this step")]).parts
 
 
 def training_footprint(
@@ -65,7 +65,7 @@ def training_footprint(
     arch = Architecture.of(arch)
     own = {name: fields.pop(name) for name in list(fields) if name in Training.__dataclass_fields__}
     training = Training.of(training, **own)
-    work = settled(arch, work, fields)
+    work = training.workload(work, **fields)
     _check(arch, work, training, sharding)
     check_range(work, lambda largest: training_footprint(arch, largest, training).total_bytes)
     held = {name: size for name, size in resident(arch, work).items() if name not in NOT_HELD}
@@ -96,16 +96,6 @@ def trained_tensors(arch: Architecture, work: Workload, training: Training) -> d
     return p.tensors
 
 
-def settled(arch: Architecture, work: Workload | None, fields: dict[str, Any]) -> Workload:
-    """The workload of a step: a whole prompt, no cache, logits of all positions, BF16 where no format is given."""
-    if work is None:
-        fields = {"weights": "bf16", "cache": "none"} | fields
-    work = Workload.of(work, **fields).on(arch)
-    if work.phase == "decode":
-        raise ValueError("phase='decode' is nothing that a training step runs; allowed: 'prefill'")
-    return work.changed(cache="none", logits="all")
-
-
 def _check(arch, work, training, sharding):
     """Raise ValueError, naming what it is, for a step that no formula tells of."""
     refused = {
@@ -119,8 +109,6 @@ def _check(arch, work, training, sharding):
         f"lora_rank={training.lora_rank!r}": training.lora_rank is not None,
         f"loss_chunk={training.loss_chunk!r}": training.loss_chunk is not None,
         "step_in_backward=True": training.step_in_backward,
-        f"cached_tokens={work.cached_tokens!r}": bool(work.cached_tokens),
-        f"weights={work.weights!r}": work.weights != work.activations,
         f"optimizer={training.optimizer!r}": training.optimizer not in optimizers.MOMENTS,
         f"moments={training.moments!r}": training.moments not in (None, training.stepped(work)),
         f"head={arch.head!r}": arch.head != "lm_head",

@@ -160,7 +160,7 @@ def measure(
     if arch is None and work is None:
         fields = {"weights": model.floats or "bf16"} | fields
     training = None if training is None or training is False else Training.of(training)
-    work = training_run.trained(work, training, fields) if training else Workload.of(work, **fields)
+    work = training.workload(work, **fields) if training else Workload.of(work, **fields)
     for name in ("batch", "seq_len", "cached_tokens"):
         whole_number(name, getattr(work, name), least=0, what="one number, and one workload is run at a time")
     work = settled(arch, work, device).on(arch) if arch else work

@@ -1,7 +1,6 @@
 """The levels of a training step, in our code or in transformers': what `measure(..., training=...)` gives."""
 
 import contextlib
-import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ from dsmem.config.architecture import Architecture
 from dsmem.config.training import Training
 from dsmem.config.workload import Workload
 from dsmem.footprint.instants import Footprint
+from dsmem.footprint.training import training_footprint
 from dsmem.memory.ledger import Ledger
 from dsmem.model.decoder import build_model
 from dsmem.model.devices import settled
@@ -22,7 +22,7 @@ from dsmem.model.lora import put_adapters
 from dsmem.model.training import TrainingStep
 from dsmem.runs.folded import PATIENCE
 from dsmem.runs.watching import watch
-from dsmem.units import FLOATS, format_bytes, one_of
+from dsmem.units import format_bytes
 
 LEVELS = ("ledger", "replay", "device_memory", "trace", "seconds")
 TIMES = 3
@@ -31,23 +31,6 @@ TIMES = 3
 WHERE = {"optimizer step": "the optimizer step"}
 PLURALS = {"weight": "weights", "buffer": "buffers", "gradient": "gradients", "optimizer": "optimizer states"}
 PLURALS |= {"activation": "activations", "temporary": "temporaries"}
-_FORMULA = "dsmem.footprint.training"
-
-
-def trained(work: Workload | None, training: Training, fields: dict[str, Any]) -> Workload:
-    """The workload of a training step: no cache, and BF16 where no format is given. Arguments as in `measure`.
-
-    Raises ValueError for what no step is taken of: a decode, cached tokens, weights of a scheme.
-    """
-    if work is None and "weights" not in fields:
-        fields = {"weights": "bf16"} | fields
-    work = Workload.of(work, **fields)
-    one_of("phase", work.phase, ("prefill",), "what a training step runs")
-    if work.cached_tokens:
-        raise ValueError(f"cached_tokens={work.cached_tokens} is nothing that a training step reads; it must be 0")
-    if training.lora_rank is None:
-        one_of("weights", work.weights, FLOATS, "a format that all parameters are trained in")
-    return work.changed(cache="none", logits="all")
 
 
 def levels(
@@ -61,8 +44,8 @@ def levels(
 ) -> dict[str, Any]:
     """The fields of a `Run` of one training step but its arch and code, by their names.
 
-    model: of transformers, or None for ours. arch: for the formula. work: from `trained`. beside: device, and what
-    `watch` takes after it. notes: to stand after the run's own. Raises ValueError for what is not run.
+    model: of transformers, or None for ours. arch: for the formula. work: from `Training.workload`. beside: device, and
+    what `watch` takes after it. notes: to stand after the run's own. Raises ValueError for what is not run.
     """
     device = beside[0]
     footprint, why = _footprint(arch, work, training)
@@ -133,10 +116,10 @@ def words(ledger: Ledger) -> str:
 
 def _footprint(arch, work, training) -> tuple[Footprint | None, tuple]:
     """The formula's answer, or None and a sentence on why there is none."""
-    if arch is None or not importlib.util.find_spec(_FORMULA):
+    if arch is None:
         return None, ()
     try:
-        return importlib.import_module(_FORMULA).training_footprint(arch, work, training), ()
+        return training_footprint(arch, work, training), ()
     except ValueError as error:
         return None, (f"No formula: {error}.",)
 

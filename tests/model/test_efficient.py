@@ -2,33 +2,11 @@
 
 import pytest
 import torch
+from small_configs import TINY_LATENT
 
 import dsmem
 from dsmem.memory.ledger import Ledger
 from dsmem.model import efficient
-
-DEEPSEEK = {
-    "model_type": "deepseek_v3",
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "intermediate_size": 96,
-    "vocab_size": 100,
-    "q_lora_rank": 24,
-    "kv_lora_rank": 16,
-    "qk_nope_head_dim": 12,
-    "qk_rope_head_dim": 8,
-    "v_head_dim": 12,
-    "n_routed_experts": 8,
-    "num_experts_per_tok": 2,
-    "n_shared_experts": 1,
-    "n_group": 1,
-    "topk_group": 1,
-    "first_k_dense_replace": 1,
-    "moe_intermediate_size": 40,
-    "max_position_embeddings": 64,
-}
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -56,7 +34,9 @@ def test_without_a_gradient_nothing_but_the_output_is_made():
 
 def test_transformers_latent_attention_trains_without_scores_in_memory():
     fake, real = (
-        dsmem.measure(DEEPSEEK, batch=1, seq_len=32, weights="fp32", training=True, code="transformers", device=device)
+        dsmem.measure(
+            TINY_LATENT, batch=1, seq_len=32, weights="fp32", training=True, code="transformers", device=device
+        )
         for device in ("fake", "cpu")
     )
     assert fake.ledger.phases == real.ledger.phases

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small_configs import TINY
 from torch import nn
 
 import dsmem
@@ -11,15 +12,7 @@ from dsmem.model.lora import LoRALinear, add_lora
 from dsmem.model.nf4 import Nf4Linear, nf4_layers
 
 TARGETS = ("q_proj", "v_proj")
-CONFIG = {
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 96,
-    "vocab_size": 100,
-    "max_position_embeddings": 64,
-}
+SIZES = {name: size for name, size in TINY.items() if name != "model_type"}
 TOKENS = torch.arange(24).reshape(2, 12)
 
 
@@ -28,7 +21,7 @@ def qwen(dtype):
 
     torch.manual_seed(0)
     with quiet():
-        return Qwen2ForCausalLM._from_config(Qwen2Config(**CONFIG), dtype=dtype).train()
+        return Qwen2ForCausalLM._from_config(Qwen2Config(**SIZES), dtype=dtype).train()
 
 
 def by_peft(model, rank):
@@ -148,7 +141,7 @@ def test_adapters_have_the_format_that_is_asked_for_and_all_else_is_frozen(refus
 @pytest.mark.parametrize("code", ["dsmem", "transformers"])
 @pytest.mark.parametrize("checkpointing", ["none", "full"])
 def test_a_step_on_fake_tensors_trains_the_adapters_alone(code, checkpointing):
-    config = CONFIG | {"model_type": "qwen2"}
+    config = SIZES | {"model_type": "qwen2"}
     training = {"lora_rank": 4, "lora_targets": TARGETS, "checkpointing": checkpointing}
     run = dsmem.measure(config, batch=2, seq_len=8, weights="fp16", training=training, code=code)
     held = run.ledger.by_category("optimizer step")

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
+from small_configs import TINY, TINY_LATENT
 
 from dsmem import Training, Workload, build_model
 from dsmem.memory.ledger import Ledger
@@ -12,22 +13,11 @@ from dsmem.model import library
 from dsmem.model.library_pass import LibraryPass
 from dsmem.model.training import PHASES, TrainingStep
 
-LLAMA = {
-    "model_type": "llama",
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 96,
-    "vocab_size": 100,
-    "max_position_embeddings": 64,
-}
-
 
 def watched(device, training, **work):
     """The ledger of the second step of transformers' llama: a first one may set up what stays."""
     work, training = Workload(2, 16, weights="bf16", cache="none", **work), Training.of(training)
-    ready = LibraryPass(library.read(LLAMA), work, device, weights=training.parameters(work))
+    ready = LibraryPass(library.read(TINY), work, device, weights=training.parameters(work))
     ready.fill()
     step = TrainingStep(ready.module, ready.tokens, training, work.activations, around=ready.running)
     step.run()
@@ -76,31 +66,10 @@ def our_story(config, device, training, attention):
     return story(ledger)
 
 
-LATENT = {
-    "model_type": "deepseek_v3",
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 96,
-    "vocab_size": 100,
-    "q_lora_rank": 24,
-    "kv_lora_rank": 16,
-    "qk_nope_head_dim": 12,
-    "qk_rope_head_dim": 8,
-    "v_head_dim": 12,
-    "n_routed_experts": 8,
-    "num_experts_per_tok": 2,
-    "n_shared_experts": 1,
-    "n_group": 1,
-    "topk_group": 1,
-    "first_k_dense_replace": 1,
-    "moe_intermediate_size": 40,
-    "num_nextn_predict_layers": 0,
-}
-OURS = [(LLAMA, training, "fused") for training in TRAININGS]
-OURS += [(GPT, {}, "fused"), (GPT, {"checkpointing": "full"}, "eager"), (LLAMA, {"precision": "autocast"}, "eager")]
-OURS += [(LATENT, {"precision": "autocast", "checkpointing": "full"}, "fused"), (LATENT, {}, "eager")]
-OURS += [(LATENT, {"checkpointing": "selective"}, attention) for attention in ("fused", "eager")]
+OURS = [(TINY, training, "fused") for training in TRAININGS]
+OURS += [(GPT, {}, "fused"), (GPT, {"checkpointing": "full"}, "eager"), (TINY, {"precision": "autocast"}, "eager")]
+OURS += [(TINY_LATENT, {"precision": "autocast", "checkpointing": "full"}, "fused"), (TINY_LATENT, {}, "eager")]
+OURS += [(TINY_LATENT, {"checkpointing": "selective"}, attention) for attention in ("fused", "eager")]
 
 
 def shown(value):

@@ -2,21 +2,12 @@
 
 import pytest
 import torch
+from small_configs import TINY
 
 import dsmem
 from dsmem.model.training import PHASES
 
 GIB = 2**30
-TINY = {
-    "model_type": "llama",
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 96,
-    "vocab_size": 100,
-    "max_position_embeddings": 64,
-}
 MIXED = {"precision": "autocast", "checkpointing": "full"}
 
 

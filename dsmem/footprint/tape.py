@@ -16,11 +16,10 @@ class Tensor:
     """Bytes of one tensor, counted under `part` from its birth until nobody holds it.
 
     viewed: whether torch handed on a view of it, as a linear layer's gradient is: no other gradient is added into that.
-    holders: of a gradient, how many operators it waits for or is on its way to.
     """
 
     def __init__(self, tape: "Tape", part: str, nbytes: Any):
-        self.tape, self.part, self.nbytes, self.viewed, self.holders = tape, part, nbytes, False, 0
+        self.tape, self.part, self.nbytes, self.viewed = tape, part, nbytes, False
         tape.count(part, nbytes)
 
     def __del__(self):
@@ -177,7 +176,6 @@ class Tape:
     def backward(self, output: View, seed: Tensor) -> None:
         """Gradients of all parameters. seed: the gradient of `output`."""
         output.maker.grads[0] = seed
-        seed.holders += 1
         del output, seed
         while self.operators:
             operator = self.operators.pop()
@@ -199,18 +197,13 @@ class Tape:
             self.note(f"{name}, sum over rows")  # beside what is summed
             given = sums
             del sums
-        for grad in grads:
-            if grad is not None:
-                grad.holders -= 1
         operator.grads = operator.edges = operator.kept = operator.again = None
         given = given[: len(edges)]  # what the rule made beside its gradients goes
-        del grads, grad
+        del grads
         self._hand_on(edges, given, name)
 
     def _hand_on(self, edges, given, name):
         """Each gradient to the weight, or to the operator, that its input came from; in order, and gone once there."""
-        for grad in given:
-            grad.holders += 1
         given.reverse()
         for edge in edges:
             grad = given.pop()
@@ -218,18 +211,15 @@ class Tape:
                 self._give_to_parameter(edge, grad, name)
             elif edge is not None:
                 self._give(*edge, grad, name)
-            grad.holders -= 1
             del grad
 
     def _give(self, operator, index, grad, name):
+        """Into its place; a second gradient is added into the first, which nobody else holds, unless that is a view."""
         waiting = operator.grads[index]
         if waiting is None:
             operator.grads[index] = grad
-            grad.holders += 1
-        elif waiting.viewed or waiting.holders > 1:  # else the sum is written into the one that waits
-            waiting.holders -= 1
+        elif waiting.viewed:
             operator.grads[index] = self.make(PASSING, waiting.nbytes)
-            operator.grads[index].holders += 1
             self.note(f"{name}, sum")
 
     def _give_to_parameter(self, parameter, grad, name):

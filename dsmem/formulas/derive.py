@@ -50,6 +50,14 @@ _LETTERS = {
     "flops_per_s": "F",
     "weight_bytes": "W",
     "cache_bytes": "C",
+    "data": "N_d",
+    "tensor": "t",
+    "pipeline": "p",
+    "ranks": "R",
+    "microbatches": "M",
+    "gradient_bits": "w_g",
+    "state_bits": "w_s",
+    "layer_bytes": "A",
 }
 
 SYMBOLS = {

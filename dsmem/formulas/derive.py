@@ -55,9 +55,17 @@ _LETTERS = {
     "pipeline": "p",
     "ranks": "R",
     "microbatches": "M",
-    "gradient_bits": "w_g",
     "state_bits": "w_s",
-    "layer_bytes": "A",
+    "n_params": "N",
+    "moments": "m",
+    "weight_bits": "w_w",
+    "gradient_bits": "w_g",
+    "master_bits": "w_p",
+    "moment_bits": "w_m",
+    "segments": "k",
+    "input_bytes": "C_x",
+    "layer_bytes": "C_l",
+    "rank": "r",
 }
 
 SYMBOLS = {
@@ -69,6 +77,7 @@ SYMBOLS = {
 _UNITS = {
     "_seconds": "seconds",
     "_tokens": "tokens",
+    "_params": "parameters",
     "_bytes_per_s": "bytes per second",
     "_tokens_per_s": "tokens per second",
 }  # and bytes elsewhere

@@ -1,6 +1,7 @@
 """The memory formulas: numbers in, bytes out; arrays in, curves out; SymPy symbols in, algebra out.
 
-Those of `speed` give seconds, and what follows from them: moving a cache against computing it once more.
+Those of `speed` give seconds, and what follows from them: moving a cache against computing it once more. That of
+`experts` counts experts.
 
 Every body is plain arithmetic (`+ - * / // **`, and `-(-x // 8)` for a ceiling), so one function serves the
 derivation, the evaluation and the plot. Widths come in bits and are divided by 8 last, once per tensor.
@@ -20,9 +21,11 @@ from dsmem.formulas.cache import (
     fp8_latent_row_bytes,
     kv_cache_bytes,
     latent_cache_bytes,
+    linear_state_bytes,
     paged_tokens,
     transposed_latents_bytes,
 )
+from dsmem.formulas.experts import touched_experts
 from dsmem.formulas.speed import (
     attention_seconds,
     break_even_bytes_per_s,
@@ -63,6 +66,7 @@ from dsmem.formulas.weights import (
     nf4_double_linear_bytes,
     nf4_linear_bytes,
     nvfp4_linear_bytes,
+    sparse_linear_bytes,
 )
 
 __all__ = [
@@ -94,6 +98,7 @@ __all__ = [
     "layer_norm_statistics_bytes",
     "kv_cache_bytes",
     "latent_cache_bytes",
+    "linear_state_bytes",
     "logits_bytes",
     "logsumexp_bytes",
     "mlp_width_bytes",
@@ -107,8 +112,10 @@ __all__ = [
     "rope_tables_bytes",
     "router_bias_bytes",
     "routing_bytes",
+    "sparse_linear_bytes",
     "tensor_bytes",
     "token_ids_bytes",
     "decode_tokens_per_s",
+    "touched_experts",
     "transposed_latents_bytes",
 ]

@@ -61,6 +61,7 @@ SYMBOLS = {
 _UNITS = {
     "_seconds": "seconds",
     "_tokens": "tokens",
+    "_experts": "experts",
     "_bytes_per_s": "bytes per second",
     "_tokens_per_s": "tokens per second",
 }  # and bytes elsewhere

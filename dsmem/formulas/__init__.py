@@ -26,9 +26,6 @@ from dsmem.formulas.cache import (
 )
 from dsmem.formulas.sharding import (
     first_stage_activation_bytes,
-    gpt_activation_bytes,
-    recomputed_activation_bytes,
-    replicated_states_bytes,
     sequence_activation_bytes,
     sequence_selective_activation_bytes,
     shard_bytes,
@@ -153,15 +150,12 @@ __all__ = [
     "training_states_bytes",
     "transposed_latents_bytes",
     "shard_bytes",
-    "replicated_states_bytes",
     "zero1_states_bytes",
     "zero2_states_bytes",
     "zero3_states_bytes",
-    "gpt_activation_bytes",
     "tensor_activation_bytes",
     "sequence_activation_bytes",
     "tensor_selective_activation_bytes",
     "sequence_selective_activation_bytes",
-    "recomputed_activation_bytes",
     "first_stage_activation_bytes",
 ]

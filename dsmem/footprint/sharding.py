@@ -60,7 +60,7 @@ def rank_gradients(
     bits = dtype_bits(training.gradients or training.parameters(work))
     if share.sharding.zero == 3:
         return {name: _rows(share, name, held, bits) for name, held in tensors(share).items()}
-    found = _shares(share, "flat") if share.sharding.zero == 2 else _elements(share)
+    found = _shares(share, "flat") if share.sharding.zero == 2 else elements(share)
     return {name: formulas.tensor_bytes(count, bits) for name, count in found.items()}
 
 
@@ -81,7 +81,7 @@ def rank_states(
             f"optimizer={training.optimizer!r} is not shared out by a formula; allowed: {', '.join(optimizers.MOMENTS)}"
         )
     bits = dtype_bits(training.parameters(work))
-    found = _shares(share, share.sharding.zero_unit) if share.sharding.zero else _elements(share)
+    found = owned_elements(share)
     sizes = {name: formulas.tensor_bytes(count, bits) for name, count in found.items()}
     parts = {name: optimizers.states(training, {name: size}, bits) for name, size in sizes.items()}
     if share.sharding.zero and share.sharding.zero_unit == "flat":  # the buffer is one tensor to the optimizer
@@ -172,8 +172,14 @@ def _rows(share, name, held, bits):
     return formulas.shard_bytes(rows, math.prod(others), replicas(share, name)[0], bits)
 
 
-def _elements(share):
+def elements(share: RankArchitecture) -> dict[str, int]:
+    """{name: numbers} of the parameters of a rank's share."""
     return {name: math.prod(held.shape) for name, held in tensors(share).items()}
+
+
+def owned_elements(share: RankArchitecture) -> dict[str, int]:
+    """{name: numbers} of what the rank's optimizer steps."""
+    return _shares(share, share.sharding.zero_unit) if share.sharding.zero else elements(share)
 
 
 def _shares(share, unit):

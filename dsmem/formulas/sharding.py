@@ -16,20 +16,12 @@ def shard_bytes(rows, width, ranks, bits):
     return -(rows // -ranks * width * bits // 8)
 
 
-def replicated_states_bytes(elements, bits, gradient_bits, state_bits):
-    """Parameters, gradients and optimizer states of a model on every rank (ZeRO's baseline, 16 bytes a parameter).
-
-    state_bits: of all that the optimizer keeps for a parameter; Adam in mixed precision: 96 (an FP32 copy, two FP32
-    moments). Source, of the next three, too: arXiv 1910.02054, section 5 and table 1. Of 7.5 billion parameters, in GB:
-
-    >>> replicated_states_bytes(7_500_000_000, 16, 16, 96) / 1e9
-    120.0
-    """
-    return -(-elements * (bits + gradient_bits + state_bits) // 8)
-
-
 def zero1_states_bytes(elements, data, bits, gradient_bits, state_bits):
-    """The same with the optimizer's states shared out over `data` ranks.
+    """Parameters, gradients and optimizer states with the optimizer's shared out over `data` ranks: ZeRO's stage 1.
+
+    On one rank `training_states_bytes`. state_bits: of all that the optimizer keeps for a parameter; Adam in mixed
+    precision: 96 (an FP32 copy, two FP32 moments). Source, of the next two, too: arXiv 1910.02054, section 5 and table
+    1. Of 7.5 billion parameters on 64 ranks, in GB:
 
     >>> zero1_states_bytes(7_500_000_000, 64, 16, 16, 96) / 1e9
     31.40625
@@ -58,20 +50,11 @@ def zero3_states_bytes(elements, data, bits, gradient_bits, state_bits):
 # --- Activations ------------------------------------------------------------------------------------------------------
 
 
-def gpt_activation_bytes(batch, seq_len, hidden_size, num_attention_heads):
-    """What one GPT block keeps for backward, in 16 bit with dropout and scores in memory: s b h (34 + 5 a s / h).
-
-    Source, of the next five, too: arXiv 2205.05198, sections 4.1 to 5, equations 1 to 6 and table 2. GPT-3 spends 80 of
-    114 on attention's scores:
-
-    >>> gpt_activation_bytes(1, 2048, 12_288, 96) / (2048 * 12_288)
-    114.0
-    """
-    return 34 * batch * seq_len * hidden_size + 5 * batch * seq_len**2 * num_attention_heads
-
-
 def tensor_activation_bytes(batch, seq_len, hidden_size, num_attention_heads, tensor):
-    """The same with the block's matrices cut by `tensor` ranks: inputs, norms and dropouts stay whole.
+    """`block_saved_bytes` in 16 bit where `tensor` ranks cut the matrices: inputs, norms and dropouts stay whole.
+
+    Source, of all that follows: arXiv 2205.05198, sections 4 and 5, table 2. GPT-3's block keeps 114, in bytes for each
+    token and number of its width:
 
     >>> tensor_activation_bytes(1, 2048, 12_288, 96, 8) / (2048 * 12_288)
     23.0
@@ -98,15 +81,6 @@ def tensor_selective_activation_bytes(batch, seq_len, hidden_size, tensor):
 def sequence_selective_activation_bytes(batch, seq_len, hidden_size, tensor):
     """Cut by `tensor` ranks, tokens shared out, and attention computed again: s b h 34 / t."""
     return -(-34 * batch * seq_len * hidden_size // tensor)
-
-
-def recomputed_activation_bytes(batch, seq_len, hidden_size):
-    """The whole block computed again in backward: its input alone is kept.
-
-    >>> recomputed_activation_bytes(16, 2048, 4096) / 2**30
-    0.25
-    """
-    return 2 * batch * seq_len * hidden_size
 
 
 def first_stage_activation_bytes(layer_bytes, num_hidden_layers, pipeline, microbatches):

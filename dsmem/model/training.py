@@ -88,6 +88,11 @@ class TrainingStep:
             self._tell_states()
         return loss
 
+    def forward(self) -> torch.Tensor:
+        """The loss alone, with its graph."""
+        with self._around(), self._mode, torch.enable_grad(), self._selected(), self._autocast():
+            return self.loss(self._tokens)
+
     def seconds(self, times: int = 3) -> dict[str, float]:
         """Median seconds of each phase over so many runs after one more, for warmth; on real tensors."""
         rows = []

@@ -48,13 +48,13 @@ def test_zero_shares_out_as_its_paper_prints(elements, data):
 
 def test_the_headline_of_zero_to_the_byte():
     n = 7_500_000_000
-    found = [formulas.replicated_states_bytes(n, *ADAM)] + [stage(n, 64, *ADAM) for stage in STAGES]
+    found = [formulas.training_states_bytes(n, 16, 16, 32, 32)] + [stage(n, 64, *ADAM) for stage in STAGES]
     assert found == [120_000_000_000, 31_406_250_000, 16_640_625_000, 1_875_000_000]
 
 
 def test_one_rank_alone_shares_nothing():
     for n in (1, 7, 1_543_714_304):
-        assert {stage(n, 1, *ADAM) for stage in STAGES} == {formulas.replicated_states_bytes(n, *ADAM)}
+        assert {stage(n, 1, *ADAM) for stage in STAGES} == {formulas.training_states_bytes(n, 16, 16, 32, 32)}
 
 
 def test_torchtitan_saved_what_the_shares_say():
@@ -78,12 +78,10 @@ def test_a_layer_keeps_what_its_paper_says(name):
     sbh, scores = 2048 * batch * hidden, 5 * heads * 2048 / hidden
     sizes = batch, 2048, hidden
     cut = [heads, t]
-    assert formulas.gpt_activation_bytes(*sizes, heads) == pytest.approx(sbh * (34 + scores), rel=1e-15)
     assert formulas.tensor_activation_bytes(*sizes, *cut) == pytest.approx(sbh * (10 + 24 / t + scores / t), rel=1e-15)
     assert formulas.sequence_activation_bytes(*sizes, *cut) == pytest.approx(sbh / t * (34 + scores), rel=1e-15)
     assert formulas.tensor_selective_activation_bytes(*sizes, t) == sbh * (10 + 24 / t)
     assert formulas.sequence_selective_activation_bytes(*sizes, t) == sbh * 34 / t
-    assert formulas.recomputed_activation_bytes(*sizes) == 2 * sbh
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -95,15 +93,8 @@ def test_sequence_parallel_and_selective_recompute_save_as_its_paper_draws(name)
     sequence = formulas.sequence_activation_bytes(*sizes, heads, t) / whole
     selective = formulas.tensor_selective_activation_bytes(*sizes, t) / whole
     both = formulas.sequence_selective_activation_bytes(*sizes, t) / whole
-    full = formulas.recomputed_activation_bytes(*sizes) / whole
+    full = formulas.checkpoints_bytes(*sizes, 1, 16) / whole
     assert 0.45 < sequence < 0.68 and 0.45 < selective < 0.68 and both < 0.21 and full < 0.11
-
-
-def test_scores_weigh_as_its_paper_says():
-    """Section 5: 80 for GPT-3, 64 for MT-NLG; computed again, attention saves 70% and 65%."""
-    for heads, hidden, scores, saved in ((96, 12_288, 80, 0.70), (128, 20_480, 64, 0.65)):
-        share = 1 - 34 / (formulas.gpt_activation_bytes(1, 2048, hidden, heads) / (2048 * hidden))
-        assert (round(scores / (34 + scores), 2), round(share, 2)) == (saved, saved)
 
 
 def test_the_first_stage_of_any_pipeline_keeps_as_much_as_one_rank_would():

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from dsmem.config.ranks import RankArchitecture
-from dsmem.footprint.sharding import replicas, tensors
+from dsmem.footprint.parameters import tensors
+from dsmem.footprint.sharding import replicas
 
 ROOT = "root"
 LOSS = ("float32", "log_softmax", "nll_loss", "end of forward")  # outside the model, and so after its forward

@@ -15,7 +15,8 @@ import dsmem
 from dsmem import formulas
 from dsmem.config.ranks import rank_architecture
 from dsmem.config.sharding import Sharding
-from dsmem.footprint.sharding import rank_gradients, rank_parameters, rank_states, tensors
+from dsmem.footprint.parameters import tensors
+from dsmem.footprint.sharding import rank_gradients, rank_parameters, rank_states
 from dsmem.footprint.stored import cache_bytes, weight_bytes
 
 with warnings.catch_warnings():  # its neighbours use torch.jit, which is deprecated

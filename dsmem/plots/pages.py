@@ -39,10 +39,10 @@ def explore_fit(arch: Any, *, gpu: Any = None, overhead_bytes: Any = 0, **contro
     return _explorer("fit", arch, cards, FIT | specs, overhead_bytes)
 
 
-def page_of_footprint(arch: Any, capacity: Any, specs: Mapping[str, Any]) -> PageExplorer:
-    """`explorers.explore_footprint` in the page."""
+def page_of_passes(kind: str, arch: Any, capacity: Any, specs: Mapping[str, Any]) -> PageExplorer:
+    """`explorers.explore_footprint` and `explore_curves` in the page; kind: as in `passes.Pass`."""
     specs = dict(specs)
-    return _explorer("pass", arch, capacity, specs, specs.pop("overhead_bytes", 0))
+    return _explorer(kind, arch, capacity, specs, specs.pop("overhead_bytes", 0))
 
 
 def page_of_weights(models: Mapping[str, Architecture], capacity: Any, specs: Mapping[str, Any]) -> PageExplorer:
@@ -65,8 +65,9 @@ def _explorer(kind, arch, capacity, specs, overhead_bytes):
     models = {each.name: each for each in map(Architecture.of, arch if isinstance(arch, list | tuple) else [arch])}
     if not models:
         raise ValueError("arch=[] names no model; it must be a model or a list of them")
+    seen = ["overhead_bytes"] if kind == "curves" else SEEN
     for name in specs:
-        one_of("field", name, (*Workload.__dataclass_fields__, *SEEN), "a field of Workload")
+        one_of("field", name, (*Workload.__dataclass_fields__, *seen), "a field of Workload")
     cards = capacities(capacity) | {"none": None}
     specs = specs | {"overhead_bytes": overhead_bytes}
     return Pass(kind, models, cards, _knobs(list(models), list(cards), specs)).explorer()

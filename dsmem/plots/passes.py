@@ -20,6 +20,11 @@ WORDS = {
         "sentence": "{model}, {phase} of {batch} × {seq_len} tokens, {weights}, {attention} attention, {logits} "
         "logits: {peak:n} bytes at {instant} ({shares}){verdict}{shown}.",
     },
+    "curves": {
+        "title": TITLE,
+        "sentence": "{model}, {phase} of {batch} × {seq_len} tokens, {weights}, {attention} attention, {logits} "
+        "logits: {peak:n} bytes at {instant} ({shares}){verdict}.",
+    },
     "fit": {
         "title": ["{model} in {weights} {answer}", TITLE[1]],
         "sentence": "{model}, {phase} of {batch} × {seq_len} tokens, weights in {weights}, activations in "
@@ -34,13 +39,14 @@ WORDS = {
         "none": "needs {peak:b}",
     },
 }
-ROW, ROWS = 23, (150, 62)  # points: a row, one bar with its axes, the axes beside rows
+ROW, ROWS, CURVES = 23, (150, 62), 330  # pixels: a row, one bar with its axes, the axes beside rows, curves
 
 
 class Pass:
     """Passes of `models` under `knobs`, against the memory of `cards`: {label: bytes or None}.
 
-    kind: "fit", one bar and an answer; "pass", the instants and the sentence of `plot_footprint`.
+    kind: "fit", one bar and an answer; "pass", the instants and the sentence of `plot_footprint`;
+    "curves", those of `plot_lengths`.
     """
 
     def __init__(self, kind: str, models: Mapping[str, Architecture], cards: Mapping[str, Any], knobs: list[Knob]):
@@ -49,16 +55,20 @@ class Pass:
     def explorer(self) -> PageExplorer:
         """The explorer, with the table of all its states."""
         fixed = [knob for name, knob in self.knobs.items() if name not in (*SEEN, "batch", "seq_len")]
-        table = tabulate(fixed, self.knobs["batch"], self.knobs["seq_len"], FAMILIES, self.rows_of, self.words_of)
+        lengths = self.knobs["seq_len"]
+        if self.kind == "curves":
+            lengths = Knob("seq_len", "fixed", tuple(sorted({*lengths.values, *footprint.LENGTHS.tolist()})))
+        table = tabulate(fixed, self.knobs["batch"], lengths, FAMILIES, self.rows_of, self.words_of)
         rows = max((len({_row(table, place) for place in each[1]}) for each in table["states"]), default=1)
         more = {
             "kind": self.kind,
             "families": looks_of(),
             "usable": [nbytes and str(nbytes) for nbytes in self.cards.values()],
             "hides": [sources.hidden(_hide(value), FAMILIES) for value in self._values("hide")],
-            "heights": [ROWS[0], ROWS[1] + ROW * rows],
+            "heights": [CURVES] * 2 if self.kind == "curves" else [ROWS[0], ROWS[1] + ROW * rows],
             "say": WORDS[self.kind],
         }
+        more |= {"lengths": list(lengths.values)} if self.kind == "curves" else {}
         self.table = table
         return PageExplorer(list(self.knobs.values()), self.show, self.draw, table | more)
 
@@ -87,7 +97,7 @@ class Pass:
         free, apart = values.get("overhead_bytes", 0), sources.hidden(hide, FAMILIES)
         title = footprint.title_of(arch, work, fp, card)
         shown = f"; shown without {', '.join(apart)}" if apart else ""
-        if self.kind == "pass":
+        if self.kind != "fit":
             sentence = footprint.sentence_of(arch, work, fp, card, free, shown)
         else:
             words = dict(values) | self.words_of(values) | {"peak": fp.total_bytes, "instant": fp.peak_instant}
@@ -147,6 +157,9 @@ class Pass:
         """The still picture of these values."""
         arch, work = self._asked(values)
         card, hide = self._card(values), _hide(values.get("hide"))
+        if self.kind == "curves":
+            footprint.plot_lengths(arch, work, capacity=card, ax=ax)
+            return
         if self.kind == "pass" or values.get("every_instant"):
             footprint.plot_footprint(arch, work, capacity=card, hide=hide, ax=ax)
             return

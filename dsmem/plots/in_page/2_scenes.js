@@ -100,6 +100,8 @@ function passScene(m, at, found) {
     })).filter(({ size }) => size > 0n),
     label: "memory" + (without.length ? ` without ${without.map(({ name }) => name).join(", ")}` : ""),
     marks: [peak.total - left],
+    curve: m.data.kind === "curves" ? m.curve(at) : undefined,
+    length: m.knobs.seq_len.numbers[at.seq_len],
   };
 }
 

@@ -221,11 +221,11 @@ def _byte_scale(ax, power):
 
 def title_of(arch, work, fp, capacity):
     """The model, and its peak as a share of each capacity; a title promises nothing about what fits."""
-    shares = "".join(f", {_share(fp.total_bytes / usable)} {label}" for label, usable in capacities(capacity).items())
+    shares = "".join(f", {share_of(fp.total_bytes / usable)} {label}" for label, usable in capacities(capacity).items())
     return f"{arch.name} in {work.weights}", f"peak {format_bytes(fp.total_bytes)} at {fp.peak_instant}{shares}"
 
 
-def _share(ratio):
+def share_of(ratio):
     """A share in per cent, or as a multiple where it would have more than three digits."""
     return f"{ratio:.0%} of" if ratio < 9.995 else f"{ratio:,.0f} times"
 

@@ -32,7 +32,7 @@ TIMES = """([watched, images]) => {
   }).observe(target, { subtree: true, childList: true });
 }"""
 HEAD = "import dsmem, matplotlib.pyplot as plt, ipywidgets\n"
-FIT = 'dsmem.explore_fit("qwen2.5-0.5b", gpu=["T4", "L4"], weights=["fp16", "int8"], attention="fused")'
+FIT = 'dsmem.explore_fit("qwen2.5-0.5b", gpu=["T4", "L4"], count=1, weights=["fp16", "int8"], attention="fused")'
 INTERACT = """
 def draw(batch):
     fp = dsmem.inference_footprint("qwen2.5-0.5b", batch=batch)
@@ -53,7 +53,7 @@ def chromium():
 def explorer():
     cards = {"small": "1 GiB", "T4": dsmem.GPUS["T4"].usable_bytes}
     return dsmem.explore_fit(
-        "qwen2.5-0.5b", gpu=cards, weights=["fp16", "int8"], activations=None, kv_cache=["fp16", "int8"],
+        "qwen2.5-0.5b", gpu=cards, count=1, weights=["fp16", "int8"], activations=None, kv_cache=["fp16", "int8"],
         logits=["all", "last"], attention=["fused", "eager"], batch=(1, 64, 4), seq_len=(128, 4096, 1024),
     )  # fmt: skip
 

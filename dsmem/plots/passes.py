@@ -110,9 +110,7 @@ class Pass:
             words |= {"batch": f"{work.batch:,}", "seq_len": f"{work.seq_len:,}", "shown": shown}
             words |= {"shares": footprint.shares_of(fp)} | self._verdict(values, words, free)
             sentence = fill(WORDS["fit"]["sentence"], words)
-            words["of"] = "".join(
-                f", {footprint.share_of(fp.total_bytes / n)} {words['one']}{g}" for g, n in card.items()
-            )
+            words["of"] = "".join(f", {footprint.share(fp.total_bytes / n)} {words['one']}{g}" for g, n in card.items())
             title = tuple(fill(text, words) for text in WORDS["fit"]["title"])
         rows = {instant: by_family(parts) for instant, parts in fp.instants.items()}
         return Shown(title, sentence, rows, fp.peak_instant, fp.total_bytes)

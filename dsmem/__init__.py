@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = attach(
         "GPUS": "config.hardware",
         "Workload": "config.workload",
         "Training": "config.training",
+        "Sharding": "config.sharding",
         "Footprint": "footprint.instants",
         "inference_footprint": "footprint.inference",
         "training_footprint": "footprint.training",
@@ -33,6 +34,8 @@ __getattr__, __dir__, __all__ = attach(
         "explore_curves": "plots.explorers",
         "explore_weights": "plots.explorers",
         "explore_cache": "plots.explorers",
+        "explore_training": "plots.explorers",
         "explore_settings": "plots.explorers",
+        "explore_fit": "plots.pages",
     },
 )

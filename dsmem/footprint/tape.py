@@ -29,25 +29,30 @@ class Tape:
     """What is alive as a step of training goes on, and each instant of it.
 
     held: {part: bytes} that are alive from the first instant to the last. instants: {name: {part: bytes}}, each after
-    the operator of that name. where: stands before the names, such as "layers.0.". casts: copies of weights that
-    torch.autocast holds until the pass, or the stretch that runs again, is over.
+    the operator of that name. where: stands before the names, such as "layers.0.". operators: those that have run, and
+    calls without arguments, made when backward comes to their place. casts: copies of weights, each with its `where`,
+    that torch.autocast holds until the pass, or the stretch that runs again, is over.
     """
 
     def __init__(self, held: dict[str, Any]):
-        self.alive, self.instants, self.operators, self.where = dict(held), {}, [], ""
+        self.alive = {part: nbytes for part, nbytes in held.items() if some(nbytes)}
+        self.instants, self.operators, self.where = {}, [], ""
         self._again, self._second, self.trained, self.casts = None, False, [], []
 
     def count(self, part: str, nbytes: Any) -> None:
         """`part` grows by so many bytes."""
-        self.alive[part] = self.alive.get(part, 0) + nbytes
+        total = self.alive.get(part, 0) + nbytes
+        if some(total):
+            self.alive[part] = total
+        else:
+            self.alive.pop(part, None)
 
     def note(self, name: str) -> None:
         """The instant `name` is now; of the same name, all but the first are numbered."""
         name, count = self.where + name, 1
         while (f"{name} {count}" if count > 1 else name) in self.instants:
             count += 1
-        name = f"{name} {count}" if count > 1 else name
-        self.instants[name] = {part: nbytes for part, nbytes in self.alive.items() if _some(nbytes)}
+        self.instants[f"{name} {count}" if count > 1 else name] = dict(self.alive)
 
     def make(self, part: str, nbytes: Any, viewed: bool = False) -> Tensor:
         """A new tensor, not yet of an instant: gradients in a rule, and what has none. viewed: as in `Tensor`."""
@@ -130,7 +135,9 @@ class Tape:
         del output, seed
         while self.operators:
             operator = self.operators.pop()
-            if any(grad is not None for grad in operator.grads):
+            if not isinstance(operator, Operator):
+                operator()
+            elif any(grad is not None for grad in operator.grads):
                 self._turn(operator)
 
     def _turn(self, operator):
@@ -247,5 +254,6 @@ class _Sum(NamedTuple):
     whole: Tensor | None
 
 
-def _some(nbytes):
+def some(nbytes: Any) -> Any:
+    """Whether there are any bytes, of an array in any place."""
     return nbytes.any() if hasattr(nbytes, "any") else nbytes

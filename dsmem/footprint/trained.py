@@ -9,17 +9,8 @@ from dsmem import formulas
 from dsmem.config.architecture import Architecture
 from dsmem.config.training import Training
 from dsmem.config.workload import Workload
-from dsmem.footprint.graph import (
-    NARROW,
-    PASSING,
-    Fresh,
-    Parameter,
-    Summed,
-    Tensor,
-    View,
-    gives,
-    passes_on,
-)
+from dsmem.footprint.folding import Folded, kinds
+from dsmem.footprint.graph import NARROW, PASSING, Fresh, Parameter, Summed, Tensor, View, gives, passes_on
 from dsmem.footprint.tape import Tape
 from dsmem.units import dtype_bits
 
@@ -30,6 +21,7 @@ class Trained:
     held: {part: bytes} of what is alive from the first instant to the last. bits: of one number that a product makes.
     stored: of one of the model's own, its weights and the residual stream; under torch.autocast they are FP32.
     tokens: of all sequences. tensors: {name: bytes} of what is trained, in the order in which the pass meets it.
+    folded: which layers run, and what is known of the others.
     """
 
     def __init__(self, arch: Architecture, work: Workload, training: Training, held: dict[str, Any]):
@@ -38,6 +30,7 @@ class Trained:
         self.autocast = training.precision == "autocast" and self.bits < 32
         self.stored = 32 if self.autocast else self.bits
         self.tensors = {}
+        self.folded = Folded(self.t, kinds(arch), self.tensors)
 
     def parameter(self, name: str, elements: Any, uses: int = 1) -> Parameter:
         """A weight of the part of the model that runs now."""
@@ -91,7 +84,7 @@ class Trained:
         out = "weight_casts" if isinstance(x, Parameter) else f"{x.tensor.part}_cast"
         made = self.cast(f"{name} cast", x, out, self.bits)
         if isinstance(x, Parameter) and held:
-            self.t.casts.append(made)
+            self.t.casts.append((self.t.where, made))
         return made
 
     def norm(self, name: str, x: View, out: str, width: int, vectors: int = 1) -> View:

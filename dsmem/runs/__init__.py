@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = attach(
         "explain": "gaps",
         "overhead": "gaps",
         "compare_checkpointing": "checkpointing",
+        "kept_for_backward": "kept",
         "record": "recordings",
         "recorded": "recordings",
         "here": "machine",

@@ -47,6 +47,7 @@ def spread_of(arch: Architecture, work: Workload, training: Training, sharding: 
         and spread.zero == 3,
         f"seq_len={work.seq_len!r} that {spread.tensor} ranks do not divide": spread.sequence_parallel
         and np.any(np.asarray(work.seq_len) % spread.tensor),
+        "precision='autocast'": training.precision == "autocast",
         f"precision='master' with zero={spread.zero}": spread.zero == 3 and training.precision == "master",
     }
     if found := next((what for what, is_so in refused.items() if is_so), None):

@@ -17,7 +17,6 @@ from dsmem.footprint import optimizers
 from dsmem.footprint.parameters import tensors
 from dsmem.units import FLOATS, dtype_bits
 
-
 # --- Bytes of one rank ------------------------------------------------------------------------------------------------
 
 

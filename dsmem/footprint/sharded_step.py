@@ -16,7 +16,7 @@ from dsmem.config.ranks import RankArchitecture
 from dsmem.config.training import Training
 from dsmem.config.workload import Workload
 from dsmem.footprint import taped, taped_gpt
-from dsmem.footprint.tape import PASSING, View
+from dsmem.footprint.graph import PASSING, Operator, View
 from dsmem.footprint.trained import Trained
 
 COLUMNS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "q_b_proj", "kv_b_proj", "gate_proj", "up_proj", "gate_up_proj")
@@ -46,12 +46,8 @@ class RankTrained(Trained):
         if self._parts == 1:
             return self.t.seen(f"{name} all_reduce", x)
         if self._gathered is None:
-            self._gathered = self.t.apply(
-                f"{name} all_gather",
-                [x],
-                {"tokens_gathered": x.nbytes * self._parts},
-                lambda tape, grad, size=x.nbytes: [tape.make(PASSING, size)],
-            )
+            whole = x.nbytes * self._parts
+            self._gathered = self.resized(f"{name} all_gather", x, "tokens_gathered", whole)
         if name == "lm_head":
             gathered, self._gathered = self._gathered, None
             return gathered
@@ -97,14 +93,21 @@ def step(p: RankTrained) -> None:
     p.t.note("end of backward")
 
 
+def received(p: RankTrained) -> View:
+    """What the stage before has sent, and is sent a gradient of."""
+    receive = Operator("receive", [], 1, lambda grad: [])
+    p.t.operators.append(receive)
+    return View(p.t.make("received", p.rows(p.arch.hidden_size)), receive, p.bits)
+
+
 def forward(p: RankTrained) -> View:
     """The stage's layers, with the embedding before them and norm, head and loss after them where it has these."""
     arch, t, table = p.arch, p.t, None
     if arch.first_stage:
         uses = 1 + arch.tie_word_embeddings
-        table = p.parameter("embed_tokens", p.bytes(arch.embedding_rows * arch.hidden_size), uses)
+        table = p.parameter("embed_tokens", arch.embedding_rows * arch.hidden_size, uses)
     shared = p.shared()
-    h = taped.embedding(p, table) if arch.first_stage else View(t.make("received", p.rows(arch.hidden_size)))
+    h = taped.embedding(p, table) if arch.first_stage else received(p)
     if arch.first_stage and arch.learned_positions:
         h = taped_gpt.positions(p, h)
     for index in p.folded.ends:

@@ -1,7 +1,6 @@
 """A training step on one rank of many: FSDP2's and DTensor's ledgers, and what the papers say that a rank keeps."""
 
 import time
-import warnings
 
 import pytest
 from one_rank import rank_of
@@ -11,11 +10,11 @@ from dsmem import Architecture, Sharding, Training, Workload, formulas
 from dsmem.footprint.sharding import rank_gradients, rank_parameters, rank_states
 from dsmem.footprint.training import training_footprint
 from dsmem.memory.ledger import Ledger
+from dsmem.runs.ranks.plan import engine_of
+from dsmem.runs.ranks.step import Job, train
 
-with warnings.catch_warnings():  # torch.distributed.optim uses torch.jit, which is deprecated
-    warnings.simplefilter("ignore", DeprecationWarning)
-    from dsmem.runs.ranks.engines import engine_of
-    from dsmem.runs.ranks.step import Job, train
+# torch.distributed.optim uses torch.jit, which is deprecated
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 
 UNEVEN = TINY | {"vocab_size": 101, "intermediate_size": 90, "num_hidden_layers": 4}
 LARGE = TINY | {"vocab_size": 2000, "num_hidden_layers": 3}
@@ -33,12 +32,21 @@ def phases(config, spread, training, seq_len=8):
     return ledger.phases, training_footprint(arch, work, training, sharding=spread, rank=1).phases
 
 
-@pytest.mark.parametrize("training", [{}, {"checkpointing": "full", "optimizer_kernel": "loop"}], ids=["all", "full"])
-@pytest.mark.parametrize("seq_len", [8, 64])
+FULL = {"checkpointing": "full", "optimizer_kernel": "loop"}
+
+
 @pytest.mark.parametrize(
-    "config",
-    [UNEVEN, LARGE, LARGE | {"tie_word_embeddings": True}, TINY_LATENT, GPT | {"n_layer": 3}],
-    ids=["uneven", "large vocabulary", "tied", "experts", "gpt"],
+    "config, seq_len, training",
+    [
+        (UNEVEN, 8, {}),
+        (UNEVEN, 64, FULL),
+        (LARGE, 8, {}),
+        (LARGE | {"tie_word_embeddings": True}, 8, {}),
+        (TINY_LATENT, 64, {}),
+        (TINY_LATENT, 8, FULL),
+        (GPT | {"n_layer": 3}, 8, {}),
+    ],
+    ids=["uneven", "uneven, again", "large vocabulary", "tied", "experts", "experts, again", "gpt"],
 )
 def test_stage_3_is_fsdp2_phase_by_phase(config, seq_len, training):
     ledger, predicted = phases(config, {"data": 3, "zero": 3}, training, seq_len)

@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = attach(
         "INSTANCES": "config.hardware",
         "Workload": "config.workload",
         "Training": "config.training",
+        "Sharding": "config.sharding",
         "Footprint": "footprint.instants",
         "inference_footprint": "footprint.inference",
         "training_footprint": "footprint.training",
@@ -36,5 +37,6 @@ __getattr__, __dir__, __all__ = attach(
         "explore_weights": "plots.explorers",
         "explore_cache": "plots.explorers",
         "explore_settings": "plots.explorers",
+        "explore_fit": "plots.pages",
     },
 )

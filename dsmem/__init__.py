@@ -26,6 +26,7 @@ __getattr__, __dir__, __all__ = attach(
         "Ledger": "memory.ledger",
         "replay": "memory.replay",
         "fit": "runs.fit",
+        "which": "runs.fit",
         "measure": "runs.run",
         "explain": "runs.gaps",
         "here": "runs.machine",

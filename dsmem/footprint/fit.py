@@ -7,7 +7,7 @@ import functools
 from typing import Any
 
 from dsmem.config.devices import Devices, devices, usable_words
-from dsmem.config.overhead import fits, overhead
+from dsmem.config.overhead import fits, overhead, unknown
 from dsmem.config.workload import Workload
 from dsmem.footprint.asked import Asked
 from dsmem.footprint.remedies import Change, changes
@@ -88,6 +88,11 @@ class Fit:
 
     def _spare(self, asked):
         return self.usable_bytes - asked.total() - sum(most for _, most in self._overhead(asked).values())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What differs from what one may expect, a sentence each."""
+        return (*self.asked.notes, *filter(None, [unknown(self.devices)]))
 
     @property
     def close(self) -> bool:
@@ -219,7 +224,7 @@ class Fit:
             "context_limit": self.context_limit,
             "grows": self.grows,
             "change": self.change.words if self.change else None,
-            "notes": list(asked.notes),
+            "notes": list(self.notes),
             "sentence": self.sentence,
         }
 
@@ -227,10 +232,10 @@ class Fit:
         return self.sentence
 
     def __repr__(self) -> str:
-        return "\n".join([repr(self.table()), *self.asked.notes])
+        return "\n".join([repr(self.table()), *self.notes])
 
     def _repr_html_(self) -> str:
-        return self.table()._repr_html_() + "".join(f"<p>{note}</p>" for note in self.asked.notes)
+        return self.table()._repr_html_() + "".join(f"<p>{note}</p>" for note in self.notes)
 
 
 def _sharding_words(sharding):

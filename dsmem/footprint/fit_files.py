@@ -92,6 +92,6 @@ class FileFit(Fit):
             "needed_bytes": self.needed_bytes,
             "usable_bytes": self.usable_bytes,
             "spare_bytes": self.spare_bytes,
-            "notes": list(self.asked.notes),
+            "notes": list(self.notes),
             "sentence": self.sentence,
         }

@@ -7,7 +7,6 @@ __getattr__, __dir__, __all__ = attach(
     {
         "Run": "run",
         "measure": "run",
-        "fit": "fit",
         "tokens_per_second": "run",
         "explain": "gaps",
         "overhead": "gaps",

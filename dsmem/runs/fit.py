@@ -12,9 +12,11 @@ from dsmem.config.devices import HERE, Devices, devices
 from dsmem.config.families import UnknownFamily
 from dsmem.config.workload import Workload
 from dsmem.footprint import fit as by_formula
+from dsmem.footprint import which as by_format
 from dsmem.footprint.files import has_files
 from dsmem.footprint.fit import Fit
 from dsmem.footprint.fit_files import FileFit
+from dsmem.table import Table
 
 
 def fit(
@@ -51,6 +53,17 @@ def fit(
 
         return Fit(asked_of(model, work, found, sharding, training, fields), found)
     return by_formula.fit(arch, work, found, 1, sharding, training, **fields)
+
+
+def which(gpu: Any = HERE, count: int = 1, **options: Any) -> Table:
+    """Which of R1 and its distilled models runs here? A `Table`, the best that fits first; see `footprint.which`.
+
+    gpu, count: as in `fit`. options: models, formats, and the fields of a workload, as in `footprint.which.which`.
+
+    >>> which("T4").column("model")[0]
+    'deepseek-r1-distill-qwen-14b'
+    """
+    return by_format.which(here(gpu, count), **options)
 
 
 def here(gpu: Any, count: int = 1) -> Devices:

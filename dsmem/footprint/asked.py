@@ -128,7 +128,14 @@ class Asked:
             work = work.changed(kv_cache=work.activations)
         if self.training:
             return training_footprint(self.arch, work, self.training, self.sharding)
-        return inference_footprint(self.arch, work, self.sharding)
+        if self.sharding is None:
+            return inference_footprint(self.arch, work)
+        ranks = (inference_footprint(self.arch, work, self.sharding, rank) for rank in self._ranks())
+        return max(ranks, key=lambda fp: fp.total_bytes)
+
+    def _ranks(self):
+        """The first rank of each stage: all others of it hold as much."""
+        return range(0, self.sharding.ranks, self.sharding.stage_ranks)
 
     def parts(self) -> dict[str, Any]:
         """{part: bytes} of one device at the peak."""

@@ -10,6 +10,7 @@ from dsmem import formulas
 from dsmem.config.architecture import Architecture
 from dsmem.config.devices import Devices, devices, usable_words
 from dsmem.config.overhead import fits, overhead
+from dsmem.config.ranks import rank_architecture
 from dsmem.config.workload import Workload
 from dsmem.footprint.asked import Asked
 from dsmem.footprint.fit import spread
@@ -81,8 +82,8 @@ def vllm(
     """vLLM's pool of KV blocks on a GPU, and the requests that it holds at once.
 
     The pool is what `utilization` of the memory leaves after weights, the pass of its profile run
-    (`max_num_batched_tokens` tokens, logits of the last), context and workspace. model: whatever `Architecture.of`
-    takes. gpu: as in `config.devices.devices`; several are tensor parallel. seq_len: tokens of a request; batch: how
+    (`max_num_batched_tokens` tokens, logits of the last), context, workspace and segments.
+    model: whatever `Architecture.of` takes. gpu: as in `config.devices.devices`; several are tensor parallel. seq_len: tokens of a request; batch: how
     many requests must fit. fields: of a `Workload`, such as weights and kv_cache.
     Raises ValueError for what is not modelled.
 
@@ -96,7 +97,7 @@ def vllm(
         whole_number(name, value)
     profile = {"seq_len": max_num_batched_tokens, "logits": "last", "cache": "none"}
     asked = spread(Asked.of(arch, **profile | fields), found)
-    parts = asked.parts() | {part: most for part, (_, most) in overhead(found, 0).items() if part != "segments"}
+    parts = asked.parts() | {part: most for part, (_, most) in overhead(found, asked.segment_bytes()).items()}
     may = int(utilization * found.usable_bytes)
     pool = max(0, may - sum(parts.values()))
     block = _block_bytes(asked, whole_number("block_size", block_size))
@@ -118,8 +119,6 @@ def _block_bytes(asked, block_size):
     if asked.sharding is None:
         arch = asked.arch
     else:
-        from dsmem.config.ranks import rank_architecture
-
         arch = rank_architecture(asked.arch, asked.sharding)
     return sum(cache_bytes(arch, work).values())
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from dsmem.config.devices import Devices, devices, usable_words
 from dsmem.config.overhead import fits, overhead, unknown
+from dsmem.config.sharding import Sharding
 from dsmem.config.workload import Workload
 from dsmem.footprint.asked import Asked
 from dsmem.footprint.remedies import Change, changes
@@ -51,8 +52,6 @@ def spread(asked: Asked, found: Devices, sharding: Any = None) -> Asked:
     """
     if sharding is None and found.count == 1:
         return asked
-    from dsmem.config.sharding import Sharding
-
     if sharding is None:
         sharding = Sharding(data=found.count, zero=3) if asked.training else Sharding(tensor=found.count)
     sharding = Sharding.of(sharding)

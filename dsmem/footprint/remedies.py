@@ -28,13 +28,19 @@ class Change:
 
 
 def changes(answer: "Fit") -> Iterator[Change]:
-    """The changes that are worth a try, the cheapest first: what costs nothing, then bits, tokens, GPUs, the host.
+    """The changes that are worth a try, the cheapest first: what costs nothing, then bits, tokens, a few GPUs more, the
+    host's memory, several of these at once, many GPUs.
 
     Those that the footprint refuses are left out.
     """
     tried = _of_step if answer.asked.training else _of_pass
-    for make in (tried, _fewer, _more_devices, _experts_on_host, _together):
-        yield from make(answer)
+    count = answer.devices.count
+    yield from tried(answer)
+    yield from _fewer(answer)
+    yield from _more_devices(answer, range(count + 1, 2 * count + 1))
+    yield from _experts_on_host(answer)
+    yield from _together(answer)
+    yield from _more_devices(answer, (2**power for power in range(1, 8) if 2**power > 2 * count))
 
 
 def _of_pass(answer):
@@ -69,11 +75,10 @@ def _fewer(answer):
             yield from _answered(answer, words, lambda n=number, make=make: make(n))
 
 
-def _more_devices(answer):
-    """One device more, or as few more as the model can be cut for."""
-    count = answer.devices.count
-    for more in (count + 1, *(2**k for k in range(1, 8) if 2**k > count + 1)):
-        found = list(_spread(answer, more))
+def _more_devices(answer, counts):
+    """As few devices more as the model can be cut for."""
+    for count in counts:
+        found = list(_spread(answer, count))
         yield from found
         if any(change.answer.fits for change in found):
             return
@@ -86,7 +91,7 @@ def _spread(answer, count):
     try:
         several = answer.devices.several(count)
         yield Change(words, Fit(spread(alone, several), several))
-    except (ValueError, ImportError):
+    except ValueError:
         return
 
 

@@ -7,10 +7,9 @@ room between them. `memory.replay` has the rules in full; this bound needs no pa
 import functools
 from typing import Any
 
-import numpy as np
-
 from dsmem import formulas
 from dsmem.config.architecture import Architecture
+from dsmem.config.ranks import rank_architecture
 from dsmem.config.schemes import PACKED, SCHEMES, packed
 from dsmem.config.workload import EXPERTS, STORED_CACHES, Workload
 from dsmem.units import MIB, dtype_bits
@@ -21,31 +20,30 @@ PASS = 64 * MIB  # for the tensors of a pass, which come and go: seen up to 40 M
 COPIES = 5  # of all parameters in a step: weights, gradients, two moments, one more while a foreach kernel runs
 
 
-def reserved_bytes(nbytes: Any, count: Any) -> Any:
-    """Bytes of the segments that hold `count` tensors of `nbytes` each, which may be arrays.
+def reserved_bytes(nbytes: int, count: int) -> int:
+    """Bytes of the segments that hold `count` tensors of `nbytes` each, and nothing else.
 
     >>> reserved_bytes(25_690_112, 1) // 2**20, reserved_bytes(3_670_016, 6) // 2**20
     (26, 40)
     """
     block = -(-nbytes // BLOCK) * BLOCK
-    if not isinstance(block, np.ndarray):
-        return (
-            _small(block, count) if block <= SMALL else _shared(block, count) if block < ALONE else _alone(block, count)
-        )
-    kinds = [block <= SMALL, block < ALONE]
-    return np.select(kinds, [_small(block, count), _shared(np.maximum(block, SMALL), count)], _alone(block, count))
+    if block >= ALONE:
+        return count * (-(-block // UNIT) * UNIT)
+    segment = UNIT if block <= SMALL else SHARED
+    return -(-count // (segment // block)) * segment
 
 
-def _small(block, count):
-    return -(-count * block // UNIT) * UNIT
+def shared_bytes(nbytes: Any) -> Any:
+    """What one of many equal tensors takes of segments, a number or an array; never less for a larger one.
 
-
-def _shared(block, count):
-    return -(-count // (SHARED // block + (block > SHARED))) * SHARED  # of larger ones nothing is read
-
-
-def _alone(block, count):
-    return count * (-(-block // UNIT) * UNIT)
+    >>> shared_bytes(3_670_016), shared_bytes(4 * 2**20)
+    (4194304, 4194304)
+    """
+    block = -(-nbytes // BLOCK) * BLOCK
+    kinds = (block <= SMALL) * UNIT + (block > SMALL) * (block < ALONE) * SHARED
+    together = kinds // block
+    alone = -(-block // UNIT) * UNIT
+    return (kinds > 0) * -(-kinds // (together + (kinds == 0))) + (kinds == 0) * alone
 
 
 def segment_bytes(arch: Architecture, work: Workload, stored: str, training: bool, sharding: Any) -> Any:
@@ -54,12 +52,14 @@ def segment_bytes(arch: Architecture, work: Workload, stored: str, training: boo
     stored: a format of weights in place of the workload's, or "". training: of a step, which has the parameters
     several times. sharding: of the matrices, else None.
     """
-    weights = _weights_beyond(arch, work.weights, work.activations, work.modules_to_not_convert, stored, sharding)
-    return PASS + (COPIES * weights if training else weights + _cache_beyond(arch, work, sharding))
+    if sharding is not None:
+        arch = rank_architecture(arch, sharding)  # of the first stage
+    weights = _weights_beyond(arch, work.weights, work.activations, work.modules_to_not_convert, stored)
+    return PASS + (COPIES * weights if training else weights + _cache_beyond(arch, work))
 
 
 @functools.lru_cache(maxsize=256)
-def _weights_beyond(arch, weights, activations, kept, stored, sharding):
+def _weights_beyond(arch, weights, activations, kept, stored):
     """What segments add to all matrices of a model."""
     work = Workload(weights=weights, activations=activations, modules_to_not_convert=kept)
     bits, stacks = dtype_bits(activations), arch.expert_stacks()
@@ -72,21 +72,20 @@ def _weights_beyond(arch, weights, activations, kept, stored, sharding):
         whole = name in stacks and (scheme is None or scheme.stacks != "one by one")
         experts = stacks[name][0] if whole else 1  # a layer's are one tensor
         sizes.append((experts * one, copies // experts))
-    cut = getattr(sharding, "tensor", 1) * getattr(sharding, "expert", 1)
-    return sum(reserved_bytes(-(-size // cut), count) - count * -(-size // cut) for size, count in sizes)
+    return sum(reserved_bytes(size, count) - count * size for size, count in sizes)
 
 
-def _cache_beyond(arch, work, sharding):
+def _cache_beyond(arch, work):
     """What they add to the cache, a tensor for each layer and kind of rows."""
     if work.cache == "none":
         return 0
     bits = 8 if work.kv_cache in STORED_CACHES else dtype_bits(work.kv_cache)
-    cut = 1 if arch.latent else getattr(sharding, "tensor", 1)
     beyond = 0
     for name, (heads, width) in arch.cache_rows(work.mla_cache).items():
         for slide in (False, True):
             tokens, layers = arch.kept_tokens(slide, work.cache_len), arch.layers_caching(name, slide)
+            tokens = formulas.paged_tokens(tokens, work.block_size if work.cache == "paged" else 1)
             if layers:
-                size = formulas.cache_rows_bytes(work.batch, tokens, -(-heads // cut), width, bits)
-                beyond = beyond + reserved_bytes(size, layers) - layers * size
+                size = formulas.cache_rows_bytes(work.batch, tokens, heads, width, bits)
+                beyond = beyond + layers * (shared_bytes(size) - size)
     return beyond

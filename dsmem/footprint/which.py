@@ -21,7 +21,8 @@ def which(
 
     gpu, count: as in `fit`. models: whatever `Architecture.of` takes, by default R1 and its distilled models.
     fields: those of a workload, as in `fit`; by default 4,096 tokens and the last logits. A model that fits in none
-    has its smallest format, and what is missing. Raises ValueError where nothing is known of a model in any format.
+    has its smallest format, and what is missing; bytes are those of one device.
+    Raises ValueError where nothing is known of a model in any format.
 
     >>> which("RTX 4090").column("model")[0]
     'deepseek-r1-distill-qwen-32b'
@@ -33,20 +34,28 @@ def which(
     answers.sort(key=lambda answer: not answer.fits)  # the larger first, as before
     rows = [_row(answer) for answer in answers]
     columns = {"model": None, "weights": None, "fits": None, "needed": format_bytes, "spare": format_bytes}
-    return Table(columns | {"longest context": ",", "largest batch": ","}, rows, _title(answers, found, asked))
+    columns |= {"longest context": ",", "largest batch": ",", "GPUs": ","}
+    return Table(columns, rows, _title(answers, found, asked))
 
 
 def best(arch: Architecture, found: Any, formats: tuple[str, ...], asked: dict[str, Any]) -> Fit:
-    """The `Fit` of a model in the first format that fits, else in the one that misses least."""
-    answers, refused = [], None
-    for weights in formats:
-        try:
-            answers.append(fit(arch, None, found, weights=weights, **asked))
-        except ValueError as error:
-            refused = error
-            continue
-        if answers[-1].fits:
-            return answers[-1]
+    """The `Fit` of a model in the first format that fits, else in the one that misses least.
+
+    On fewer devices, half of them and so on, where the model cannot be cut for all of them.
+    """
+    answers, refused, count = [], None, found.count
+    while count and not answers:
+        for weights in formats:
+            try:
+                answers.append(
+                    fit(arch, None, found if count == found.count else found.several(count), **asked, weights=weights)
+                )
+            except ValueError as error:
+                refused = error
+                continue
+            if answers[-1].fits:
+                return answers[-1]
+        count //= 2
     if not answers:
         raise refused or ValueError(f"formats={formats!r} names none; it must name at least one")
     return max(answers, key=lambda answer: answer.spare_bytes)
@@ -55,7 +64,8 @@ def best(arch: Architecture, found: Any, formats: tuple[str, ...], asked: dict[s
 def _row(answer):
     verdict = "yes" if answer.fits else "close" if answer.close else "no"
     room = (answer.longest_context, answer.largest_batch) if answer.fits else (None, None)
-    return answer.asked.name, answer.asked.weights_words, verdict, answer.needed_bytes, answer.spare_bytes, *room
+    number = answer.needed_bytes, answer.spare_bytes
+    return answer.asked.name, answer.asked.weights_words, verdict, *number, *room, answer.devices.count
 
 
 def _title(answers, found, asked):

@@ -67,7 +67,10 @@ def training_footprint(
     arch: whatever `Architecture.of` takes. work: a `Workload` or its fields as keywords, a prefill; without a format of
     weights it is BF16. training: as in `Training.of`, or its fields as keywords beside those of the workload. sharding:
     None; one device is all that is modelled. Gradients are None before the step, and the optimizer has its states.
-    Raises ValueError, one sentence, for what is not modelled. Left out: allocator rounding, workspaces, the context.
+    With precision="autocast" the residual stream and the norms are FP32, and products make casts of what they take: of
+    weights these are there from their first use to the end of forward, or of the layer that runs again.
+    Raises ValueError, one sentence, for what is not modelled. Left out: allocator rounding, workspaces, the context, a
+    GradScaler's few numbers.
 
     >>> fp = training_footprint("qwen2.5-0.5b", seq_len=1024, optimizer_kernel="fused")
     >>> fp.peak_phase, max(fp.at("backward"), key=fp.at("backward").get)
@@ -79,11 +82,12 @@ def training_footprint(
     work = training.workload(work, **fields)
     _check(arch, work, training, sharding)
     check_range(work, lambda largest: training_footprint(arch, largest, training).total_bytes)
-    held = {name: size for name, size in resident(arch, work).items() if name not in NOT_HELD}
-    tensors = trained_tensors(arch, work, training)
-    p = Trained(arch, work, training, held | optimizers.states(training, tensors, dtype_bits(work.activations)))
+    kept = work.changed(weights=training.parameters(work), activations=None)
+    held = {name: size for name, size in resident(arch, kept).items() if name not in NOT_HELD}
+    tensors, bits = trained_tensors(arch, work, training), dtype_bits(kept.activations)
+    p = Trained(arch, work, training, held | optimizers.states(training, tensors, bits))
     taped.all_of(p)
-    steps = optimizers.instants(training, tensors, p.bits)
+    steps = optimizers.instants(training, tensors, bits)
     few = {tuple(parts.items()): name for name, parts in reversed(steps.items())}  # of equal ones the first
     few = {name: steps[name] for name in steps if name in few.values()}
     return TrainingFootprint(
@@ -124,9 +128,9 @@ def _check(arch, work, training, sharding):
         f"sharding={sharding!r}": sharding is not None,
         f"seq_len={work.seq_len!r}": np.any(np.asarray(work.seq_len) < 2),
         f"eager attention of batches {work.batch!r} at once": work.attention == "eager" and _mixed(work.batch),
-        f"precision={training.precision!r}": training.precision == "autocast",
         f"gradients={training.gradients!r}": training.gradients not in (None, work.activations),
-        "precision='master' of FP32 weights": training.precision == "master" and work.activations == "fp32",
+        f"precision={training.precision!r} of FP32 weights": training.precision != "pure"
+        and work.activations == "fp32",
         f"attention={work.attention!r}": work.attention not in ("fused", "expanded", "eager", "auto"),
         f"lora_rank={training.lora_rank!r}": training.lora_rank is not None,
         f"loss_chunk={training.loss_chunk!r}": training.loss_chunk is not None,

@@ -69,12 +69,14 @@ def explore_footprint(
     not a widget. Raises ValueError, one sentence, for anything else.
     """
     if page:
-        return pages.page_of_footprint(arch, capacity, {"hide": ["nothing", "weights"]} | CONTROLS | controls)
+        return pages.page_of_passes("pass", arch, capacity, {"hide": ["nothing", "weights"]} | CONTROLS | controls)
     return _of_workload(FootprintPicture, arch, capacity, {"hide": ["nothing", "weights"]} | controls)
 
 
-def explore_curves(arch: Any, *, capacity: Any = None, **controls: Any) -> Explorer:
+def explore_curves(arch: Any, *, capacity: Any = None, page: bool = False, **controls: Any) -> Explorer | PageExplorer:
     """`plot_lengths` under sliders: the peak against the sequence length; arguments as in `explore_footprint`."""
+    if page:
+        return pages.page_of_passes("curves", arch, capacity, CONTROLS | controls)
     return _of_workload(LengthsPicture, arch, capacity, controls)
 
 

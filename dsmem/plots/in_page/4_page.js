@@ -32,6 +32,7 @@ function start(root) {
 function build(root, m, own) {
   const parts = { inputs: {}, width: 0 };
   const live = root.querySelector(".dsmem-live");
+  live.dataset.kind = m.data.kind;
   const panel = live.appendChild(element("div", { class: "dsmem-knobs", role: "group", "aria-label": "controls" }));
   for (const knob of m.data.knobs) if (knob.kind !== "fixed") panel.append(control(knob, parts));
   parts.title = live.appendChild(element("p", { class: "dsmem-title" }));

@@ -78,7 +78,7 @@ function drawBars(shown, width, height, left, looks) {
   shown.rows.forEach((row, number) => {
     const [y, tall] = [top + step * (number + 0.13), step * 0.74];
     let end = 0n;
-    row.parts.forEach((n, k) => {
+    [...row.parts, row.beside ?? 0n].forEach((n, k) => {
       if (shown.hidden[k] || !n) return;
       const start = x(end);
       end += n;

@@ -115,7 +115,11 @@ function paint(parts, m, shown, looks) {
   parts.title.replaceChildren(...shown.title.flatMap((words, k) => (k ? [element("br"), words] : [words])));
   parts.words.textContent = shown.sentence;
   parts.amounts.forEach((amount, k) => {
-    const n = shown.peak.parts[k];
+    const n = k < shown.peak.parts.length ? shown.peak.parts[k] : shown.beside;
+    if (k === shown.peak.parts.length) {
+      amount.textContent = n ? `at most ${formatBytes(n)}` : "–";
+      return;
+    }
     const words = shown.hidden[k] ? "left out" : `${formatBytes(n)} · ${percent(Number(n) / Number(shown.peak.total), 1)}`;
     amount.textContent = n ? words : "–";
   });

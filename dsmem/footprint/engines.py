@@ -83,8 +83,8 @@ def vllm(
 
     The pool is what `utilization` of the memory leaves after weights, the pass of its profile run
     (`max_num_batched_tokens` tokens, logits of the last), context, workspace and segments.
-    model: whatever `Architecture.of` takes. gpu: as in `config.devices.devices`; several are tensor parallel. seq_len: tokens of a request; batch: how
-    many requests must fit. fields: of a `Workload`, such as weights and kv_cache.
+    model: whatever `Architecture.of` takes. gpu: as in `config.devices.devices`; several are tensor parallel.
+    seq_len: tokens of a request; batch: how many requests must fit. fields: of a `Workload`, such as weights.
     Raises ValueError for what is not modelled.
 
     >>> vllm("deepseek-r1-distill-qwen-14b", "A100 80 GB", seq_len=8192).numbers["requests"]

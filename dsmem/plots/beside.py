@@ -12,8 +12,6 @@ from dsmem.config.workload import Workload
 from dsmem.footprint.segments import ALONE, BLOCK, SHARED, SMALL, UNIT, segment_bytes
 from dsmem.units import dtype_bits
 
-LOOK = {"name": "beside tensors", "face": "#ffffff", "edge": "#717581", "hatch": "/", "dash": ""}
-
 
 def most(label: str, usable: int, arch: Architecture, work: Workload, sharding: Any) -> int:
     """Bytes of context, workspaces and segments, at most, of a GPU of that label with so many usable bytes."""

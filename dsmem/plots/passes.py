@@ -42,6 +42,7 @@ WORDS = {
         "none": "needs {peak:b}",
     },
 }
+BESIDE = "beside_tensors"
 ONE = {"several": "", "each": "", "one": ""}
 ROW, ROWS, CURVES = 23, (150, 62), 330  # pixels: a row, one bar with its axes, the axes beside rows, curves
 
@@ -66,7 +67,7 @@ class Pass:
         rows = max((len({_row(table, place) for place in each[1]}) for each in table["states"]), default=1)
         more = {
             "kind": self.kind,
-            "families": looks_of() + [beside.LOOK] * (self.kind == "fit"),
+            "families": looks_of(dict.fromkeys(FAMILIES) | ({"beside tensors": BESIDE} if self.kind == "fit" else {})),
             "usable": [nbytes and str(nbytes) for nbytes in self.cards.values()],
             "hides": [sources.hidden(_hide(value), FAMILIES) for value in self._values("hide")],
             "free": [None if n is None else str(n) for n in self._values("overhead_bytes")],
@@ -182,11 +183,12 @@ class Pass:
         if self.kind == "pass":
             footprint.plot_footprint(arch, work, capacity=card, hide=hide, ax=ax)
             return
-        fp, title = inference_footprint(arch, work, sharding), ": ".join(self.show(values).title)
+        fp, title = inference_footprint(arch, work, sharding), "; ".join(self.show(values).title)
         if values.get("every_instant"):
             memory.plot_instants(fp, capacity=card, hide=hide, by="family", ax=ax, title=title)
             return
-        memory.plot_stack({fp.peak_instant: by_family(fp.parts)}, capacity=card, hide=hide, ax=ax, title=title)
+        parts = by_family(fp.parts) | ({BESIDE: self._beside(values)} if card else {})
+        memory.plot_stack({fp.peak_instant: parts}, capacity=card, hide=hide, ax=ax, title=title)
 
 
 def _sharding(chosen):

@@ -117,7 +117,7 @@ function paint(parts, m, shown, looks) {
   parts.amounts.forEach((amount, k) => {
     const n = k < shown.peak.parts.length ? shown.peak.parts[k] : shown.beside;
     if (k === shown.peak.parts.length) {
-      amount.textContent = n ? `at most ${formatBytes(n)}` : "–";
+      amount.textContent = n ? `≤ ${formatBytes(n)}` : "–";
       return;
     }
     const words = shown.hidden[k] ? "left out" : `${formatBytes(n)} · ${percent(Number(n) / Number(shown.peak.total), 1)}`;

@@ -130,5 +130,28 @@ class Training:
         """The format of what the optimizer steps: the parameters, or their master copy."""
         return "fp32" if self.precision == "master" else self.parameters(work)
 
+    def words(self, work: Workload) -> str:
+        """How a step trains, in words.
+
+        >>> Training(precision="autocast", checkpointing="full").words(Workload(weights="bf16"))
+        'adamw (foreach), fp32 parameters under bf16 autocast, full checkpointing'
+        >>> Training("sgd", lora_rank=8).words(Workload(weights="bf16"))
+        'sgd (foreach), frozen bf16 weights, LoRA of rank 8'
+        """
+        own = self.optimizer in ("adamw", "sgd", "adafactor", "muon")
+        name = self.optimizer.replace("none", "no optimizer")
+        precision = {
+            "pure": f"all in {work.activations}",
+            "autocast": f"{self.parameters(work)} parameters under {work.activations} autocast",
+            "master": f"{work.activations} with a {self.stepped(work)} master copy",
+        }
+        frozen = self.lora_rank is not None
+        said = [f"{name} ({self.optimizer_kernel})" if own else name]
+        said.append(f"frozen {work.weights} weights" if frozen else precision[self.precision])
+        said += [f"{self.checkpointing} checkpointing"] if self.checkpointing != "none" else []
+        said += [f"LoRA of rank {self.lora_rank}"] if frozen else []
+        said += [f"loss in chunks of {self.loss_chunk}"] if self.loss_chunk is not None else []
+        return ", ".join(said + (["step in backward"] if self.step_in_backward else []))
+
     def _settle(self, name, value):
         object.__setattr__(self, name, value)

@@ -61,6 +61,16 @@ class Folded:
             yield
             t.operators.append(lambda: begin.append(self._place()))
 
+    def let_casts_go(self) -> None:
+        """The end of torch.autocast: what it held of weights is gone, of layers that did not run as well."""
+        for first, last in self.stretches:
+            before = dict(self.tape.alive)
+            self.tape.casts = [(where, cast) for where, cast in self.tape.casts if where != f"layers.{first}."]
+            for part in before:
+                gone = before[part] - self.tape.alive.get(part, 0)
+                self.tape.count(part, -max(last - first - 1, 0) * gone)
+        self.tape.casts = []
+
     def instants(self) -> dict[str, dict[str, Any]]:
         """{instant: {part: bytes}} of all layers, in the order of the step."""
         listed, found, at = list(self.tape.instants.items()), [], 0

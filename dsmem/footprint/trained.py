@@ -10,14 +10,16 @@ from dsmem.config.architecture import Architecture
 from dsmem.config.training import Training
 from dsmem.config.workload import Workload
 from dsmem.footprint.folding import Folded, kinds
-from dsmem.footprint.tape import PASSING, Parameter, Summed, Tape, Tensor, View, gives, passes_on, passes_on_twice
+from dsmem.footprint.graph import NARROW, PASSING, Fresh, Parameter, Summed, Tensor, View, gives, passes_on
+from dsmem.footprint.tape import Tape
 from dsmem.units import dtype_bits
 
 
 class Trained:
     """A step of training `arch`: its operators write on the tape `t`.
 
-    held: {part: bytes} of what is alive from the first instant to the last. bits: of one element of an activation.
+    held: {part: bytes} of what is alive from the first instant to the last. bits: of one number that a product makes.
+    stored: of one of the model's own, its weights and the residual stream; under torch.autocast they are FP32.
     tokens: of all sequences. tensors: {name: bytes} of what is trained, in the order in which the pass meets it.
     folded: which layers run, and what is known of the others.
     """
@@ -25,42 +27,65 @@ class Trained:
     def __init__(self, arch: Architecture, work: Workload, training: Training, held: dict[str, Any]):
         self.arch, self.work, self.training, self.t = arch, work, training, Tape(held)
         self.bits, self.tokens = dtype_bits(work.activations), work.batch * work.seq_len
+        self.autocast = training.precision == "autocast" and self.bits < 32
+        self.stored = 32 if self.autocast else self.bits
         self.tensors = {}
         self.folded = Folded(self.t, kinds(arch), self.tensors)
 
-    def parameter(self, name: str, nbytes: Any, uses: int = 1) -> Parameter:
-        """A trained weight of the part of the model that runs now."""
+    def parameter(self, name: str, elements: Any, uses: int = 1) -> Parameter:
+        """A weight of the part of the model that runs now."""
+        nbytes = self.bytes(elements)
         self.tensors.setdefault(self.t.where.removeprefix("again ") + name, nbytes)
-        return Parameter(name, nbytes, uses)
+        return Parameter(name, nbytes, self.stored, uses)
 
-    def bytes(self, elements: Any) -> Any:
-        """Bytes of so many elements in the format of activations."""
-        return formulas.tensor_bytes(elements, self.bits)
+    def bytes(self, elements: Any, bits: int | None = None) -> Any:
+        """Bytes of so many elements, by default in the model's own format."""
+        return formulas.tensor_bytes(elements, bits or self.stored)
 
-    def rows(self, width: Any) -> Any:
-        """Bytes of `width` elements for every token."""
-        return self.bytes(self.tokens * width)
+    def rows(self, width: Any, bits: int | None = None) -> Any:
+        """Bytes of `width` elements for every token, likewise."""
+        return self.bytes(self.tokens * width, bits)
 
     def linear(self, name: str, x: View, out: str, weight: Parameter | None = None) -> View:
-        """A linear layer: keeps its input."""
+        """A linear layer: keeps its input where the weight learns, and the weight where the input does."""
         n_in, n_out, bias = self.arch.linears()[name]
         return self.product(name, x, out, n_in, n_out, bias, weight)
 
     def product(
-        self, name: str, x: View, out: str, n_in: int, n_out: int, bias: bool = False, weight: Parameter | None = None
+        self,
+        name: str,
+        x: View,
+        out: str,
+        n_in: int,
+        n_out: int,
+        bias: bool = False,
+        weight: "Parameter | View | None" = None,
+        flat: bool = False,
     ) -> View:
-        """The same by its sizes; weight: where it has another use, too."""
-        weight = weight or self.parameter(name, self.bytes(n_in * n_out))
-        of_bias = self.bytes(n_out)
-        inputs = [x, weight] + ([self.parameter(f"{name}.bias", of_bias)] if bias else [])
-        size = self.rows(n_in)
+        """The same by its sizes; weight: where it has another use, too. flat: whether `x` has rows and no sequences."""
+        weight = weight or self.parameter(name, n_in * n_out)
+        added = [self.lowered(self.parameter(f"{name}.bias", n_out), f"{name}.bias")] if bias else []
+        weight = self.lowered(weight, f"{name}.weight")  # in this order, the last argument first
+        x = self.lowered(x, f"{name}.input")
+        part = NARROW if weight.bits < self.stored else PASSING
+        given = [Fresh(x.nbytes, viewed=not flat), Fresh(weight.nbytes, part, viewed=True)] + [
+            Summed(b.nbytes, part) for b in added
+        ]
+        made = {out: self.rows(n_out, x.bits)}
+        return self.t.apply(name, [x, weight, *added], made, lambda grad: given, [(x, 1), (weight, 0)])
 
-        def rule(tape, grad):
-            of_weight = tape.make(PASSING, weight.nbytes)
-            given = [tape.make(PASSING, size, viewed=True), of_weight]
-            return given + ([Summed(of_bias)] if bias else [])
+    def lowered(self, x: "View | Parameter", name: str, held: bool = True) -> "View | Parameter":
+        """What torch.autocast hands to a product: a copy in its format.
 
-        return self.t.apply(name, inputs, {out: self.rows(n_out)}, rule, [x, None])
+        held: whether it holds that of a weight until the pass is over, as it does for products of its own.
+        """
+        if not self.autocast:
+            return x
+        out = "weight_casts" if isinstance(x, Parameter) else f"{x.tensor.part}_cast"
+        made = self.cast(f"{name} cast", x, out, self.bits)
+        if isinstance(x, Parameter) and held:
+            self.t.casts.append((self.t.where, made))
+        return made
 
     def norm(self, name: str, x: View, out: str, width: int, vectors: int = 1) -> View:
         """`layers.RMSNorm`: keeps its input and one float32 for each of `vectors` a token."""
@@ -75,28 +100,41 @@ class Trained:
 
     def _normed(self, name, x, made, width, statistics):
         names = [name, f"{name}.bias"][:statistics]
-        weights = [self.parameter(each, self.bytes(width)) for each in names]
+        weights = [self.cast(f"{each} cast", self.parameter(each, width), "weight_casts", x.bits) for each in names]
         rule = gives(x.nbytes, *[weight.nbytes for weight in weights])
-        keep = [x, None, *range(1, 1 + statistics)]
+        keep = [x, weights[0], *range(1, 1 + statistics)]
         return self.t.apply(name, [x, *weights], made, rule, keep, late=True)[0]
 
-    def like(self, name: str, x: View, out: str, keep: list = (), late: bool = False, **beside: Any) -> View:
-        """An operator whose output is as large as its input, and so is the gradient; `beside`: as in `Tape.apply`."""
-        rule = gives(x.nbytes, *beside.values())
-        return self.t.apply(name, [x], {out: x.nbytes}, rule, keep, late, beside)
+    def like(self, name: str, x: View, out: str, keep: list = (), late: bool = False) -> View:
+        """An operator whose output is as large as its input, and so is the gradient."""
+        return self.t.apply(name, [x], {out: x.nbytes}, gives(x.nbytes), keep, late)
 
     def activated(self, name: str, x: View, out: str) -> View:
         """SiLU or GELU keep their input, ReLU and the sigmoid what they give."""
         result = name.endswith(("relu", "sigmoid"))
         return self.like(name, x, out, [0] if result else [x], late=result)
 
-    def cast(self, name: str, x: View, out: str, elements: Any, bits: int, grad: str = PASSING) -> View:
-        """`x` in another format, or `x` itself where it has that already; keeps nothing. grad: its gradient's part."""
-        if bits == self.bits:
+    def rotated(self, name: str, x: View, out: str, angles: list) -> View:
+        """`rotary.rotate`: as wide as the tables of angles; the gradient is turned back as wide, then cast."""
+        size = x.nbytes * self.stored // x.bits
+        rule = gives(x.nbytes, *([size] if x.bits < self.stored else []))
+        return self.t.apply(name, [x], {out: size}, rule, angles, late=True, bits=self.stored)
+
+    def rotated_part(self, name: str, x: View, out: str, angles: list, part: int, whole: int) -> View:
+        """`rotary.rotate_part`, of `part` of each `whole` numbers: a copy, or in place where nothing learns."""
+        beside = {f"{out}_rotated": x.nbytes * self.stored // x.bits // whole * part}
+        if not x.learns:
+            self.t.glimpse(name, **beside)
             return x
+        return self.t.apply(name, [x], {out: x.nbytes}, gives(x.nbytes, *beside.values()), angles, True, beside)
+
+    def cast(self, name: str, x: "View | Parameter", out: str, bits: int, grad: str = PASSING) -> "View | Parameter":
+        """`x` in another format, or `x` itself where it has that already; keeps nothing. grad: its gradient's part."""
+        if bits == x.bits:
+            return x
+        made = {out: x.nbytes * bits // x.bits}
         size = x.nbytes
-        made = {out: formulas.tensor_bytes(elements, bits)}
-        return self.t.apply(name, [x], made, lambda tape, _: [tape.make(grad, size)])
+        return self.t.apply(name, [x], made, lambda _: [Fresh(size, grad)], bits=bits)
 
     def copied(self, name: str, x: View, out: str) -> View:
         """A copy in another layout, whose gradient is the same tensor."""
@@ -107,37 +145,40 @@ class Trained:
         return self.t.apply(name, [x], {out: nbytes}, gives(x.nbytes))
 
     def times(self, name: str, a: View, b: View, out: str) -> View:
-        """A product of two tensors that are alike: keeps both factors."""
-        return self.t.apply(name, [a, b], {out: a.nbytes}, gives(a.nbytes, b.nbytes), [a, b])
+        """A product of two tensors that are alike: keeps of each what the other's gradient needs."""
+        return self.t.apply(name, [a, b], {out: a.nbytes}, gives(a.nbytes, b.nbytes), [(a, 1), (b, 0)])
 
     def scaled(self, name: str, x: View, gate: View, out: str) -> View:
         """The same with one number a token, whose gradient is made in the size of `x` and summed up."""
         size, narrow = x.nbytes, gate.nbytes
-
-        def rule(tape, grad):
-            first = tape.make(PASSING, size)
-            return [
-                first,
-                Summed(narrow, tape.make(PASSING, size)) if self.arch.hidden_size > 1 else tape.make(PASSING, narrow),
-            ]
-
-        return self.t.apply(name, [x, gate], {out: size}, rule, [x, gate])
+        of_gate = Summed(narrow, whole=size) if self.arch.hidden_size > 1 else Fresh(narrow)
+        return self.t.apply(name, [x, gate], {out: size}, lambda _: [Fresh(size), of_gate], [(x, 1), (gate, 0)])
 
     def plus(self, name: str, a: View, b: View, out: str) -> View:
-        """A sum keeps nothing, and both addends have its gradient."""
-        return self.t.apply(name, [a, b], {out: a.nbytes}, passes_on_twice)
+        """A sum, as wide as the wider addend, keeps nothing; both have its gradient, the narrower a cast of it."""
+        bits = max(a.bits, b.bits)
+        sizes = [(x.nbytes, x.bits) for x in (a, b)]
+
+        def rule(grad):
+            return [grad if own == bits else Fresh(size) for size, own in sizes]
+
+        return self.t.apply(name, [a, b], {out: a.nbytes * bits // a.bits}, rule, bits=bits)
 
     def dropped(self, name: str, x: View, out: str) -> View:
         """`layers.drop`: keeps a mask of one byte each; nothing where no dropout is asked for."""
         if not (self.training.dropout and self.arch.gpt_block):
             return x
-        made = {out: x.nbytes, "dropout_mask": x.nbytes * 8 // self.bits}
+        made = {out: x.nbytes, "dropout_mask": x.nbytes * 8 // x.bits}
         return self.t.apply(name, [x], made, gives(x.nbytes), [1], late=True)[0]
 
     def attended(self, q: View, k: View, v: View, mask: Tensor | None) -> View:
         """Attention as the workload asks for it; with selective checkpointing it runs again in backward."""
         run = functools.partial(self.eager, mask) if self.work.attention == "eager" else self.fused
         return self.t.again(run, q, k, v) if self.training.checkpointing == "selective" else run(q, k, v)
+
+    def autocasted(self, *tensors: View) -> list[View]:
+        """`layers.autocasted`, before operators of ours, which torch.autocast does not know."""
+        return [self.lowered(x, f"attention.{x.tensor.part}") for x in tensors]
 
     def by_head(self, x: View, groups: int = 1) -> View:
         """`layers.repeat_heads`: a copy, head by head, `groups` of each; gradients of a group are added up."""
@@ -154,30 +195,47 @@ class Trained:
         return x if in_order or heads == 1 else self.t.seen(f"split_{x.tensor.part}", x)
 
     def eager(self, mask: Tensor, q: View, k: View, v: View) -> View:
-        """`layers.eager_attention` of queries, keys and values that lie head by head: keeps the softmax's result.
+        """`layers.eager_attention` of queries, keys and values that lie head by head.
 
         Left out: a GPU's softmax makes one more tensor of the scores' size in backward.
         """
         arch = self.arch
-        size = self.bytes(self.tokens * self.work.seq_len * arch.num_attention_heads)
-        out = self.rows(arch.num_attention_heads * arch.value_head_dim)
-
-        scores = self.t.apply("scores", [q, k], {"scores": size}, gives(q.nbytes, k.nbytes), [q, k])
-        scores = self.t.inside("scale", scores)
-        scores = self.t.inside("hide_future", scores, [mask])
-        weights = self.like("softmax", scores, "attention_weights", [0], late=True)
+        out = self.rows(arch.num_attention_heads * arch.value_head_dim, self.bits)
+        scores = self.scores(mask, q, k)
+        weights = self.softmax(scores)
         del scores
         weights = self.dropped("drop_weights", weights, "attention_weights")
-        rule = gives(size, v.nbytes)
-        mixed = self.t.apply("mix_values", [weights, v], {"attention_mixed": out}, rule, [weights, v])
+        rule = gives(weights.nbytes, v.nbytes)
+        mixed = self.t.apply("mix_values", [weights, v], {"attention_mixed": out}, rule, [(weights, 1), (v, 0)])
         if arch.num_attention_heads > 1 and np.all(np.asarray(self.work.batch) > 1):
             mixed = self.t.seen("heads_together", mixed)
         return self.copied("merge_heads", mixed, "attention_out")
 
+    def scores(self, mask: Tensor, q: View, k: View) -> View:
+        """Of every query and key, scaled, and hidden where a key lies in the future."""
+        k = self.lowered(k, "scores.key")
+        q = self.lowered(q, "scores.query")
+        size = self.bytes(self.tokens * self.work.seq_len * self.arch.num_attention_heads, self.bits)
+        scores = self.t.apply("scores", [q, k], {"scores": size}, gives(q.nbytes, k.nbytes), [(q, 1), (k, 0)])
+        return self.t.inside("hide_future", self.t.inside("scale", scores), [mask])
+
+    def softmax(self, scores: View) -> View:
+        """`softmax.softmax`: keeps its result; under torch.autocast that is FP32, and rounded after."""
+        if not self.autocast:
+            return self.like("softmax", scores, "attention_weights", [0], late=True)
+        wide = scores.nbytes * 32 // scores.bits
+        if self.work.activations == "fp16":  # one kernel reads FP16 and writes FP32
+            made = {"attention_weights_float32": wide}
+            weights = self.t.apply("softmax", [scores], made, gives(scores.nbytes), [0], late=True, bits=32)
+        else:
+            weights = self.cast("scores.float32", scores, "scores_float32", 32)
+            weights = self.like("softmax", weights, "attention_weights_float32", [0], late=True)
+        return self.cast("round_weights", weights, "attention_weights", scores.bits)
+
     def fused(self, q: View, k: View, v: View) -> View:
         """`operators.attention`: keeps queries, keys, values, what it gives and one float32 a row."""
         rows = formulas.logsumexp_bytes(self.work.batch, self.work.seq_len, self.arch.num_attention_heads)
-        rule = gives(q.nbytes, k.nbytes, v.nbytes)
+        rule = gives(q.nbytes, k.nbytes, v.nbytes, always=True)
         made = {"attention_out": q.nbytes, "logsumexp": rows}
         return self.t.apply("attention", [q, k, v], made, rule, [q, k, v, 0, 1], late=True)[0]
 

@@ -246,7 +246,9 @@ def _widener(master):
 @contextlib.contextmanager
 def _known_numbers(parameters) -> Iterator[None]:
     """Within a fake model's mode, and with 1 for every number that an optimizer asks of a tensor without values."""
-    fake = next((parameter for parameter in parameters if isinstance(parameter, FakeTensor)), None)
+    # of one that is cut over ranks, this rank's part
+    own = (parameter.to_local() if hasattr(parameter, "to_local") else parameter for parameter in parameters)
+    fake = next((part for part in own if isinstance(part, FakeTensor)), None)
     if fake is None:
         yield
         return

@@ -92,7 +92,7 @@ def check(arch, work, training):
     checkpointing=st.sampled_from(("none", "full", "selective")),
     optimizer=st.sampled_from(("none", "adamw", "sgd")),
     kernel=st.sampled_from(("foreach", "loop", "fused")),
-    precision=st.sampled_from(("pure", "master")),
+    precision=st.sampled_from(("pure", "master", "autocast")),
 )
 def test_every_height_of_a_step_is_an_instant_of_the_formula(arch, work, checkpointing, optimizer, kernel, precision):
     assume(min(arch.hidden_size, arch.intermediate_size, arch.vocab_size) > 1)
@@ -105,7 +105,7 @@ def test_every_height_of_a_step_is_an_instant_of_the_formula(arch, work, checkpo
     check(arch, work, training)
 
 
-@pytest.mark.parametrize("precision", ["pure", "master"])
+@pytest.mark.parametrize("precision", ["pure", "master", "autocast"])
 @pytest.mark.parametrize("kernel", ["foreach", "loop", "fused"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("config", [TINY, TINY_LATENT], ids=["dense", "latent, experts"])
@@ -113,6 +113,26 @@ def test_every_kernel_of_the_optimizers_makes_what_the_formula_says(config, opti
     # few tokens, so that the step itself is higher than backward
     work = Workload(batch=1, seq_len=4, weights="bf16", cache="none")
     check(dsmem.Architecture.of(config), work, Training(optimizer, kernel, precision))
+
+
+MIXED = {"precision": "autocast", "checkpointing": "full"}
+
+
+@pytest.mark.parametrize(("kernel", "peak"), {"foreach": 141.85, "loop": 117.54, "fused": 113.51}.items())
+def test_a_7b_model_in_mixed_precision_peaks_where_a_ledger_of_transformers_has_it(kernel, peak):
+    # the numbers are those of tests/runs/test_training.py
+    fp = training_footprint("qwen2.5-7b", seq_len=2048, optimizer_kernel=kernel, **MIXED)
+    assert round(fp.total_bytes / 2**30, 2) == peak
+    assert fp.peak_phase == ("backward" if kernel == "fused" else "optimizer step")
+
+
+@pytest.mark.parametrize("weights", ["bf16", "fp16"])
+@pytest.mark.parametrize("attention", ["fused", "eager"])
+@pytest.mark.parametrize("checkpointing", ["none", "full", "selective"])
+def test_under_autocast_products_run_on_casts(checkpointing, attention, weights):
+    work = Workload(batch=2, seq_len=8, weights=weights, attention=attention, cache="none")
+    arch = dsmem.Architecture.of(TINY).scaled(qkv_bias=True, qk_norm=True, tie_word_embeddings=True)
+    check(arch, work, Training("none", precision="autocast", checkpointing=checkpointing))
 
 
 @pytest.mark.parametrize("attention", ["fused", "eager"])
@@ -129,12 +149,12 @@ def test_dropout_of_a_gpt_block_keeps_its_masks(attention, checkpointing):
 @pytest.mark.parametrize(
     "fields, words",
     [
-        ({"precision": "autocast"}, ["precision='autocast'"]),
+        ({"precision": "autocast", "weights": "fp32"}, ["precision='autocast' of FP32 weights"]),
         ({"optimizer": "lion"}, ["optimizer='lion'"]),
         ({"lora_rank": 8}, ["lora_rank=8"]),
         ({"loss_chunk": 8}, ["loss_chunk=8"]),
         ({"step_in_backward": True}, ["step_in_backward=True"]),
-        ({"sharding": 2}, ["sharding=2"]),
+        ({"sharding": 2}, ["sharding=2", "'data': 8"]),
         ({"seq_len": 1}, ["seq_len=1"]),
         ({"phase": "decode", "cache": "static"}, ["phase='decode'"]),
         ({"weights": "int8"}, ["weights='int8'"]),

@@ -134,7 +134,7 @@ class Asked:
         return [inference_footprint(self.arch, work, *each) for each in where]
 
     def _ranks(self):
-        """The first rank of each stage, whose others hold as much; all where optimizer states are dealt out unevenly."""
+        """The first rank of each stage, whose others hold as much; all where optimizer states are dealt unevenly."""
         uneven = self.training and self.sharding.zero in (1, 2)
         return range(0, self.sharding.ranks, 1 if uneven else self.sharding.stage_ranks)
 

@@ -16,7 +16,7 @@ from dsmem.config.training import Training
 from dsmem.config.workload import Workload
 from dsmem.model.devices import settled
 from dsmem.runs.ranks.plan import check_step, engine_of
-from dsmem.runs.ranks.run import RanksRun, RankRun
+from dsmem.runs.ranks.run import RankRun, RanksRun
 from dsmem.runs.ranks.step import Job, train
 from dsmem.units import one_of, whole_number
 

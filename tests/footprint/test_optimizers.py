@@ -9,7 +9,7 @@ import dsmem
 from dsmem.config.training import Training
 from dsmem.config.workload import Workload
 from dsmem.footprint import optimizers
-from dsmem.footprint.sharding import tensors
+from dsmem.footprint.parameters import tensors
 from dsmem.footprint.stepping import Stepped
 from dsmem.footprint.training import training_footprint
 from dsmem.model.decoder import build_model

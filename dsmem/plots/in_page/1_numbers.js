@@ -46,21 +46,56 @@ function machine(data) {
   const texts = data.functions.split(";");
   const parsed = [];
   const batches = knobs.batch.numbers.map(BigInt);
-  const lengths = knobs.seq_len.numbers.map(BigInt);
+  const stops = data.lengths ?? knobs.seq_len.numbers; // of the table; the slider may have fewer
+  const lengths = stops.map(BigInt);
+  const stopOf = knobs.seq_len.numbers.map((length) => stops.indexOf(length));
+  const floats = [batches.map(Number), lengths.map(Number)];
 
   function read(place) {
-    return (parsed[place] ??= { form: texts[place][0], terms: texts[place].slice(1).split(",").map(big) });
+    if (!parsed[place]) {
+      const terms = texts[place].slice(1).split(",").map(big);
+      parsed[place] = { form: texts[place][0], terms, floats: terms.map(Number) };
+    }
+    return parsed[place];
   }
 
-  function value(place, at) {
+  // The value of a function at a batch and a length, each by its place.
+  function value(place, i, k) {
     const { form, terms } = read(place);
     const term = (k) => terms[k] ?? 0n;
-    if (form === "#") return term(at.seq_len * batches.length + at.batch);
-    const b = batches[at.batch];
-    if (form === "/") return term(2 * at.seq_len) + b * term(2 * at.seq_len + 1);
+    if (form === "#") return term(k * batches.length + i);
+    const [b, s] = [batches[i], lengths[k]];
+    if (form === "/") return term(2 * k) + b * term(2 * k + 1);
     if (terms.length === 1) return terms[0];
-    const s = lengths[at.seq_len];
     return term(0) + b * term(1) + s * (term(2) + b * term(3) + s * (term(4) + b * term(5)));
+  }
+
+  // The same in floating point, for a curve of many points.
+  function near(place, i, k) {
+    const { form, floats: t } = read(place);
+    if (form === "#") return t[k * batches.length + i] ?? 0;
+    const [b, s] = [floats[0][i], floats[1][k]];
+    if (form === "/") return (t[2 * k] ?? 0) + b * (t[2 * k + 1] ?? 0);
+    if (t.length === 1) return t[0];
+    return t[0] + b * t[1] + s * ((t[2] ?? 0) + b * (t[3] ?? 0) + s * ((t[4] ?? 0) + b * (t[5] ?? 0)));
+  }
+
+  // The parts at the peak for every length that can be: [{length, parts, total, peak}].
+  function curve(at) {
+    const [common, instants, , lacking = []] = data.states[stateOf(at)];
+    const split = instants.map((number) => data.instants[number].slice(1));
+    return stops.flatMap((length, k) => {
+      if (lacking.includes(k)) return [];
+      const shared = common.map((place) => (place < 0 ? 0 : near(place, at.batch, k)));
+      const most = { length, total: -1 };
+      split.forEach((pairs, peak) => {
+        const parts = shared.slice();
+        for (let n = 0; n < pairs.length; n += 2) parts[pairs[n]] = near(pairs[n + 1], at.batch, k);
+        const total = parts.reduce((a, n) => a + n, 0);
+        if (total > most.total) Object.assign(most, { parts, total, peak });
+      });
+      return [most];
+    });
   }
 
   const placeOf = (at) => data.order.reduce((n, name) => n * knobs[name].texts.length + at[name], 0);
@@ -71,17 +106,18 @@ function machine(data) {
     const state = stateOf(at);
     if (state < 0) return { error: data.errors[-1 - state] };
     const [common, instants, , lacking = [], errors] = data.states[state];
-    const out = lacking.indexOf(at.seq_len);
+    const k = stopOf[at.seq_len];
+    const out = lacking.indexOf(k);
     if (out >= 0) return { error: data.errors[errors[out]] };
-    const shared = common.map((place) => (place < 0 ? 0n : value(place, at)));
+    const shared = common.map((place) => (place < 0 ? 0n : value(place, at.batch, k)));
     const found = instants.map((number) => {
       const [name, ...pairs] = data.instants[number];
       const parts = shared.slice();
-      for (let k = 0; k < pairs.length; k += 2) parts[pairs[k]] = value(pairs[k + 1], at);
+      for (let n = 0; n < pairs.length; n += 2) parts[pairs[n]] = value(pairs[n + 1], at.batch, k);
       return { name: data.names[name], parts, total: parts.reduce((a, n) => a + n, 0n) };
     });
     let peak = 0;
-    found.forEach((row, k) => { if (row.total > found[peak].total) peak = k; });
+    found.forEach((row, n) => { if (row.total > found[peak].total) peak = n; });
     return { rows: found, peak };
   }
 
@@ -130,5 +166,5 @@ function machine(data) {
     ...Object.fromEntries(data.knobs.map(({ name, texts }) => [name, texts[at[name]]])),
     ...data.words[data.said[placeOf(at)]],
   });
-  return { data, knobs, rows, words, mostSequences, mostTokens, batches, lengths };
+  return { data, knobs, rows, curve, words, mostSequences, mostTokens, batches, lengths };
 }

@@ -79,12 +79,13 @@ function passScene(m, at, found) {
   const hidden = m.data.families.map(({ name }) => how.hidden.has(name));
   const without = families.filter(({ k }) => hidden[k]);
   const left = without.reduce((sum, { n }) => sum + n, 0n);
+  const known = m.words(at);
   const words = {
-    ...m.words(at),
+    ...known,
     peak: peak.total,
     instant: peak.name,
     shares: seen.map(({ name, n }) => `${name} ${percent(Number(n) / Number(peak.total), 1)}`).join(", "),
-    of: how.limits.map(({ name, size }) => `, ${share(Number(peak.total) / Number(size))} ${name}`).join(""),
+    of: how.limits.map(({ name, size }) => `, ${share(Number(peak.total) / Number(size))} ${known.one ?? ""}${name}`).join(""),
     shown: without.length ? `; shown without ${without.map(({ name }) => name).join(", ")}` : "",
   };
   Object.assign(words, verdicts(m, at, words, how));
@@ -96,10 +97,12 @@ function passScene(m, at, found) {
     hidden,
     peak,
     limits: how.limits.map(({ name, size }) => ({
-      name: `${name}, ${formatBytes(size - left)}${left ? " left" : ""}`, size: size - left,
+      name: `${name}, ${formatBytes(size - left)}${known.each ?? ""}${left ? " left" : ""}`, size: size - left,
     })).filter(({ size }) => size > 0n),
     label: "memory" + (without.length ? ` without ${without.map(({ name }) => name).join(", ")}` : ""),
     marks: [peak.total - left],
+    curve: m.data.kind === "curves" ? m.curve(at) : undefined,
+    length: m.knobs.seq_len.numbers[at.seq_len],
   };
 }
 

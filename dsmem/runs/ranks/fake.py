@@ -34,10 +34,10 @@ def fake_rank(
     rank: which of the sharding's ranks it plays. Other arguments as in `run_ranks`, the model of any size. Its loss is
     None. Raises ValueError for other engines, and where this process has a process group already.
 
-    >>> from dsmem import Sharding
-    >>> run = fake_rank("qwen2.5-0.5b", sharding=Sharding(data=64, zero=3), seq_len=128)
-    >>> run.ranks[0].bytes_of("parameters") - 2 * run.arch.n_params // 64  # what parts are filled up with
-    0
+    >>> arch = Architecture.of("qwen2.5-0.5b").scaled(num_hidden_layers=1)
+    >>> run = fake_rank(arch, sharding={"data": 1024, "zero": 3}, seq_len=128)
+    >>> run.ranks[0].bytes_of("parameters") - 2 * arch.n_params / 1024  # what parts are filled up with
+    51328.0
     """
     arch, training, sharding = Architecture.of(arch), Training.of(training), Sharding.of(sharding)
     work = settled(arch, training.workload(work, **fields), "fake")

@@ -25,7 +25,8 @@ def in_order(tensors: dict[str, Any]) -> list[Any]:
     first = {name: at for at, name in enumerate(tensors)}
 
     def place(name):
-        layer, bare = name.removesuffix(".bias"), name.endswith(".bias")
+        stem, _, end = name.rpartition(".")
+        layer, bare = (stem, end) if end in ("bias", "A", "B") else (name, "")
         if not name.startswith("layers."):
             in_front = name.startswith("embed")
             return (0 if in_front else 2, 0, first[layer] if layer in first else 0, bare)

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from dsmem import formulas
 from dsmem.config.architecture import Architecture
 from dsmem.config.training import Training
 from dsmem.config.workload import Workload
 from dsmem.footprint import optimizers, taped
+from dsmem.footprint.adapters import adapter_shapes
 from dsmem.footprint.inference import resident
 from dsmem.footprint.instants import Footprint
 from dsmem.footprint.stored import check_range
@@ -82,9 +84,11 @@ def training_footprint(
     work = training.workload(work, **fields)
     _check(arch, work, training, sharding)
     check_range(work, lambda largest: training_footprint(arch, largest, training).total_bytes)
-    kept = work.changed(weights=training.parameters(work), activations=None)
+    frozen, own = training.lora_rank is not None, _trained_format(training, work)
+    kept = work if frozen else work.changed(weights=own, activations=None)
     held = {name: size for name, size in resident(arch, kept).items() if name not in NOT_HELD}
-    tensors, bits = trained_tensors(arch, work, training), dtype_bits(kept.activations)
+    tensors, bits = trained_tensors(arch, work, training), dtype_bits(own)
+    held |= {"adapters": sum(tensors.values())} if frozen else {}
     p = Trained(arch, work, training, held | optimizers.states(training, tensors, bits))
     taped.all_of(p)
     steps = optimizers.instants(training, tensors, bits)
@@ -96,7 +100,14 @@ def training_footprint(
 
 
 def trained_tensors(arch: Architecture, work: Workload, training: Training) -> dict[str, Any]:
-    """{name: bytes} of all parameters, as a pass over one token meets them."""
+    """{name: bytes} of all that is trained, as a pass over one token meets it; with LoRA of its adapters alone.
+
+    Raises ValueError where LoRA is asked for layers that `arch` does not have.
+    """
+    if training.lora_rank is not None:
+        bits = dtype_bits(_trained_format(training, work))
+        shapes = adapter_shapes(arch, training)
+        return {name: formulas.tensor_bytes(rows * columns, bits) for name, (rows, columns) in shapes.items()}
     return _tensors(arch, work.changed(batch=1, seq_len=1), training)
 
 
@@ -105,6 +116,10 @@ def _tensors(arch, work, training):
     p = Trained(arch, work, training, {})
     taped.decoder(p)
     return p.tensors
+
+
+def _trained_format(training, work):
+    return training.parameters(work) if training.lora_rank is None else training.lora_weights or "fp32"
 
 
 def _phases(instants, steps):
@@ -124,19 +139,23 @@ def _flat(phases):
 
 def _check(arch, work, training, sharding):
     """Raise ValueError, naming what it is, for a step that no formula tells of."""
+    lora, own = training.lora_rank is not None, _trained_format(training, work)
+    stepped = "fp32" if training.precision == "master" else own
     refused = {
         f"sharding={sharding!r}": sharding is not None,
         f"seq_len={work.seq_len!r}": np.any(np.asarray(work.seq_len) < 2),
         f"eager attention of batches {work.batch!r} at once": work.attention == "eager" and _mixed(work.batch),
-        f"gradients={training.gradients!r}": training.gradients not in (None, work.activations),
+        f"gradients={training.gradients!r}": training.gradients not in (None, own),
         f"precision={training.precision!r} of FP32 weights": training.precision != "pure"
-        and work.activations == "fp32",
+        and (own if training.precision == "master" else work.activations) == "fp32",
         f"attention={work.attention!r}": work.attention not in ("fused", "expanded", "eager", "auto"),
-        f"lora_rank={training.lora_rank!r}": training.lora_rank is not None,
+        f"lora_weights={training.lora_weights!r} beside {work.activations}": lora
+        and own not in ("fp32", work.activations),
+        f"weights={work.weights!r}": lora and work.weights == "int8_w8a8",
         f"loss_chunk={training.loss_chunk!r}": training.loss_chunk is not None,
         "step_in_backward=True": training.step_in_backward,
         f"optimizer={training.optimizer!r}": training.optimizer not in optimizers.MOMENTS,
-        f"moments={training.moments!r}": training.moments not in (None, training.stepped(work)),
+        f"moments={training.moments!r}": training.moments not in (None, stepped),
         f"head={arch.head!r}": arch.head != "lm_head",
         f"the indexer of {arch.name}": arch.indexed,
         f"the Gemma blocks of {arch.name}": arch.gemma_block,

@@ -14,7 +14,7 @@ from dsmem import formulas
 from dsmem.config.architecture import Architecture
 from dsmem.config.training import Training
 from dsmem.config.workload import Workload
-from dsmem.footprint import optimizers, taped
+from dsmem.footprint import optimizers, sharded_training, taped
 from dsmem.footprint.adapters import adapter_shapes
 from dsmem.footprint.inference import resident
 from dsmem.footprint.instants import Footprint
@@ -62,15 +62,21 @@ class TrainingFootprint(Footprint):
 
 
 def training_footprint(
-    arch: Any, work: Workload | None = None, training: Any = None, sharding: None = None, **fields: Any
+    arch: Any,
+    work: Workload | None = None,
+    training: Any = None,
+    sharding: Any = None,
+    rank: int = 0,
+    **fields: Any,
 ) -> TrainingFootprint:
-    """The `TrainingFootprint` of one step of training all parameters, on one device.
+    """The `TrainingFootprint` of one step of training all parameters, on one device or on one rank of many.
 
     arch: whatever `Architecture.of` takes. work: a `Workload` or its fields as keywords, a prefill; without a format of
     weights it is BF16. training: as in `Training.of`, or its fields as keywords beside those of the workload. sharding:
-    None; one device is all that is modelled. Gradients are None before the step, and the optimizer has its states.
-    With precision="autocast" the residual stream and the norms are FP32, and products make casts of what they take: of
-    weights these are there from their first use to the end of forward, or of the layer that runs again.
+    None for one device, else a `Sharding` or its fields as a dict; work is then a microbatch of one replica, and these
+    are the bytes of `rank`: see `sharded_training`. Gradients are None before the step, and the optimizer has its
+    states. With precision="autocast" the residual stream and the norms are FP32, and products make casts of what they
+    take: of weights these are there from their first use to the end of forward, or of the layer that runs again.
     Raises ValueError, one sentence, for what is not modelled. Left out: allocator rounding, workspaces, the context, a
     GradScaler's few numbers.
 
@@ -82,8 +88,11 @@ def training_footprint(
     own = {name: fields.pop(name) for name in list(fields) if name in Training.__dataclass_fields__}
     training = Training.of(training, **own)
     work = training.workload(work, **fields)
-    _check(arch, work, training, sharding)
-    check_range(work, lambda largest: training_footprint(arch, largest, training).total_bytes)
+    _check(arch, work, training)
+    check_range(work, lambda largest: training_footprint(arch, largest, training, sharding, rank).total_bytes)
+    if sharding is not None:
+        spread = sharded_training.spread_of(arch, work, training, sharding)
+        return TrainingFootprint(*sharded_training.phases(arch, work, training, spread, rank), work, training)
     frozen, own = training.lora_rank is not None, _trained_format(training, work)
     kept = work if frozen else work.changed(weights=own, activations=None)
     held = {name: size for name, size in resident(arch, kept).items() if name not in NOT_HELD}
@@ -137,12 +146,11 @@ def _flat(phases):
     return {name: parts for instants in phases.values() for name, parts in instants.items()}
 
 
-def _check(arch, work, training, sharding):
+def _check(arch, work, training):
     """Raise ValueError, naming what it is, for a step that no formula tells of."""
     lora, own = training.lora_rank is not None, _trained_format(training, work)
     stepped = "fp32" if training.precision == "master" else own
     refused = {
-        f"sharding={sharding!r}": sharding is not None,
         f"seq_len={work.seq_len!r}": np.any(np.asarray(work.seq_len) < 2),
         f"eager attention of batches {work.batch!r} at once": work.attention == "eager" and _mixed(work.batch),
         f"gradients={training.gradients!r}": training.gradients not in (None, own),

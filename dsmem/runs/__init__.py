@@ -18,6 +18,7 @@ __getattr__, __dir__, __all__ = attach(
         "compare_libraries": "libraries",
         "library_table": "libraries",
         "time_table": "libraries",
+        "run_offload": "offload",
         "layer_formats": "library_layers",
         "library_versions": "library_layers",
         "missing_libraries": "library_layers",

@@ -15,6 +15,7 @@ from dsmem.config.workload import Workload
 from dsmem.footprint.gguf import gguf_bytes, gguf_tensors, tensor_bytes
 from dsmem.footprint.inference import inference_footprint
 from dsmem.footprint.published import published_tensors
+from dsmem.footprint.recipes import bytes_per_parameter
 from dsmem.footprint.stored import cache_bytes, cache_rows, weight_bytes
 from dsmem.memory.replay import replay
 from dsmem.runs.generation import generation_peak
@@ -31,9 +32,9 @@ def predict(row: dict) -> dict[str, Any]:
     """{name: bytes} for the figures of a row that are modelled, by the names that the row gives them.
 
     row: a dict from `measured.rows()`, or as the publisher's file holds it: with "n_ctx" (a cache that llama.cpp
-    printed), "input_tokens" (a peak of transformers), "rank" (a training run) or "measured" (a report). The values are
-    bytes, whatever unit the name ends with; a list where the row has a list. Raises ValueError, in one sentence, where
-    no figure of the row is modelled.
+    printed), "input_tokens" (a peak of transformers), "rank" (a training run), "minus" (one run less another) or
+    "measured" (a report). The values are bytes, whatever unit the name ends with; a list where the row has a list.
+    Raises ValueError, in one sentence, where no figure of the row is modelled.
 
     >>> predict({"n_ctx": 32768, "cache": "latent q8_0", "kv_mib": 1166.62})
     {'kv_mib': 1223294976}
@@ -94,8 +95,38 @@ def _report(row, name):
     raise ValueError(next(reason for pattern, reason in NOT_MODELLED.items() if re.search(pattern, name)))
 
 
-PREDICTORS = {"n_ctx": _cache_log, "input_tokens": _generation, "rank": _training, "measured": _report}
+def _difference(row, name):
+    """What one run holds after its step more than another: all that both have alike falls out."""
+    arch = Architecture.of((row.get("configs") or {}).get(row["model"], row["model"]))
+    more, minus = row["more"], row["minus"]
+    if more.get("batch") != minus.get("batch"):
+        raise ValueError("what the publisher's own layers keep for backward is not run here")
+    return round(held_after_step(arch, more) - held_after_step(arch, minus))
+
+
+PREDICTORS = {
+    "n_ctx": _cache_log,
+    "input_tokens": _generation,
+    "rank": _training,
+    "minus": _difference,
+    "measured": _report,
+}
 """The key that a row of each form has: (row, name) -> bytes."""
+
+
+def held_after_step(arch: Architecture, how: dict[str, Any]) -> float:
+    """Weights, gradients and AdamW's states, in bytes: of full training in BF16, or of adapters in FP32.
+
+    how: {} or, of LoRA, its lora_rank, lora_targets and the format of the frozen weights; "inference": weights alone.
+    """
+    if not how:
+        return arch.n_params * sum(bytes_per_parameter("adamw", "bf16").values())
+    weights = weight_bytes(arch, how.get("weights", "bf16"))
+    if how.get("inference"):
+        return weights
+    linears = arch.linears()
+    adapters = sum(formulas.lora_params(how["lora_rank"], *linears[name][:2]) for name in how["lora_targets"])
+    return weights + arch.num_hidden_layers * adapters * sum(bytes_per_parameter("adamw", "fp32").values())
 
 
 # --- Reports ----------------------------------------------------------------------------------------------------------

@@ -210,7 +210,7 @@ def test_dropout_of_a_gpt_block_keeps_its_masks(attention, checkpointing):
         ({"lora_rank": 8, "weights": "int8_w8a8"}, ["weights='int8_w8a8'"]),
         ({"loss_chunk": 8}, ["loss_chunk=8"]),
         ({"step_in_backward": True}, ["step_in_backward=True"]),
-        ({"sharding": 2}, ["sharding=2"]),
+        ({"sharding": 2}, ["sharding=2", "'data': 8"]),
         ({"seq_len": 1}, ["seq_len=1"]),
         ({"phase": "decode", "cache": "static"}, ["phase='decode'"]),
         ({"weights": "int8"}, ["weights='int8'"]),

@@ -8,7 +8,6 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
@@ -121,6 +120,8 @@ class ZeroOne(Several):
     """
 
     def __init__(self, training: Training, named: list):
+        from torch.distributed.optim import ZeroRedundancyOptimizer  # not above: its room warns of torch.jit
+
         own = make_optimizer(training, named).optimizers[0]
         options = {name: value for name, value in own.defaults.items() if name != "decoupled_weight_decay"}
         del own

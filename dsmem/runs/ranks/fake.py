@@ -16,7 +16,7 @@ from dsmem.config.training import Training
 from dsmem.config.workload import Workload
 from dsmem.model.devices import settled
 from dsmem.runs.ranks.plan import check_step, engine_of
-from dsmem.runs.ranks.run import RanksRun, RankRun
+from dsmem.runs.ranks.run import RankRun, RanksRun
 from dsmem.runs.ranks.step import Job, train
 from dsmem.units import one_of, whole_number
 
@@ -34,10 +34,10 @@ def fake_rank(
     rank: which of the sharding's ranks it plays. Other arguments as in `run_ranks`, the model of any size. Its loss is
     None. Raises ValueError for other engines, and where this process has a process group already.
 
-    >>> from dsmem import Sharding
-    >>> run = fake_rank("qwen2.5-0.5b", sharding=Sharding(data=64, zero=3), seq_len=128)
-    >>> run.ranks[0].bytes_of("parameters") - 2 * run.arch.n_params // 64  # what parts are filled up with
-    0
+    >>> arch = Architecture.of("qwen2.5-0.5b").scaled(num_hidden_layers=1)
+    >>> run = fake_rank(arch, sharding={"data": 1024, "zero": 3}, seq_len=128)
+    >>> run.ranks[0].bytes_of("parameters") - 2 * arch.n_params / 1024  # what parts are filled up with
+    51328.0
     """
     arch, training, sharding = Architecture.of(arch), Training.of(training), Sharding.of(sharding)
     work = settled(arch, training.workload(work, **fields), "fake")

@@ -16,7 +16,6 @@ from dsmem.runs.folded import PATIENCE
 from dsmem.runs.ranks.group import SECONDS, RankGroup
 from dsmem.runs.ranks.plan import SAID, check_step, engine_of, sharding_words
 from dsmem.runs.ranks.step import Held, Job, RankReport, train
-from dsmem.runs.training_run import settings
 from dsmem.table import Table
 from dsmem.units import format_bytes, one_of
 
@@ -102,7 +101,7 @@ class RanksRun:
         work, count = self.work, len(self.ranks)
         return (
             f"{self.arch.name}, a training step of {work.batch:,} × {work.seq_len:,} tokens a replica, "
-            f"{settings(self.training, work)}, {sharding_words(self.sharding)}, on {count} {self.device} ranks"
+            f"{self.training.words(work)}, {sharding_words(self.sharding)}, on {count} {self.device} ranks"
         )
 
     def __repr__(self) -> str:

@@ -53,8 +53,8 @@ class Held:
 class RankReport:
     """What one rank tells of a step. held: {"parameters", "gradients", "optimizer_states": a `Held` each}.
 
-    events, marks, device: of its ledger, as `Ledger.of` takes them. loss: the mean of all ranks' in the first step, None on fake tensors.
-    beside: {what: number} that is told beside, such as rows that its experts were given.
+    events, marks, device: of its ledger, as `Ledger.of` takes them. loss: the mean of all ranks' in the first step,
+    None on fake tensors. beside: {what: number} that is told beside, such as rows that its experts were given.
     """
 
     rank: int

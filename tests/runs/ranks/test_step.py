@@ -10,8 +10,9 @@ from small_configs import TINY, TINY_LATENT
 
 from dsmem import Architecture, Sharding, build_model, training_footprint
 from dsmem.config.training import Training
+from dsmem.footprint.sharding import rank_gradients, rank_parameters, rank_states
 from dsmem.model.training import TrainingStep
-from dsmem.runs.ranks import RankGroup, compare_ranks, run_ranks
+from dsmem.runs.ranks import RankGroup, compare_ranks, fake_rank, run_ranks
 from dsmem.runs.ranks.plan import engine_of
 from dsmem.runs.ranks.run import run_job
 from dsmem.runs.ranks.step import Job, tokens_of
@@ -150,6 +151,21 @@ def test_expert_ranks_hold_their_experts_and_all_else(runs, name, world):
     assert sum(rank.beside["rows of experts"] for rank in runs[name, world].ranks) == world * 2 * 16 * 2
 
 
+@in_worlds("ddp", "zero1", "zero3", "mixture")
+def test_the_formulas_of_a_rank_at_rest_are_its_ledger(runs, name, world):
+    run, asked = runs[name, world], {"sharding": runs[name, world].sharding}
+    for rank in run.ranks:
+        asked["rank"] = rank.rank
+        formula = {
+            "parameters": rank_parameters(run.arch, run.work, **asked),
+            "gradients": rank_gradients(run.arch, run.work, TRAINING, **asked),
+            "optimizer_states": rank_states(run.arch, run.work, TRAINING, **asked),
+        }
+        assert {kind: sum(held.values()) for kind, held in formula.items()} == {
+            kind: rank.bytes_of(kind) for kind in formula
+        }
+
+
 # ---- Peaks -----------------------------------------------------------------------------------------------------------
 
 
@@ -165,15 +181,20 @@ def test_ddp_peaks_where_one_device_does_with_its_buckets_beside(runs, name, wor
         assert {phase: rank.peaks[phase] for phase in peaks} == peaks
 
 
+def units(config, world):
+    """{"layers.0": bytes of what is gathered at once, ..., "root": of the rest}, with what parts are filled up to."""
+    found = {}
+    for key, shape in shapes(config).items():
+        unit = ".".join(key.split(".")[:2]) if key.startswith("layers.") else "root"
+        found[unit] = found.get(unit, 0) + world * bytes_of(shape, rows_of(shape, 0, world)[1])
+    return found
+
+
 def gathered(config, world, zero):
     """Forward's peak under FSDP2 from the instants of one device: parts and states in the place of the whole, beside
     them what is gathered at each instant, and the buffer that it came in."""
-    step, whole = training_footprint(config, **BATCH), shapes(config)
-    units = {}
-    for key, shape in whole.items():
-        unit = ".".join(key.split(".")[:2]) if key.startswith("layers.") else "root"
-        units[unit] = units.get(unit, 0) + world * bytes_of(shape, rows_of(shape, 0, world)[1])
-    layers = [unit for unit in units if unit != "root"]
+    step, unit = training_footprint(config, **BATCH), units(config, world)
+    layers = [each for each in unit if each != "root"]
     kept = ("weights", "optimizer_states", "step_counts")
     totals, before, normed = [], None, 2 * 16 * (64 * 2 + 4)
     for name, parts in itertools.takewhile(lambda item: item[0] != "end of forward", step.instants.items()):
@@ -181,15 +202,15 @@ def gathered(config, world, zero):
         layer = next((layer for layer in layers if name.startswith(f"{layer}.")), None)
         if layer:
             done = layers[: layers.index(layer)] if zero == 2 else []
-            now = units["root"] + units[layer] + sum(units[each] for each in done)
+            now = unit["root"] + unit[layer] + sum(unit[each] for each in done)
             if layer != before:  # it is gathered ahead of its norm, while the last one's buffer still is there
-                totals.append(rest - normed + now + units[layer] + units[before or "root"])
-            totals.append(rest + now + units[layer])
+                totals.append(rest - normed + now + unit[layer] + unit[before or "root"])
+            totals.append(rest + now + unit[layer])
             before = layer
         else:
-            now = units["root"] + (sum(units[each] for each in layers) if before and zero == 2 else 0)
+            now = unit["root"] + (sum(unit[each] for each in layers) if before and zero == 2 else 0)
             inside = name == "embed_tokens" or name in ("norm", "lm_head")
-            totals.append(rest + now + (units[before or "root"] if inside else 0))
+            totals.append(rest + now + (unit[before or "root"] if inside else 0))
     return totals
 
 
@@ -209,6 +230,24 @@ def test_tensor_ranks_share_out_what_lies_between_a_cut_by_columns_and_one_by_ro
     for rank in runs[name, world].ranks:
         own = rank.bytes_of("parameters") + rank.bytes_of("optimizer_states")
         assert rank.peaks["forward"] == own + sum(size // world if part in cut else size for part, size in rest.items())
+
+
+@in_worlds("zero2", "zero3", "mixture")
+def test_one_rank_alone_on_fake_tensors_is_that_rank(runs, name, world):
+    """Backward apart: threads of gloo free its buffers when they come to it."""
+    real = runs[name, world]
+    kinds = ("parameters", "gradients", "optimizer_states")
+    for number in (0, world - 1):
+        alone = fake_rank(real.arch, real.work, real.sharding, TRAINING, rank=number)
+        (fake,), rank = alone.ranks, real.ranks[number]
+        assert [fake.bytes_of(kind) for kind in kinds] == [rank.bytes_of(kind) for kind in kinds]
+        assert [fake.peaks[phase] for phase in ("forward", "optimizer step")] == [
+            rank.peaks[phase] for phase in ("forward", "optimizer step")
+        ]
+        buffer = max(units(JOBS[name][0], world).values())
+        assert abs(fake.peaks["backward"] - rank.peaks["backward"]) <= buffer
+        assert fake.peaks == fake_rank(real.arch, real.work, real.sharding, TRAINING, rank=number).ranks[0].peaks
+        assert alone.loss is None
 
 
 # ---- The same training ----------------------------------------------------------------------------------------------

@@ -19,9 +19,7 @@ class Trained:
 
     held: {part: bytes} of what is alive from the first instant to the last. bits: of one number that a product makes.
     stored: of one of the model's own, its weights and the residual stream; under torch.autocast they are FP32, but for
-    frozen ones.
-    tokens: of all sequences. tensors: {name: bytes} of what is trained, in the order in which the pass meets it.
-    folded: which layers run, and what is known of the others.
+    frozen ones. tokens: of all sequences. folded: which layers run, and what is known of the others.
     """
 
     def __init__(self, arch: Architecture, work: Workload, training: Training, held: dict[str, Any]):
@@ -29,15 +27,12 @@ class Trained:
         self.bits, self.tokens = dtype_bits(work.activations), work.batch * work.seq_len
         self.autocast = training.precision == "autocast" and self.bits < 32
         self.stored = 32 if self.autocast and training.lora_rank is None else self.bits
-        self.tensors = {}
-        self.folded = Folded(self.t, kinds(arch, first_adapted(arch, training)), self.tensors)
+        self.folded = Folded(self.t, kinds(arch, first_adapted(arch, training)))
 
     def parameter(self, name: str, elements: Any, uses: int = 1, bits: int | None = None) -> Parameter:
         """A weight of the part of the model that runs now; frozen where LoRA trains its adapters, which say `bits`."""
-        nbytes, learns = self.bytes(elements, bits), bits is not None or self.training.lora_rank is None
-        if learns:
-            self.tensors.setdefault(self.t.where.removeprefix("again ") + name, nbytes)
-        return Parameter(name, nbytes, bits or self.stored, uses, learns)
+        learns = bits is not None or self.training.lora_rank is None
+        return Parameter(self.t.where + name, self.bytes(elements, bits), bits or self.stored, uses, learns)
 
     def bytes(self, elements: Any, bits: int | None = None) -> Any:
         """Bytes of so many elements, by default in the model's own format."""
@@ -78,9 +73,9 @@ class Trained:
         rank, bits = self.training.lora_rank, dtype_bits(self.training.lora_weights or "fp32")
         down, up = (self.parameter(f"{name}.{part}", n * rank, bits=bits) for part, n in (("A", n_in), ("B", n_out)))
         wide = self.cast(f"{name}.to adapter", x, "lora_input", bits)
-        inner = self.product(down.name, wide, "lora_inner", n_in, rank, weight=down)
+        inner = self.product(f"{name}.A", wide, "lora_inner", n_in, rank, weight=down)
         del wide
-        added = self.product(up.name, inner, "lora_added", rank, n_out, weight=up)
+        added = self.product(f"{name}.B", inner, "lora_added", rank, n_out, weight=up)
         del inner
         added = self.like(f"{name}.scale", added, "lora_added")
         return self.cast(f"{name}.from adapter", self.plus(f"{name}.add", base, added, out), out, base.bits)
@@ -102,11 +97,11 @@ class Trained:
         wide, weight = weight.bits, self.lowered(weight, f"{name}.weight")  # in this order, the last argument first
         x = self.lowered(x, f"{name}.input")
         part = NARROW if weight.bits < wide else PASSING
-        given = [Fresh(x.nbytes, viewed=not flat), Fresh(weight.nbytes, part, viewed=True)] + [
-            Summed(b.nbytes, part) for b in added
-        ]
-        made = {out: self.rows(n_out, x.bits)}
-        return self.t.apply(name, [x, weight, *added], made, lambda grad: given, [(x, 1), (weight, 0)])
+        inputs, given = [x, weight], [Fresh(x.nbytes, viewed=not flat), Fresh(weight.nbytes, part, viewed=True)]
+        if bias:  # torch flattens x, then transposes the weight, and without a bias after: backward it is in this order
+            inputs, given = [*added, weight, x], [Summed(added[0].nbytes, part), *given[::-1]]
+        keep = [(x, 1), (weight, inputs.index(x))]
+        return self.t.apply(name, inputs, {out: self.rows(n_out, x.bits)}, lambda grad: given, keep)
 
     def lowered(self, x: "View | Parameter", name: str, held: bool = True) -> "View | Parameter":
         """What torch.autocast hands to a product: a copy in its format.

@@ -93,7 +93,6 @@ def test_dropout_of_a_gpt_block_keeps_its_masks(attention, checkpointing):
     [
         ({"precision": "autocast", "weights": "fp32"}, ["precision='autocast' of FP32 weights"]),
         ({"lora_rank": 8}, ["lora_rank=8"]),
-        ({"loss_chunk": 8}, ["loss_chunk=8"]),
         ({"sharding": 2}, ["sharding=2", "'data': 8"]),
         ({"seq_len": 1}, ["seq_len=1"]),
         ({"phase": "decode", "cache": "static"}, ["phase='decode'"]),

@@ -72,13 +72,19 @@ class Folded:
                 self.tape.count(part, -max(last - first - 1, 0) * gone)
         self.tape.casts = []
 
-    def instants(self) -> dict[str, dict[str, Any]]:
-        """{instant: {part: bytes}} of all layers, in the order of the step."""
+    def instants(self, most: int | None = None) -> dict[str, dict[str, Any]]:
+        """{instant: {part: bytes}} of all layers, in the order of the step.
+
+        most: of the layers that did not run, so many at each end of a stretch alone; defaults to all.
+        """
         listed, found, at = list(self.tape.instants.items()), [], 0
         for line in sorted(self.lines):
             found += listed[at : line.end]
             told, at = listed[line.start : line.end], line.end
-            for number, layer in enumerate(line.layers, start=1):
+            counted = list(enumerate(line.layers, start=1))
+            if most is not None and len(counted) > 2 * most:
+                counted = counted[:most] + counted[-most:]
+            for number, layer in counted:
                 found += [(_renamed(name, line, layer), _grown(parts, line.growth, number)) for name, parts in told]
         return dict(found + listed[at:])
 

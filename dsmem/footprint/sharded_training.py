@@ -85,8 +85,8 @@ def phases(arch: Architecture, work: Workload, training: Training, spread: Shard
         return _phases(found, steps)
 
     every = functools.cache(lambda: told(p.folded.instants()))
-    # what FSDP2 holds beside a layer depends on its neighbours, so no stretch of layers is a straight line
-    return every() if spread.zero == 3 else told(p.t.instants), every, share
+    # what FSDP2 holds beside a layer depends on its neighbours, so the ends of a stretch say less
+    return told(p.folded.instants(2) if spread.zero == 3 else p.t.instants), every, share
 
 
 def _phases(instants, steps):

@@ -32,8 +32,8 @@ def fake_rank(
     """A training step of one rank under FSDP2, zero=2 or 3, in this process; a `RanksRun` of that rank alone.
 
     rank: which of the sharding's ranks it plays. Other arguments as in `run_ranks`, the model of any size. Its loss is
-    None. It takes a second for each thousand of tensors x ranks, or so: `fully_shard` makes a part of each tensor for each
-    rank. Raises ValueError for other engines, and where this process has a process group already.
+    None. It takes about a second for each thousand of tensors x ranks: `fully_shard` makes a part of each tensor for
+    each rank. Raises ValueError for other engines, and where this process has a process group already.
     """
     arch, training, sharding = Architecture.of(arch), Training.of(training), Sharding.of(sharding)
     work = settled(arch, training.workload(work, **fields), "fake")

@@ -39,6 +39,7 @@ __getattr__, __dir__, __all__ = attach(
         "explore_cache": "plots.explorers",
         "explore_training": "plots.explorers",
         "explore_settings": "plots.explorers",
+        "explore_reads": "plots.explorers",
         "explore_fit": "plots.pages",
     },
 )

@@ -16,6 +16,8 @@ from dsmem.plots import pages
 from dsmem.plots.cache import FORMATS, CachePicture
 from dsmem.plots.footprint import FootprintPicture, LengthsPicture
 from dsmem.plots.page import PageExplorer
+from dsmem.plots.reads import FORMATS as READ_FORMATS
+from dsmem.plots.reads import SPEEDS, ReadsPicture
 from dsmem.plots.segments import FREE, SegmentsPicture, part_of
 from dsmem.plots.training import PARAMETERS, TrainingPicture
 from dsmem.plots.weights import WeightsPicture
@@ -35,7 +37,7 @@ TRAINING_CONTROLS = {
     "seq_len": (128, 32_768, 1024),
     "optimizer": ["adamw", "sgd", "none"],
     "optimizer_kernel": list(KERNELS),
-    "precision": ["master", "pure"],
+    "precision": ["master", "autocast", "pure"],
     "checkpointing": ["none", "selective", "full"],
     "attention": ["fused", "eager"],
     "hide": ["nothing", "weights and states"],
@@ -147,6 +149,24 @@ def explore_training(arch: Any, *, capacity: Any = None, **controls: Any) -> Exp
         return picture.show(step(model, tuple(values.items())), gpus[gpu], overhead_bytes, hide)
 
     return explore_picture(TrainingPicture, show, **{"figsize": (7.5, 3.7)} | specs)
+
+
+def explore_reads(arch: Any, **controls: Any) -> Explorer:
+    """`plot_reads` under sliders, for a model or a list of models; `controls` as in `explore` replace these."""
+    models = _models(arch)
+    specs = {
+        "model": list(models),
+        "num_experts_per_tok": (1, 256, 8),
+        "batch": (1, 1024, 1),
+        "tokens": (1024, 131_072, 4096),
+        "weights": list(READ_FORMATS),
+        "memory": ["H200", *(name for name in SPEEDS if name != "H200")],
+    }
+
+    def show(picture, model, **values):
+        return picture(models[model], **values)
+
+    return explore_picture(ReadsPicture, show, **{"figsize": (7.5, 3.5)} | specs | controls)
 
 
 def explore_settings(

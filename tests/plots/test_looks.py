@@ -65,6 +65,9 @@ OTHERS = {
     "points": lambda **kw: plots.plot_weights_and_cache({"R1": (2**40, 70_272), "7B": (2**34, 57_344)}, **kw),
     "segments": lambda **kw: plots.plot_segments(replay(EVENTS), **kw),
     "measured": lambda **kw: plot_measured([LINE], **kw),
+    "numbers": lambda **kw: plots.plot_numbers([1, 2], {"a": [1, 3]}, xlabel="x", ylabel="y", **kw),
+    "years": lambda **kw: plots.plot_years([("R1", "2025-01", 70.3, "MLA")], ylabel="y", **kw),
+    "reads": lambda **kw: plots.plot_reads("deepseek-r1", batch=64, **kw),
     "trace": lambda **kw: plots.plot_trace(shipped("cs336-first-step"), **kw),
 }
 ALL = BARS | LEVELS | OTHERS

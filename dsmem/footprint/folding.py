@@ -101,15 +101,16 @@ class Folded:
         self.lines.append(Line(start, end, self.path, layer, layers, growth))
 
 
-def kinds(arch: Architecture) -> dict[int, Any]:
+def kinds(arch: Architecture, trained: int = 0) -> dict[int, Any]:
     """What tells a layer from its neighbours in training: {number: ...}.
 
     The first and the first that slides are like no other, for what all layers share lives until they have run backward.
+    Nor is layer `trained`, the first that has something to train: those before it keep nothing.
     """
-    first = {0, *arch.layers_that(True)[:1], *arch.layers_that(False)[:1]}
+    first = {0, trained, *arch.layers_that(True)[:1], *arch.layers_that(False)[:1]}
 
     def kind(index):
-        return index if index in first else (arch.has_experts(index), arch.scales_queries(index))
+        return index if index in first else (arch.has_experts(index), arch.scales_queries(index), index < trained)
 
     return {index: kind(index) for index in range(arch.num_hidden_layers)}
 

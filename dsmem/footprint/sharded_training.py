@@ -52,6 +52,7 @@ def spread_of(arch: Architecture, work: Workload, training: Training, sharding: 
         f"loss_chunk={training.loss_chunk}": training.loss_chunk is not None,
         "gradients='fp32'": training.gradients == "fp32",
         "precision='autocast'": training.precision == "autocast",
+        f"lora_rank={training.lora_rank!r}": training.lora_rank is not None,
         f"precision='master' with zero={spread.zero}": spread.zero == 3 and training.precision == "master",
     }
     if found := next((what for what, is_so in refused.items() if is_so), None):

@@ -63,6 +63,7 @@ def test_logits_of_a_chunk_are_all_that_is_there():
     ("fields", "word"),
     [
         ({"precision": "autocast"}, "autocast"),
+        ({"lora_rank": 8}, "lora_rank=8"),
         ({"seq_len": np.array([64, 128])}, "lengths"),
         ({"batch": np.array([1, 2])}, "batches"),
     ],

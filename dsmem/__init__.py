@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = attach(
         "GPUS": "config.hardware",
         "Workload": "config.workload",
         "Training": "config.training",
+        "Sharding": "config.sharding",
         "Footprint": "footprint.instants",
         "inference_footprint": "footprint.inference",
         "training_footprint": "footprint.training",

@@ -14,5 +14,6 @@ __getattr__, __dir__, __all__ = attach(
         "SCHEMES": "schemes",
         "Scheme": "schemes",
         "Training": "training",
+        "Sharding": "sharding",
     },
 )

@@ -1,6 +1,7 @@
 """The memory formulas: numbers in, bytes out; arrays in, curves out; SymPy symbols in, algebra out.
 
-Those of `speed` give seconds, and what follows from them: moving a cache against computing it once more.
+Those of `speed` give seconds, and what follows from them: moving a cache against computing it once more; those of
+`training` what a step holds beside a forward pass.
 
 Every body is plain arithmetic (`+ - * / // **`, and `-(-x // 8)` for a ceiling), so one function serves the
 derivation, the evaluation and the plot. Widths come in bits and are divided by 8 last, once per tensor.
@@ -53,6 +54,20 @@ from dsmem.formulas.tensors import (
     tensor_bytes,
     token_ids_bytes,
 )
+from dsmem.formulas.training import (
+    attention_saved_bytes,
+    block_saved_bytes,
+    checkpoints_bytes,
+    fused_block_saved_bytes,
+    lora_params,
+    mlp_saved_bytes,
+    norms_saved_bytes,
+    optimizer_states_8bit_bytes,
+    optimizer_states_bytes,
+    scores_saved_bytes,
+    segments_bytes,
+    training_states_bytes,
+)
 from dsmem.formulas.weights import (
     awq_linear_bytes,
     block_linear_bytes,
@@ -67,22 +82,27 @@ from dsmem.formulas.weights import (
 
 __all__ = [
     "aligned_rows_bytes",
+    "attention_saved_bytes",
     "attention_scores_bytes",
     "attention_seconds",
     "awq_linear_bytes",
     "block_bytes",
     "block_linear_bytes",
+    "block_saved_bytes",
     "break_even_bytes_per_s",
     "break_even_tokens",
     "cache_blocks_bytes",
     "cache_rows_bytes",
     "cache_scales_bytes",
     "causal_mask_bytes",
+    "checkpoints_bytes",
+    "decode_tokens_per_s",
     "expanded_cache_bytes",
     "expert_rows_bytes",
     "fetch_seconds",
     "fp8_latent_row_bytes",
     "fp8_linear_bytes",
+    "fused_block_saved_bytes",
     "gptq_linear_bytes",
     "hidden_state_bytes",
     "int32_product_bytes",
@@ -91,15 +111,20 @@ __all__ = [
     "int8_rows_bytes",
     "inverse_rms_bytes",
     "key_bytes",
-    "layer_norm_statistics_bytes",
     "kv_cache_bytes",
     "latent_cache_bytes",
+    "layer_norm_statistics_bytes",
     "logits_bytes",
     "logsumexp_bytes",
+    "lora_params",
+    "mlp_saved_bytes",
     "mlp_width_bytes",
     "nf4_double_linear_bytes",
     "nf4_linear_bytes",
+    "norms_saved_bytes",
     "nvfp4_linear_bytes",
+    "optimizer_states_8bit_bytes",
+    "optimizer_states_bytes",
     "paged_tokens",
     "prefill_seconds",
     "query_bytes",
@@ -107,8 +132,10 @@ __all__ = [
     "rope_tables_bytes",
     "router_bias_bytes",
     "routing_bytes",
+    "scores_saved_bytes",
+    "segments_bytes",
     "tensor_bytes",
     "token_ids_bytes",
-    "decode_tokens_per_s",
+    "training_states_bytes",
     "transposed_latents_bytes",
 ]

@@ -50,6 +50,16 @@ _LETTERS = {
     "flops_per_s": "F",
     "weight_bytes": "W",
     "cache_bytes": "C",
+    "n_params": "N",
+    "moments": "m",
+    "weight_bits": "w_w",
+    "gradient_bits": "w_g",
+    "master_bits": "w_p",
+    "moment_bits": "w_m",
+    "segments": "k",
+    "input_bytes": "C_x",
+    "layer_bytes": "C_l",
+    "rank": "r",
 }
 
 SYMBOLS = {
@@ -61,6 +71,7 @@ SYMBOLS = {
 _UNITS = {
     "_seconds": "seconds",
     "_tokens": "tokens",
+    "_params": "parameters",
     "_bytes_per_s": "bytes per second",
     "_tokens_per_s": "tokens per second",
 }  # and bytes elsewhere

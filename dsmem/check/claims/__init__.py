@@ -5,13 +5,14 @@
 'holds'
 """
 
-from dsmem.check.claims import inference
+from dsmem.check.claims import inference, training
 from dsmem.check.claims.claim import Claim, Evidence
 from dsmem.table import Table
 from dsmem.units import one_of
 
+_ALL = inference.CLAIMS + training.CLAIMS
 CLAIMS: dict[str, Claim] = {
-    claim.letter: claim for claim in sorted(inference.CLAIMS, key=lambda claim: (len(claim.letter), claim.letter))
+    each.letter: each for each in sorted(_ALL, key=lambda each: (len(each.letter), each.letter))
 }
 """Every claim by its letter, a to x and y to af."""
 

@@ -135,7 +135,7 @@ CLAIMS = (
         "k",
         "selective activation cuts the KV cache by 40% in question answering",
         "no source",
-        "Selective recomputation is of training and leaves the cache alone; grouped heads, MLA, 8 bits, eviction cut it.",
+        "Selective recomputation is of training and leaves the cache alone; grouped heads, MLA and 8 bits cut it.",
         "03",
         (
             computed(

@@ -3,13 +3,16 @@
 import ctypes
 import json
 import os
+import signal
 import time
 from pathlib import Path
 
 import torch
+from torch import distributed
 
 from dsmem import Architecture, Workload
 from dsmem.runs import cells
+from dsmem.runs.ranks import launcher
 
 TINY = Architecture.from_config("qwen2.5-0.5b").scaled(num_hidden_layers=2, vocab_size=1000)
 OK, DIES, CRASHES, HANGS, RAISES, FULL = range(8, 14)  # by seq_len
@@ -55,6 +58,48 @@ def hollow(device, arch, work, code="dsmem"):
     if work.seq_len == HANGS:
         time.sleep(600)
     return cells.question(arch, work, code) | {"outcome": "did not fit"}
+
+
+def sum_of_ranks(number):
+    """Each rank's number and `number` summed over all, and which process this is."""
+    launcher.say("the sum")
+    total = torch.tensor(distributed.get_rank() + number)
+    distributed.all_reduce(total)
+    return total.item(), os.getpid()
+
+
+def fail_rank(which, kind, words):
+    """One rank raises, the others wait for it."""
+    if distributed.get_rank() == which:
+        launcher.say("the sum")
+        fail(kind, words)
+    return sum_of_ranks(0)
+
+
+def kill_rank(which):
+    """One rank is killed from outside, the others wait for it."""
+    launcher.say("the sum")
+    if distributed.get_rank() == which:
+        print("farewell", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return sum_of_ranks(0)
+
+
+def exit_rank(which):
+    """One rank ends without a word."""
+    launcher.say("the sum")
+    if distributed.get_rank() == which:
+        os._exit(3)
+    return sum_of_ranks(0)
+
+
+def hang_rank(which):
+    """One rank takes for ever, and holds Python's lock while it does."""
+    launcher.say("the sum")
+    if distributed.get_rank() == which:
+        print("still here", flush=True)
+        ctypes.PyDLL(None).sleep(60)
+    return os.getpid()
 
 
 _real = cells.measure

@@ -34,6 +34,11 @@ class GPTShapes:
         """Whether the layers are GPT-2's: LayerNorm, learned positions, no gate in the MLP."""
         return self.layer_norm_epsilon is not None
 
+    def scales_queries(self, index: int) -> bool:
+        """Whether layer `index` (from 0) of a GPT block multiplies its queries by a number other than 1."""
+        factor = 1.0 if self.scale_attn_weights else self.head_dim**0.5
+        return factor / (index + 1 if self.scale_attn_by_inverse_layer_idx else 1) != 1
+
     @property
     def norm_params(self) -> int:
         """Parameters of one norm as wide as the model: a weight, and in a GPT block a bias."""

@@ -8,6 +8,7 @@ from dsmem.units import one_of, whole_number
 if TYPE_CHECKING:
     from dsmem.config.architecture import Architecture
 
+_ZERO_UNITS = (("tensors", "flat", "rows"), ("tensors", "flat"), ("flat",), ("rows",))  # by stage, the default first
 _DEGREES = ("data", "tensor", "pipeline", "expert", "context")
 
 
@@ -32,6 +33,9 @@ class Sharding:
     data: replicas, each with sequences of its own. A workload is what one of them runs: its `batch` is of one replica.
     zero: what replicas share out among them instead of each keeping all of it: 0 nothing (DDP), 1 optimizer states,
     2 gradients, too, 3 parameters, too (ZeRO, arXiv 1910.02054; stage 3 is FSDP).
+    zero_unit: what is shared out whole: at stage 1 "tensors", each to the rank that has least so far (torch's
+    ZeroRedundancyOptimizer, the default there), or the elements of one "flat" buffer (DeepSpeed, Megatron's distributed
+    optimizer; the default at stage 2); at stage 3 the "rows" of each tensor (FSDP2).
     tensor: ranks that cut each layer's matrices by columns and rows (arXiv 1909.08053). sequence_parallel: whether they
     also share out the tokens where they do not cut the width (arXiv 2205.05198, section 4.2.2).
     attention: "tensor": its heads are cut. "data": each of the `tensor` ranks attends to sequences of its own, with
@@ -65,6 +69,7 @@ class Sharding:
     microbatches: int | None = None
     stage_layers: tuple = ()
     vocab_multiple: int = 1
+    zero_unit: str | None = None
 
     def __post_init__(self):
         for field in (*_DEGREES, "vocab_multiple"):
@@ -76,6 +81,11 @@ class Sharding:
         one_of("attention", self.attention, ("tensor", "data"), "a way to share out attention")
         self._settle_experts()
         self._settle_stages()
+        units = _ZERO_UNITS[self.zero]
+        one_of(
+            "zero_unit", units[0] if self.zero_unit is None else self.zero_unit, units, f"what zero={self.zero} shares"
+        )
+        self._settle("zero_unit", units[0] if self.zero_unit is None else self.zero_unit)
 
     def _settle(self, name, value):
         object.__setattr__(self, name, value)
@@ -100,7 +110,7 @@ class Sharding:
         self._settle("microbatches", in_flight)
         if not isinstance(self.stage_layers, tuple | list):
             raise ValueError(f"stage_layers={self.stage_layers!r} is not a list; it must hold a number for each stage")
-        self._settle("stage_layers", tuple(whole_number("stage_layers", count, 0) for count in self.stage_layers))
+        self._settle("stage_layers", tuple(whole_number("stage_layers", count) for count in self.stage_layers))
         if self.stage_layers and len(self.stage_layers) != self.pipeline:
             raise ValueError(
                 f"stage_layers={self.stage_layers} names {len(self.stage_layers)} stages; it must name the "
@@ -123,6 +133,8 @@ class Sharding:
                 del own["expert_tensor"]
             if sharding.microbatches == sharding.pipeline:
                 del own["microbatches"]
+            if sharding.zero_unit == _ZERO_UNITS[sharding.zero][0]:
+                del own["zero_unit"]
             sharding = own
         elif sharding is None:
             sharding = {}

@@ -36,13 +36,22 @@ class Footprint:
         listed = list(instants.values()) if isinstance(instants, dict) else []
         if not (listed and all(isinstance(parts, dict) for parts in listed)):
             raise ValueError(f"instants={instants!r} lists no instant; it must be {{instant: {{part: bytes}}}}")
-        self.instants, self.arch, self.work = instants, arch, work
-        self.totals = {instant: sum(parts.values()) for instant, parts in instants.items()}
+        self._told, self.arch, self.work = instants, arch, work  # those that can be the largest
+
+    @functools.cached_property
+    def instants(self) -> dict[str, dict[str, Any]]:
+        """{instant: {part: bytes}}, in the order of the pass."""
+        return self._told
+
+    @functools.cached_property
+    def totals(self) -> dict[str, Any]:
+        """{instant: bytes}."""
+        return _totals(self.instants)
 
     @functools.cached_property
     def _winner(self) -> "int | np.ndarray":
         """Index of the largest instant, or an array of indices."""
-        totals = list(self.totals.values())
+        totals = list(self._told_totals.values())
         best, winner = totals[0], 0
         for index, total in enumerate(totals[1:], start=1):
             larger = total > best
@@ -52,24 +61,28 @@ class Footprint:
     @property
     def total_bytes(self) -> "int | np.ndarray":
         """The peak: the total of the largest instant."""
-        return self._pick(list(self.totals.values()))
+        return self._pick(list(self._told_totals.values()))
 
     @property
     def peak_instant(self) -> "str | np.ndarray":
         """The name of the largest instant."""
-        return self._pick(list(self.instants))
+        return self._pick(list(self._told))
 
     @property
     def parts(self) -> dict[str, Any]:
         """{part: bytes} at the peak, in the order of the pass; they sum to `total_bytes`."""
-        names = dict.fromkeys(part for parts in self.instants.values() for part in parts)
-        parts = {name: self._pick([parts.get(name, 0) for parts in self.instants.values()]) for name in names}
+        names = dict.fromkeys(part for parts in self._told.values() for part in parts)
+        parts = {name: self._pick([parts.get(name, 0) for parts in self._told.values()]) for name in names}
         return {name: nbytes for name, nbytes in parts.items() if np.any(nbytes)}
 
     @property
     def working_bytes(self) -> "int | np.ndarray":
         """What the pass needs at its peak beside what is kept: all parts but weights, buffers and KV cache."""
         return sum(nbytes for part, nbytes in self.parts.items() if not part.startswith(KEPT))
+
+    @functools.cached_property
+    def _told_totals(self):
+        return _totals(self._told)
 
     def _pick(self, values):
         """From one value per instant, that of the largest."""
@@ -99,6 +112,10 @@ class Footprint:
 
     def _repr_html_(self) -> str | None:
         return None if isinstance(self._winner, np.ndarray) else self.table()._repr_html_()
+
+
+def _totals(instants):
+    return {instant: sum(parts.values()) for instant, parts in instants.items()}
 
 
 def _where(condition, yes, no):

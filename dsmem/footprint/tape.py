@@ -87,20 +87,26 @@ class Tape:
     """What is alive as a step of training goes on, and each instant of it.
 
     held: {part: bytes} that are alive from the first instant to the last. instants: {name: {part: bytes}}, each after
-    the operator of that name. where: stands before the names, such as "layers.0.".
+    the operator of that name. where: stands before the names, such as "layers.0.". operators: those that have run, and
+    calls without arguments, made when backward comes to their place.
     """
 
     def __init__(self, held: dict[str, Any]):
-        self.alive, self.instants, self.operators, self.where = dict(held), {}, [], ""
+        self.alive = {part: nbytes for part, nbytes in held.items() if some(nbytes)}
+        self.instants, self.operators, self.where = {}, [], ""
         self._again, self._second, self.trained = None, False, []
 
     def count(self, part: str, nbytes: Any) -> None:
         """`part` grows by so many bytes."""
-        self.alive[part] = self.alive.get(part, 0) + nbytes
+        total = self.alive.get(part, 0) + nbytes
+        if some(total):
+            self.alive[part] = total
+        else:
+            self.alive.pop(part, None)
 
     def note(self, name: str) -> None:
         """The instant `name` is now."""
-        self.instants[self.where + name] = {part: nbytes for part, nbytes in self.alive.items() if _some(nbytes)}
+        self.instants[self.where + name] = dict(self.alive)
 
     def make(self, part: str, nbytes: Any, viewed: bool = False) -> Tensor:
         """A new tensor, not yet of an instant: gradients in a rule, and what has none. viewed: as in `Tensor`."""
@@ -179,7 +185,9 @@ class Tape:
         del output, seed
         while self.operators:
             operator = self.operators.pop()
-            if any(grad is not None for grad in operator.grads):
+            if not isinstance(operator, Operator):
+                operator()
+            elif any(grad is not None for grad in operator.grads):
                 self._turn(operator)
 
     def _turn(self, operator):
@@ -282,5 +290,6 @@ def passes_on_twice(tape: Tape, grad: Tensor) -> list[Tensor]:
     return [grad, grad]
 
 
-def _some(nbytes):
+def some(nbytes: Any) -> Any:
+    """Whether there are any bytes, of an array in any place."""
     return nbytes.any() if hasattr(nbytes, "any") else nbytes

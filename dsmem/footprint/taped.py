@@ -18,10 +18,11 @@ def decoder(p: Trained) -> View:
     h = embedding(p, table)
     if arch.learned_positions:
         h = taped_gpt.positions(p, h)
-    for index in range(arch.num_hidden_layers):
-        t.where = f"layers.{index}."
-        run = functools.partial(taped_gpt.block if arch.gpt_block else layer, p, shared, index)
-        h = t.again(run, h) if p.training.checkpointing == "full" else run(h)
+    for index in p.folded.ends:
+        with p.folded.layer(index):
+            t.where = f"layers.{index}."
+            run = functools.partial(taped_gpt.block if arch.gpt_block else layer, p, shared, index)
+            h = t.again(run, h) if p.training.checkpointing == "full" else run(h)
     t.where = ""
     del shared, run
     h = p.layer_norm("norm", h, "normed") if arch.gpt_block else p.norm("norm", h, "normed", arch.hidden_size)

@@ -51,8 +51,7 @@ def mix(p: Trained, shared: Shared, index: int, x: View) -> View:
     else:
         names = (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"))
         q, k, v = (p.split(p.linear(name, x, part), heads, not eager) for name, part in names)
-    factor = 1.0 if p.arch.scale_attn_weights else p.arch.head_dim**0.5
-    if factor / (index + 1 if p.arch.scale_attn_by_inverse_layer_idx else 1) != 1:
+    if p.arch.scales_queries(index):
         q = p.like("scale_queries", q, "query_scaled")
     if eager:
         k = p.by_head(k)

@@ -9,6 +9,7 @@ from dsmem import formulas
 from dsmem.config.architecture import Architecture
 from dsmem.config.training import Training
 from dsmem.config.workload import Workload
+from dsmem.footprint.folding import Folded, kinds
 from dsmem.footprint.tape import PASSING, Parameter, Summed, Tape, Tensor, View, gives, passes_on, passes_on_twice
 from dsmem.units import dtype_bits
 
@@ -18,12 +19,14 @@ class Trained:
 
     held: {part: bytes} of what is alive from the first instant to the last. bits: of one element of an activation.
     tokens: of all sequences. tensors: {name: bytes} of what is trained, in the order in which the pass meets it.
+    folded: which layers run, and what is known of the others.
     """
 
     def __init__(self, arch: Architecture, work: Workload, training: Training, held: dict[str, Any]):
         self.arch, self.work, self.training, self.t = arch, work, training, Tape(held)
         self.bits, self.tokens = dtype_bits(work.activations), work.batch * work.seq_len
         self.tensors = {}
+        self.folded = Folded(self.t, kinds(arch), self.tensors)
 
     def parameter(self, name: str, nbytes: Any, uses: int = 1) -> Parameter:
         """A trained weight of the part of the model that runs now."""

@@ -4,6 +4,8 @@ Nothing here is measured: the decoder's operators run on sizes (`taped`), each k
 backward takes them in reverse. `tests/` holds every instant against the ledger of a real step.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,14 +26,23 @@ NOT_HELD = ("rope_tables", "causal_mask", "window_mask")  # they end with the pa
 class TrainingFootprint(Footprint):
     """A `Footprint` of a training step: its instants are those of forward, of backward, and of the optimizer's step.
 
-    training: as in `training_footprint`.
+    phases: {phase: {instant: {part: bytes}}} of those that can be the largest: where layers do the same one after the
+    other, the first's and the last's. all_phases: a call that tells all, made when `instants` or `totals` are asked
+    for. training: as in `training_footprint`.
     """
 
-    def __init__(self, phases: dict[str, dict], arch: Architecture, work: Workload, training: Training):
-        super().__init__({name: parts for instants in phases.values() for name, parts in instants.items()}, arch, work)
-        self.training, self._phases = training, phases
+    def __init__(
+        self, phases: dict[str, dict], all_phases: Callable, arch: Architecture, work: Workload, training: Training
+    ):
+        super().__init__(_flat(phases), arch, work)
+        self.training, self._phases, self._all_phases = training, phases, all_phases
 
-    @property
+    @functools.cached_property
+    def instants(self) -> dict[str, dict[str, Any]]:
+        """{instant: {part: bytes}} of every layer, in the order of the step."""
+        return _flat(self._all_phases())
+
+    @functools.cached_property
     def phases(self) -> dict[str, Any]:
         """{phase: bytes at its largest instant}: "forward", "backward", "optimizer step"."""
         return {phase: Footprint(instants).total_bytes for phase, instants in self._phases.items() if instants}
@@ -71,29 +82,40 @@ def training_footprint(
     held = {name: size for name, size in resident(arch, work).items() if name not in NOT_HELD}
     tensors = trained_tensors(arch, work, training)
     p = Trained(arch, work, training, held | optimizers.states(training, tensors, dtype_bits(work.activations)))
-    out = taped.all_of(p)
-    names = list(p.t.instants)
-    first = names.index("end of forward") + 1
+    taped.all_of(p)
     steps = optimizers.instants(training, tensors, p.bits)
-    ready = p.t.instants[names[-1]]
-    del out
+    few = {tuple(parts.items()): name for name, parts in reversed(steps.items())}  # of equal ones the first
+    few = {name: steps[name] for name in steps if name in few.values()}
     return TrainingFootprint(
-        {
-            "forward": {name: p.t.instants[name] for name in names[:first]},
-            "backward": {name: p.t.instants[name] for name in names[first:]},
-            "optimizer step": {name: ready | parts for name, parts in steps.items()},
-        },
-        arch,
-        work,
-        training,
+        _phases(p.t.instants, few), lambda: _phases(p.folded.instants(), steps), arch, work, training
     )
 
 
 def trained_tensors(arch: Architecture, work: Workload, training: Training) -> dict[str, Any]:
     """{name: bytes} of all parameters, as a pass over one token meets them."""
-    p = Trained(arch, work.changed(batch=1, seq_len=1), training, {})
+    return _tensors(arch, work.changed(batch=1, seq_len=1), training)
+
+
+@functools.lru_cache(maxsize=64)  # behind a slider they are always the same
+def _tensors(arch, work, training):
+    p = Trained(arch, work, training, {})
     taped.decoder(p)
     return p.tensors
+
+
+def _phases(instants, steps):
+    """{phase: {instant: {part: bytes}}}. steps: what the optimizer's instants have beside what backward left."""
+    names = list(instants)
+    first = names.index("end of forward") + 1
+    return {
+        "forward": {name: instants[name] for name in names[:first]},
+        "backward": {name: instants[name] for name in names[first:]},
+        "optimizer step": {name: instants[names[-1]] | parts for name, parts in steps.items()},
+    }
+
+
+def _flat(phases):
+    return {name: parts for instants in phases.values() for name, parts in instants.items()}
 
 
 def _check(arch, work, training, sharding):

@@ -24,6 +24,17 @@ from dsmem.formulas.cache import (
     paged_tokens,
     transposed_latents_bytes,
 )
+from dsmem.formulas.sharding import (
+    first_stage_activation_bytes,
+    sequence_activation_bytes,
+    sequence_selective_activation_bytes,
+    shard_bytes,
+    tensor_activation_bytes,
+    tensor_selective_activation_bytes,
+    zero1_states_bytes,
+    zero2_states_bytes,
+    zero3_states_bytes,
+)
 from dsmem.formulas.speed import (
     attention_seconds,
     break_even_bytes_per_s,
@@ -138,4 +149,13 @@ __all__ = [
     "token_ids_bytes",
     "training_states_bytes",
     "transposed_latents_bytes",
+    "shard_bytes",
+    "zero1_states_bytes",
+    "zero2_states_bytes",
+    "zero3_states_bytes",
+    "tensor_activation_bytes",
+    "sequence_activation_bytes",
+    "tensor_selective_activation_bytes",
+    "sequence_selective_activation_bytes",
+    "first_stage_activation_bytes",
 ]

@@ -19,6 +19,7 @@ from dsmem.memory.records import BEFORE, CATEGORIES, Record, plain_tensors, tens
 from dsmem.memory.sums import add_in_place, holders_of_one
 from dsmem.units import as_text, one_of
 
+UNSEEN = "bytes"  # the format of a storage that was met as it was refilled, before any tensor on it
 CACHE_ARGUMENTS = ("cache", "past_key_values")
 
 
@@ -124,6 +125,8 @@ class Ledger(Booked, TorchDispatchMode):
         record, _ = self._live.get(storage._cdata, (None, None))
         if record is None or record.nbytes != storage.nbytes():
             record = self._bear(storage, tensor, op)
+        if record.dtype == UNSEEN:  # the first tensor that views what was refilled
+            record.shape, record.dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
         record.category = category or record.category
 
     def _bear(self, storage, tensor, op):
@@ -190,19 +193,25 @@ class Ledger(Booked, TorchDispatchMode):
         original, ledger = torch.UntypedStorage.resize_, self
 
         def resize_(storage, size):
-            record, _ = ledger._live.get(storage._cdata, (None, None))
+            before = storage.nbytes()
             result = original(storage, size)
-            if record is not None and record.nbytes != storage.nbytes():
-                ledger._resized(storage, record)
+            if before != storage.nbytes():
+                ledger._resized(storage, before)
             return result
 
         torch.UntypedStorage.resize_ = resize_
         self._undo.append(lambda: setattr(torch.UntypedStorage, "resize_", original))
 
-    def _resized(self, storage, record):
-        self._bury(storage._cdata)
+    def _resized(self, storage, before):
+        key = storage._cdata
+        record, _ = self._live.get(key, (None, None))
+        if record is None:
+            record = Record(before, BEFORE, "", (before,), UNSEEN, str(storage.device))
+            self._live[key] = record, weakref.finalize(storage, self._bury, key)
+            self.events.append((record, 1))
+        self._bury(key)
         reborn = dataclasses.replace(record, nbytes=storage.nbytes(), op="resize_")
-        self._live[storage._cdata] = reborn, weakref.finalize(storage, self._bury, storage._cdata)
+        self._live[key] = reborn, weakref.finalize(storage, self._bury, key)
         self.events.append((reborn, 1))
 
     def _classify(self):

@@ -34,7 +34,8 @@ class TrainingStep:
     its parameters want gradients (with a lora_rank those alone that do already), and layers are wrapped where
     `training.checkpointing` says so. tokens: ids, (batch, seq_len). training: as in `Training.of`. activations: the
     format that torch.autocast computes in, where the precision is "autocast". attention: of our decoder, as in its
-    call; a model of transformers was built with its own. around: makes a context that each run is to be in.
+    call; a model of transformers was built with its own. around: makes a context that each run is to be in. optimizer:
+    makes the optimizer, as `make_optimizer` does.
     The optimizer has its states before the first `run`, so every one is like the second step of a training.
     loss: a call that takes the tokens and gives the loss; may be replaced before a run.
     observer: None, or whoever is told of a run, such as a `Ledger`: `mark(phase)` as each of `PHASES` begins,
@@ -51,6 +52,7 @@ class TrainingStep:
         activations: Any = "bf16",
         attention: str = "auto",
         around: Callable = contextlib.nullcontext,
+        optimizer: Callable = make_optimizer,
     ):
         self._around, self.module, self.training = around, module, Training.of(training)
         self.activations = one_of("activations", format_name(activations), FLOATS)
@@ -66,7 +68,7 @@ class TrainingStep:
             module.dropout = self.training.dropout  # of our GPT block; other families have none
         scales = self._device == "cuda" and self.activations == "fp16" and self.training.precision == "autocast"
         self._scaler = torch.amp.GradScaler("cuda") if scales else None
-        self._optimizers, self._clock = self._with_states(), None
+        self._optimizers, self._clock = self._with_states(optimizer), None
 
     def run(self) -> torch.Tensor:
         """Forward and loss, backward, optimizer, and gradients let go; returns the loss, a number without a graph."""
@@ -107,14 +109,14 @@ class TrainingStep:
         states = [optimizer.state.get(parameter, {}) for optimizer in self._optimizers]
         return [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
 
-    def _with_states(self):
+    def _with_states(self, make):
         """The optimizers, one of each parameter where it steps inside backward, after a step without gradients."""
         named = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
         groups = [[pair] for pair in named] if self.training.step_in_backward else [named]
         optimizers = []
         with self._mode, torch.no_grad():
             for group in groups:
-                if (optimizer := make_optimizer(self.training, group)) is not None:
+                if (optimizer := make(self.training, group)) is not None:
                     for _, parameter in group:
                         parameter.grad = torch.zeros_like(parameter)
                     optimizer.step()

@@ -176,6 +176,17 @@ def test_a_storage_freed_and_refilled_in_place_is_followed():
     assert ledger.peak_bytes == 1000
 
 
+def test_a_storage_that_is_met_as_it_is_refilled_counts_from_then_on():
+    empty, full = torch.zeros(100), torch.zeros(25)
+    empty.untyped_storage().resize_(0)
+    with Ledger() as ledger:
+        empty.untyped_storage().resize_(400)
+        empty.add_(1)
+        full.untyped_storage().resize_(0)
+    assert ledger.timeline().live_bytes.tolist() == [0, 100, 100, 500, 400, 400]
+    assert [(record.shape, record.dtype) for record in ledger.at_peak()] == [((100,), "float32"), ((25,), "bytes")]
+
+
 def test_a_tensor_grown_by_an_operator_is_followed():
     with Ledger() as ledger:
         x = torch.zeros(10)

@@ -1,0 +1,225 @@
+"""What spreads a decoder over ranks: torch's DistributedDataParallel, ZeroRedundancyOptimizer, FSDP2 and DTensor."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import _disable_current_modes
+
+from dsmem.config.sharding import Sharding
+from dsmem.config.training import Training
+from dsmem.model.optimizers import make_optimizer
+from dsmem.runs.ranks.experts import spread_experts
+
+if TYPE_CHECKING:
+    from dsmem.model.decoder import Decoder
+
+ENGINES = ("ddp", "zero1", "fsdp2", "tensor", "expert")
+"""Names of the engines, as `engine_of` gives them."""
+
+
+def engine_of(sharding: Sharding, arch: Any) -> str:
+    """The engine that runs `sharding` of `arch`, one of `ENGINES`; ValueError for what none of them runs.
+
+    >>> from dsmem import Architecture
+    >>> engine_of(Sharding(data=4, zero=3), Architecture.of("qwen2.5-0.5b"))
+    'fsdp2'
+    """
+    sharding.check(arch)
+    refused = {
+        f"pipeline={sharding.pipeline}": sharding.pipeline > 1,
+        f"context={sharding.context}": sharding.context > 1,
+        "sequence_parallel=True": sharding.sequence_parallel,
+        f"attention={sharding.attention!r}": sharding.attention != "tensor",
+        f"vocab_multiple={sharding.vocab_multiple}": sharding.vocab_multiple > 1,
+        f"tensor={sharding.tensor} beside data={sharding.data}": sharding.tensor > 1 and sharding.data > 1,
+        f"expert={sharding.expert} beside data={sharding.data}": sharding.expert not in (1, sharding.data),
+        f"expert={sharding.expert} with zero={sharding.zero}": sharding.expert > 1 and sharding.zero > 0,
+    }
+    if sharding.tensor > 1:
+        refused |= _not_cut(arch, sharding.tensor)
+    found = next((what for what, is_so in refused.items() if is_so), None)
+    if found:
+        raise ValueError(f"{found} is not run on real ranks; allowed: data with zero=0 to 3, tensor, or expert=data")
+    if sharding.tensor > 1:
+        return "tensor"
+    if sharding.expert > 1:
+        return "expert"
+    return ("ddp", "zero1", "fsdp2", "fsdp2")[sharding.zero]
+
+
+def _not_cut(arch, tensor):
+    """What `tensor_plan` does not cut, {what: whether `arch` has it}."""
+    return {
+        f"tensor={tensor} of the mixture {arch.name}": bool(arch.n_routed_experts),
+        f"tensor={tensor} of {arch.name}, whose matrices are joined,": any(
+            name in arch.linears() for name in ("qkv_proj", "gate_up_proj")
+        ),
+        f"tensor={tensor} of the block of {arch.name}": arch.gpt_block or arch.gemma_block,
+        f"tensor={tensor} of num_key_value_heads={arch.num_key_value_heads}": bool(
+            not arch.latent and arch.num_key_value_heads % tensor
+        ),
+    }
+
+
+class Spread:
+    """A decoder made ready by an engine. model: whose parameters are trained. call: what takes tokens to logits.
+
+    optimizer: makes one, as `make_optimizer` does; `made` holds it then. warm: steps before all that follow are alike.
+    """
+
+    def __init__(self, model: "Decoder", call: Callable | None = None, optimizer: Callable = make_optimizer):
+        self.model, self.call, self._optimizer, self.made = model, call or model, optimizer, []
+        self.warm = 2 if isinstance(self.call, DistributedDataParallel) else 1
+
+    def make(self, training: Training, named: list) -> Any:
+        """The optimizer of named parameters, or None; for `TrainingStep`."""
+        optimizer = self._optimizer(training, named)
+        self.made += [] if optimizer is None else [optimizer]
+        return optimizer
+
+
+def spread(model: "Decoder", sharding: Sharding, engine: str, device: str) -> Spread:
+    """Hand a decoder, whole on every rank, to an engine; each rank keeps its part. device: "cpu" or "cuda"."""
+    model.requires_grad_(True).train()
+    mesh = init_device_mesh(device, (dist.get_world_size(),))
+    if engine == "fsdp2":
+        return Spread(_sharded(model, mesh, sharding.zero))
+    if engine == "tensor":
+        return Spread(_cut(model, mesh), optimizer=_by_kind)
+    ignored = spread_experts(model, dist.group.WORLD) if engine == "expert" else []
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ignored)
+    call = DistributedDataParallel(model, broadcast_buffers=False)
+    return Spread(model, call, ZeroOne if engine == "zero1" else make_optimizer)
+
+
+# ---- FSDP2 -----------------------------------------------------------------------------------------------------------
+
+
+def _sharded(model, mesh, zero):
+    """Each layer is a unit that is gathered at once, and the rest of the model one more.
+
+    Stage 3 leaves `reshard_after_forward` as it is by default: layers let go of what they gathered after forward, the
+    outermost unit (embedding, norm, head) does not, for backward begins with it.
+    """
+    for unit in (*model.layers, model):
+        fully_shard(unit, mesh=mesh, reshard_after_forward=False if zero == 2 else None)
+    for unit in model.modules():
+        if isinstance(unit, FSDPModule):
+            unit.set_custom_reduce_scatter(_reduce_scatter())
+    return model
+
+
+def _reduce_scatter():
+    """FSDP2's own, out of a ledger's sight: on a CPU gloo makes copies inside, on a GPU NCCL does not."""
+    from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultReduceScatter
+
+    class Unseen(DefaultReduceScatter):
+        def __call__(self, *args: Any, **options: Any):
+            with _disable_current_modes():
+                return super().__call__(*args, **options)
+
+    return Unseen()
+
+
+# ---- ZeRO, stage 1 ---------------------------------------------------------------------------------------------------
+
+
+class Several:
+    """Optimizers behind one `step`. optimizers: those that have states on this rank."""
+
+    def __init__(self, optimizers: list):
+        self.optimizers = optimizers
+
+    @property
+    def state(self) -> dict:
+        """Of every parameter stepped here, what its optimizer keeps for it."""
+        return {key: value for optimizer in self.optimizers for key, value in optimizer.state.items()}
+
+    @property
+    def param_groups(self) -> list[dict]:
+        """The parameter groups of all of them."""
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def step(self) -> None:
+        """Step all of them."""
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Free every gradient, or fill it with zeros."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none)
+
+
+class ZeroOne(Several):
+    """torch's ZeroRedundancyOptimizer: each rank steps whole tensors of its own, and sends them to the others.
+
+    training: AdamW or SGD alone, as in `make_optimizer`. named: (name, parameter) of all that are trained.
+    """
+
+    def __init__(self, training: Training, named: list):
+        if training.optimizer not in ("adamw", "sgd") or training.precision == "master":
+            raise ValueError(
+                f"optimizer={training.optimizer!r} with precision={training.precision!r} is not shared out by "
+                "ZeroRedundancyOptimizer here; allowed: 'adamw' or 'sgd', and precision 'pure' or 'autocast'"
+            )
+        own = make_optimizer(training, named).optimizers[0]
+        options = {name: value for name, value in own.defaults.items() if name != "decoupled_weight_decay"}
+        del own
+        kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.SGD
+        self.zero = ZeroRedundancyOptimizer([p for _, p in named], optimizer_class=kind, **options)
+        super().__init__([self.zero.optim])
+
+    def step(self) -> None:
+        """Step this rank's tensors, and take the others' from their ranks."""
+        self.zero.step()
+
+
+# ---- Tensor parallel -------------------------------------------------------------------------------------------------
+
+
+def _cut(model, mesh):
+    """The decoder with its matrices cut by columns and rows, each tensor that is not cut whole on every rank."""
+    tied = model.arch.tie_word_embeddings
+    parallelize_module(model, mesh, tensor_plan(model, mesh.size()))
+    if tied:
+        model.lm_head.weight = model.embed_tokens.weight
+    for layer in model.layers:
+        if model.arch.latent:
+            layer.self_attn.heads //= mesh.size()
+    return model
+
+
+def tensor_plan(model: "Decoder", tensor: int) -> dict[str, Any]:
+    """{name of a module: how DTensor cuts it}: Megatron's plan (arXiv 1909.08053), the vocabulary cut as well.
+
+    An intermediate size that `tensor` does not divide is cut as torch.chunk does, the last rank's part the smallest;
+    gate and up are then handed on as DTensors, which alone know how wide they are.
+    """
+    plan = {"embed_tokens": RowwiseParallel(input_layouts=Replicate())}
+    plan |= {name: ColwiseParallel(output_layouts=Replicate()) for name in model.arch.head_linears()}
+    columns = ("q_b_proj", "kv_b_proj") if model.arch.q_lora_rank else ("q_proj", "kv_b_proj")
+    columns = columns if model.arch.latent else ("q_proj", "k_proj", "v_proj")
+    even = model.arch.intermediate_size % tensor == 0
+    for index in range(len(model.layers)):
+        attention, mlp = f"layers.{index}.self_attn", f"layers.{index}.mlp"
+        plan |= {f"{attention}.{name}": ColwiseParallel() for name in columns}
+        plan |= {f"{mlp}.{name}": ColwiseParallel(use_local_output=even) for name in ("gate_proj", "up_proj")}
+        plan |= {f"{attention}.o_proj": RowwiseParallel(), f"{mlp}.down_proj": RowwiseParallel()}
+    return plan
+
+
+def _by_kind(training: Training, named: list) -> Several:
+    """One optimizer for DTensors and one for plain tensors, which no foreach operator takes together."""
+    kinds: dict[Any, list] = {}
+    for name, parameter in named:
+        kinds.setdefault(isinstance(parameter, DTensor), []).append((name, parameter))
+    return Several([make_optimizer(training, group) for group in kinds.values() if training.optimizer != "none"])

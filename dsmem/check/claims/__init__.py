@@ -5,12 +5,12 @@
 'holds'
 """
 
-from dsmem.check.claims import inference, training
+from dsmem.check.claims import frontier, inference, machines, training
 from dsmem.check.claims.claim import Claim, Evidence
 from dsmem.table import Table
 from dsmem.units import one_of
 
-_ALL = inference.CLAIMS + training.CLAIMS
+_ALL = inference.CLAIMS + training.CLAIMS + machines.CLAIMS + frontier.CLAIMS
 CLAIMS: dict[str, Claim] = {
     each.letter: each for each in sorted(_ALL, key=lambda each: (len(each.letter), each.letter))
 }

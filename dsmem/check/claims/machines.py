@@ -93,7 +93,7 @@ CLAIMS = (
         "07",
         (
             computed(
-                "a token of the 7B in FP16, all weights over PCIe 4.0 × 16",
+                "a token of the 7B in FP16, over PCIe 4.0 × 16",
                 lambda: weight_bytes(SEVEN, "fp16") / PCIE_4_X16,
                 "ms",
             ),

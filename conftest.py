@@ -18,6 +18,7 @@ NEEDED_BY = {
         "dsmem/plots/explorers.py",
         "dsmem/plots/widgets.py",
         "tests/plots/test_cache.py",
+        "tests/plots/test_page.py",
         "tests/plots/test_weights.py",
         "tests/plots/test_widgets.py",
         "tests/test_front_door.py",

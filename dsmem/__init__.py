@@ -35,5 +35,6 @@ __getattr__, __dir__, __all__ = attach(
         "explore_weights": "plots.explorers",
         "explore_cache": "plots.explorers",
         "explore_settings": "plots.explorers",
+        "explore_fit": "plots.pages",
     },
 )

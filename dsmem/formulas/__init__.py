@@ -1,7 +1,7 @@
 """The memory formulas: numbers in, bytes out; arrays in, curves out; SymPy symbols in, algebra out.
 
 Those of `speed` give seconds, and what follows from them: moving a cache against computing it once more; those of
-`training` what a step holds beside a forward pass.
+`training` what a step holds beside a forward pass; that of `experts` counts experts.
 
 Every body is plain arithmetic (`+ - * / // **`, and `-(-x // 8)` for a ceiling), so one function serves the
 derivation, the evaluation and the plot. Widths come in bits and are divided by 8 last, once per tensor.
@@ -21,9 +21,11 @@ from dsmem.formulas.cache import (
     fp8_latent_row_bytes,
     kv_cache_bytes,
     latent_cache_bytes,
+    linear_state_bytes,
     paged_tokens,
     transposed_latents_bytes,
 )
+from dsmem.formulas.experts import touched_experts
 from dsmem.formulas.sharding import (
     first_stage_activation_bytes,
     sequence_activation_bytes,
@@ -89,6 +91,7 @@ from dsmem.formulas.weights import (
     nf4_double_linear_bytes,
     nf4_linear_bytes,
     nvfp4_linear_bytes,
+    sparse_linear_bytes,
 )
 
 __all__ = [
@@ -124,6 +127,7 @@ __all__ = [
     "key_bytes",
     "kv_cache_bytes",
     "latent_cache_bytes",
+    "linear_state_bytes",
     "layer_norm_statistics_bytes",
     "logits_bytes",
     "logsumexp_bytes",
@@ -143,10 +147,12 @@ __all__ = [
     "rope_tables_bytes",
     "router_bias_bytes",
     "routing_bytes",
-    "scores_saved_bytes",
-    "segments_bytes",
+    "sparse_linear_bytes",
     "tensor_bytes",
     "token_ids_bytes",
+    "touched_experts",
+    "scores_saved_bytes",
+    "segments_bytes",
     "training_states_bytes",
     "transposed_latents_bytes",
     "shard_bytes",

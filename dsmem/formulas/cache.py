@@ -90,3 +90,15 @@ def transposed_latents_bytes(batch, cache_len, num_hidden_layers, kv_lora_rank, 
     9760.0
     """
     return num_hidden_layers * -(-batch * cache_len * kv_lora_rank * bits // 8)
+
+
+def linear_state_bytes(batch, num_hidden_layers, heads, qk_head_dim, v_head_dim, bits):
+    """What linear attention keeps in place of a cache: a matrix per head and layer, however many tokens it has read.
+
+    heads: each with keys of `qk_head_dim` and values of `v_head_dim`. num_hidden_layers: those that are linear. Left
+    out: the last few inputs of the convolution before it. Source: arXiv 2412.06464, section 3.1.
+
+    >>> linear_state_bytes(1, 48, 48, 128, 128, 32) / 2**20
+    144.0
+    """
+    return num_hidden_layers * -(-batch * heads * qk_head_dim * v_head_dim * bits // 8)

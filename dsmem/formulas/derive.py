@@ -77,6 +77,7 @@ SYMBOLS = {
 _UNITS = {
     "_seconds": "seconds",
     "_tokens": "tokens",
+    "_experts": "experts",
     "_params": "parameters",
     "_bytes_per_s": "bytes per second",
     "_tokens_per_s": "tokens per second",

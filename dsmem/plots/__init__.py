@@ -42,6 +42,7 @@ __getattr__, __dir__, __all__ = attach(
         "explore_weights": "explorers",
         "explore_cache": "explorers",
         "explore_settings": "explorers",
+        "explore_fit": "pages",
         "save_report": "report",
         "alt_text": "alt",
     },

@@ -10,8 +10,10 @@ from dsmem.config.schemes import SCHEMES
 from dsmem.config.workload import Workload
 from dsmem.footprint.stored import KEPT
 from dsmem.memory.replay import replay
+from dsmem.plots import pages
 from dsmem.plots.cache import FORMATS, CachePicture
 from dsmem.plots.footprint import FootprintPicture, LengthsPicture
+from dsmem.plots.page import PageExplorer
 from dsmem.plots.segments import FREE, SegmentsPicture, part_of
 from dsmem.plots.weights import WeightsPicture
 from dsmem.plots.widgets import Explorer, explore
@@ -40,15 +42,20 @@ def explore_picture(make: Callable, show: Callable, /, **controls: Any) -> Explo
     return explore(draw, **controls)
 
 
-def explore_footprint(arch: Any, *, capacity: Any = None, **controls: Any) -> Explorer:
+def explore_footprint(
+    arch: Any, *, capacity: Any = None, page: bool = False, **controls: Any
+) -> Explorer | PageExplorer:
     """`plot_footprint` under sliders: every instant of a pass, for one model or a list to choose from.
 
     arch: a model, or a list of models to choose from, each in any form that `Architecture.of` takes. capacity: GPUs to
     choose from, in any form that `config.hardware.capacities` takes, the first one shown. controls: for any field of
     `Workload`, as in `explore`; these replace or extend `CONTROLS`. hide: a menu of families to leave out, "nothing"
     and "weights" if you name none. overhead_bytes: what "fits" keeps free of a capacity. menus: as in `explore`.
-    Raises ValueError, one sentence, for anything else.
+    page: draw in the page itself, without a kernel (`PageExplorer`); a control may then be {text: value}, a menu, and
+    not a widget. Raises ValueError, one sentence, for anything else.
     """
+    if page:
+        return pages.page_of_footprint(arch, capacity, {"hide": ["nothing", "weights"]} | CONTROLS | controls)
     return _of_workload(FootprintPicture, arch, capacity, {"hide": ["nothing", "weights"]} | controls)
 
 
@@ -57,10 +64,10 @@ def explore_curves(arch: Any, *, capacity: Any = None, **controls: Any) -> Explo
     return _of_workload(LengthsPicture, arch, capacity, controls)
 
 
-def explore_weights(arch: Any, capacity: Any = None, **controls: Any) -> Explorer:
+def explore_weights(arch: Any, capacity: Any = None, page: bool = False, **controls: Any) -> Explorer | PageExplorer:
     """`plot_weights` with a menu each for model, format, what stays in 16 bit, and GPU; arguments as above.
 
-    controls: as in `explore`; they replace the menus for weights and kept.
+    controls: as in `explore`; they replace the menus for weights and kept. page: as in `explore_footprint`.
     """
     models, gpus = _models(arch), _gpus(capacity)
 
@@ -70,11 +77,16 @@ def explore_weights(arch: Any, capacity: Any = None, **controls: Any) -> Explore
     formats = ["int8", *(name for name in ("bf16", *SCHEMES, "fp32") if name not in ("int8", "int8_w8a8"))]
     specs = {"model": list(models), "weights": formats, "kept": list(KEPT)} | controls
     specs |= {"gpu": list(gpus)} if capacity else {}
+    if page:
+        return pages.page_of_weights(models, capacity, specs)
     return explore_picture(WeightsPicture, show, **{"figsize": (7.5, 3.3)} | specs)
 
 
-def explore_cache(arch: Any, **controls: Any) -> Explorer:
-    """`plot_cache` under sliders, for a model or a list of models; `controls` as in `explore` replace these."""
+def explore_cache(arch: Any, page: bool = False, **controls: Any) -> Explorer | PageExplorer:
+    """`plot_cache` under sliders, for a model or a list of models; `controls` as in `explore` replace these.
+
+    page: as in `explore_footprint`.
+    """
     models = _models(arch)
     specs = {
         "model": list(models),
@@ -88,6 +100,8 @@ def explore_cache(arch: Any, **controls: Any) -> Explorer:
     def show(picture, model, **values):
         return picture(models[model], **values)
 
+    if page:
+        return pages.page_of_cache(models, specs | controls)
     return explore_picture(CachePicture, show, **{"figsize": (7.5, 3.7)} | specs | controls)
 
 

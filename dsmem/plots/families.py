@@ -12,7 +12,8 @@ FAMILIES = {  # family: (how its parts' names begin, the part whose look it has)
     "residual stream": (("residual", "norm", "position"), "residual"),
     "attention": (
         ("query", "key", "value", "kv_expanded", "latent", "scores", "attention", "logsumexp", "causal_mask")
-        + ("inverse_rms", "rows_", "row_", "scales_gathered", "converted"),
+        + ("inverse_rms", "rows_", "row_", "scales_gathered", "converted", "window_mask")
+        + ("index_", "head_scores", "chosen_"),  # an indexer's
         "scores",
     ),
     "MLP": (("gate", "up", "mlp", "expert", "shared", "rout"), "gated"),

@@ -104,9 +104,9 @@ class FootprintPicture(Picture):
         self.peak.set_text(f"← {axes.in_unit(fp.total_bytes - hidden, self.reach)}")
         self._show_limits(places)
         self.ax.dsmem_data = [(family, row, n) for row, families in rows.items() for family, n in families.items() if n]
-        self._say(*_title(arch, work, fp, capacity))
+        self._say(*title_of(arch, work, fp, capacity))
         shown = f"; shown without {', '.join(apart)}" if apart else ""
-        return _sentence(arch, work, fp, capacity, overhead_bytes, shown)
+        return sentence_of(arch, work, fp, capacity, overhead_bytes, shown)
 
     def _frame(self, rows, needed, apart):
         """Rows and x limits; the limit is a power of four, so that it seldom changes while bars grow."""
@@ -158,8 +158,8 @@ class LengthsPicture(Picture):
         self._mark(work.seq_len, [*by_family(fp.parts).values(), fp.total_bytes])
         self._show_limits(places)
         self._book(lengths, families | {"total": curve.total_bytes})
-        self._say(*_title(arch, work, fp, capacity))
-        return _sentence(arch, work, fp, capacity, overhead_bytes)
+        self._say(*title_of(arch, work, fp, capacity))
+        return sentence_of(arch, work, fp, capacity, overhead_bytes)
 
     def _scale(self, top):
         """The axis ends above what is shown, at a factor of 16 if the picture moves, so that it seldom changes."""
@@ -219,7 +219,7 @@ def _byte_scale(ax, power):
     ax.minorticks_off()
 
 
-def _title(arch, work, fp, capacity):
+def title_of(arch, work, fp, capacity):
     """The model, and its peak as a share of each capacity; a title promises nothing about what fits."""
     shares = "".join(f", {_share(fp.total_bytes / usable)} {label}" for label, usable in capacities(capacity).items())
     return f"{arch.name} in {work.weights}", f"peak {format_bytes(fp.total_bytes)} at {fp.peak_instant}{shares}"
@@ -230,13 +230,18 @@ def _share(ratio):
     return f"{ratio:.0%} of" if ratio < 9.995 else f"{ratio:,.0f} times"
 
 
-def _sentence(arch, work, fp, capacity, overhead_bytes, shown=""):
+def sentence_of(arch, work, fp, capacity, overhead_bytes, shown=""):
     """What the picture shows, for those who cannot see it or want to quote it."""
-    families = sorted(by_family(fp.parts).items(), key=lambda pair: -pair[1])
-    shares = ", ".join(f"{family} {n / fp.total_bytes:.1%}" for family, n in families if n >= 0.001 * fp.total_bytes)
+    shares = shares_of(fp)
     verdict = limits.fit_words(fp.total_bytes, capacities(capacity), overhead_bytes)
     return (
         f"{arch.name}, {work.phase} of {work.batch:,} × {work.seq_len:,} tokens, {work.weights}, {work.attention} "
         f"attention, {work.logits} logits: {fp.total_bytes:,} bytes at {fp.peak_instant} ({shares})"
         f"{'; it ' if verdict else ''}{verdict}{shown}."
     )
+
+
+def shares_of(fp: Any) -> str:
+    """The families of parts at the peak in words, the largest first, those below a thousandth left out."""
+    families = sorted(by_family(fp.parts).items(), key=lambda pair: -pair[1])
+    return ", ".join(f"{family} {n / fp.total_bytes:.1%}" for family, n in families if n >= 0.001 * fp.total_bytes)

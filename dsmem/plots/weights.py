@@ -139,7 +139,7 @@ class WeightsPicture(Picture):
             self.ax.dsmem_data += [(part, label, nbytes) for part, nbytes in parts.items()]
         self._show_limits(places)
         self._say(f"{arch.name} in {weights}", f"{format_bytes(totals[1])}, {totals[1] / totals[0]:.1%} of BF16")
-        return _sentence(arch, weights, kept, bars[1], capacities(capacity))
+        return sentence_of(arch, weights, kept, bars[1], capacities(capacity))
 
     def _stack(self, row, parts):
         start = 0
@@ -149,7 +149,7 @@ class WeightsPicture(Picture):
             start += width
 
 
-def _sentence(arch, weights, kept, parts, capacity):
+def sentence_of(arch, weights, kept, parts, capacity):
     total = sum(parts.values())
     tied = ", its head is the embedding and stays" if arch.tie_word_embeddings and "lm_head" not in KEPT[kept] else ""
     stays = f", {kept} in 16 bit{tied}" if weights in SCHEMES else ""

@@ -11,31 +11,15 @@ import html
 import io
 import threading
 from collections.abc import Callable
-from numbers import Number
 from typing import Any
 
 import ipywidgets
 from PIL import Image
 from traitlets import TraitError
 
+from dsmem.plots import knobs
 from dsmem.plots.alt import figure_text
 from dsmem.plots.kept import DPI, KeptFigure
-
-LABELS = {
-    "batch": "batch (sequences)",
-    "seq_len": "length (tokens)",
-    "cached_tokens": "cached (tokens)",
-    "weights": "weights (format)",
-    "kv_cache": "KV cache (format)",
-    "logits": "logits kept",
-    "kept": "kept in 16 bit",
-    "hide": "left out",
-    "gpu": "GPU",
-    "num_key_value_heads": "KV heads of GQA",
-    "mla_cache": "MLA keeps",
-    "max_split_size_mb": "max split (MiB)",
-    "expandable_segments": "expandable",
-}
 
 
 def explore(
@@ -47,8 +31,8 @@ def explore(
     sentence that says what the picture shows. figsize: inches, at 100 dots each. menus: a menu in place of each slider
     over numbers, for a screen reader reads a menu's name and values, and a slider's not.
     controls: (low, high) or (low, high, start): a slider over powers of two; a list: a slider over its numbers in
-    order, else a menu, the first one chosen; a range: a slider; True or False: a box to tick; a widget: itself; one
-    number or text: fixed, no control. Raises ValueError, one sentence, for anything else.
+    order, else a menu, the first one chosen; {text: value}: a menu; a range: a slider; True or False: a box to tick; a
+    widget: itself; one number or text: fixed, no control. Raises ValueError, one sentence, for anything else.
     """
     return Explorer(draw, controls, figsize, menus)
 
@@ -174,41 +158,20 @@ def _send(screen, png):
 
 def _control(name, spec, menus=False):
     """The widget for `spec` and the values that it allows; no widget if the value is fixed."""
+    if isinstance(spec, ipywidgets.ValueWidget):
+        return spec, None
+    knob = knobs.read(name, spec, menus)
     look = {
-        "description": LABELS.get(name, name.replace("_", " ")),
+        "description": knob.label,
         "style": {"description_width": "130px"},
         "layout": {"width": "356px", "max_width": "100%"},
     }
-    if isinstance(spec, ipywidgets.ValueWidget):
-        return spec, None
-    if isinstance(spec, bool):
-        return ipywidgets.Checkbox(value=spec, indent=True, **look), [False, True]
-    if isinstance(spec, str | Number | None):
+    if knob.kind == "fixed":
         return None, None
-    if isinstance(spec, range) and len(spec) > 1 and spec.step > 0:
+    if knob.kind == "box":
+        return ipywidgets.Checkbox(value=knob.start, indent=True, **look), [False, True]
+    if knob.kind == "steps":
         return ipywidgets.IntSlider(value=spec[0], min=spec[0], max=spec[-1], step=spec.step, **look), spec
-    if isinstance(spec, tuple) and _powers(spec):
-        return _choice(_powers(spec), spec[-1] if len(spec) == 3 else spec[0], look, menus)
-    if isinstance(spec, list) and spec:
-        return _choice(spec, spec[0], look, menus)
-    raise ValueError(
-        f"{name}={spec!r} makes no control; allowed: (low, high) or (low, high, start) in powers of two, "
-        "a list, a range, True or False, a widget, or one number or text"
-    )
-
-
-def _powers(spec):
-    """The powers of two from low to high, or nothing if `spec` is not made of them."""
-    if len(spec) not in (2, 3) or not all(isinstance(n, int) and n > 0 and n & (n - 1) == 0 for n in spec):
-        return []
-    powers = [2**k for k in range(spec[0].bit_length() - 1, spec[1].bit_length())]
-    return powers if spec[-1] in powers else []
-
-
-def _choice(values, start, look, menus):
-    """A slider over numbers in order, a menu over anything else."""
-    numbers = len(values) > 1 and all(isinstance(value, Number) for value in values)
-    kind = ipywidgets.SelectionSlider if numbers and not menus else ipywidgets.Dropdown
-    values = sorted(values) if numbers else values
-    options = [(f"{value:,}" if isinstance(value, Number) else str(value), value) for value in values]
-    return kind(options=options, value=start, **look), values
+    kind = ipywidgets.SelectionSlider if knob.kind == "slider" else ipywidgets.Dropdown
+    options = list(zip(knob.shown(), knob.values, strict=True))
+    return kind(options=options, value=knob.start, **look), list(knob.values)

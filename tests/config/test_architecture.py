@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from dsmem import Architecture, model_names
 from dsmem.config.source import DATA
+from dsmem.model import library
 
 # The published counts: elements of each checkpoint.
 PUBLISHED = {
@@ -22,21 +23,27 @@ PUBLISHED = {
     "deepseek-r1-distill-qwen-32b": 32_763_876_352,
     "deepseek-r1-distill-qwen-7b": 7_615_616_512,
     "deepseek-v2-lite": 15_706_484_224,
+    "deepseek-v3.2": 671_877_929_216,
+    "glm-5.1": 743_911_199_232,
+    "gpt-oss-20b": 20_914_757_184,
     "gpt2": 124_439_808,
     "gpt2-xl": 1_557_611_200,
+    "kimi-k2-instruct": 1_026_408_209_408,
     "llama-1-65b": 65_285_660_672,
     "llama-2-13b": 13_015_864_320,
     "llama-2-7b": 6_738_415_616,
     "llama-3.1-405b": 405_853_388_800,
+    "minimax-m2.5": 228_689_748_992,
     "mistral-7b-v0.3": 7_248_023_552,
+    "mixtral-8x7b-v0.1": 46_702_792_704,
     "opt-6.7b": 6_658_473_984,
     "qwen2.5-0.5b": 494_032_768,
     "qwen2.5-1.5b": 1_543_714_304,
     "qwen2.5-14b": 14_770_033_664,
     "qwen2.5-32b": 32_763_876_352,
     "qwen2.5-3b": 3_085_938_688,
-    "qwen2.5-7b": 7_615_616_512,
     "qwen2.5-72b": 72_706_203_648,
+    "qwen2.5-7b": 7_615_616_512,
     "qwen3-1.7b": 1_720_574_976,
     "qwen3-235b-a22b": 235_093_634_560,
     "qwen3-30b-a3b": 30_532_122_624,
@@ -55,7 +62,8 @@ EXPERT_FAMILIES = ("deepseek_v2", "deepseek_v3", "mixtral", "qwen2_moe", "qwen3_
 
 def config_object(config):
     """transformers' config object of a `config.json` dict."""
-    return AutoConfig.for_model(**config)
+    family = library.RUN_AS.get(config["model_type"], config["model_type"])
+    return AutoConfig.for_model(**config | {"model_type": family})
 
 
 def transformers_census(config):
@@ -92,10 +100,10 @@ def part_name(name):
     known = next((ours for theirs, ours in GPT_NAMES.items() if f".{theirs}." in f".{name}"), None)
     if known:
         return known
-    parent, _, last = name.removesuffix(".weight").removesuffix(".bias").rpartition(".")
+    parent, _, last = name.removesuffix(".weight").removesuffix(".bias").removesuffix("_bias").rpartition(".")
     kind = parent.rpartition(".")[2]
     kind = {"shared_expert": "shared_experts"}.get(kind, kind)
-    return f"{kind}.{last}" if kind in ("experts", "shared_experts") else {"gate": "router"}.get(last, last)
+    return f"{kind}.{last}" if kind in ("experts", "shared_experts", "indexer") else {"gate": "router"}.get(last, last)
 
 
 def test_every_shipped_model_has_a_published_count():

@@ -1,0 +1,114 @@
+// --- What a pass says -------------------------------------------------------------------------------------------------
+
+const share = (ratio) => (ratio < 9.995 ? percent(ratio, 0) + " of" : thousands(fixed(ratio, 0)) + " times");
+
+// {limit, free, hidden} of the knobs that choose what is shown, and of what
+function view(m, at) {
+  const { gpu, hide, overhead_bytes: free, every_instant: every } = m.knobs;
+  const size = gpu && m.data.usable[at.gpu];
+  const hidden = hide ? m.data.hides[at.hide] : [];
+  return {
+    limits: size ? [{ name: gpu.texts[at.gpu], size: BigInt(size) }] : [],
+    free: BigInt(free ? free.numbers[at.overhead_bytes] : 0),
+    hidden: new Set(hidden),
+    every: every ? at.every_instant === 1 : m.data.kind === "pass",
+  };
+}
+
+// The part of the sentence on capacities, by the kit's one rule of what fits; {answer} and {verdict}.
+function verdicts(m, at, words, { limits, free }) {
+  const spares = limits.map(({ name, size }) => ({ name, size, room: size - free, spare: size - free - words.peak }));
+  if (m.data.kind === "fit") return answer(m, at, words, spares[0], free);
+  const kept = free ? `with ${formatBytes(free)} kept for` : "before";
+  const each = spares.map(({ name, size, spare }) =>
+    `${spare >= 0n ? "fits" : "does not fit"} ${name} (${formatBytes(size)})`);
+  return { verdict: each.length ? `; it ${each.join(", ")} ${kept} context and allocator` : "" };
+}
+
+// Whether it fits, what is spare or missing, and how far batch and length could go.
+function answer(m, at, words, card, free) {
+  const { none, fits, lacks, kept, sequences, tokens, more } = m.data.say;
+  if (!card) return { answer: fill(none, words), verdict: fill(none, words) };
+  const { name, size, room, spare } = card;
+  const all = { ...words, gpu: name, size, spare: spare < 0n ? -spare : spare, free };
+  const said = fill(spare >= 0n ? fits : lacks, all) + (free ? fill(kept, all) : "");
+  const ends = [[sequences, m.mostSequences(at, room)], [tokens, m.mostTokens(at, room)]]
+    .filter(([, most]) => most)
+    .map(([text, { n, last }]) => fill(text, { ...all, most: n, more: n === last ? more : "" }));
+  return { answer: said, verdict: said + (ends.length ? "; " + ends.join(", ") : "") };
+}
+
+// What a picture shows: title, sentence, rows, capacities; or {error}.
+function scene(m, at) {
+  const found = m.rows(at);
+  if (found.error !== undefined) return found;
+  return m.data.kind === "bars" ? barScene(m, at, found.rows) : passScene(m, at, found);
+}
+
+// Bars that stand side by side, each with its size.
+function barScene(m, at, rows) {
+  const { limits } = view(m, at);
+  const main = rows.at(m.data.main);
+  const words = {
+    ...m.words(at),
+    first: rows[0].total,
+    second: (rows[1] ?? rows[0]).total,
+    sizes: rows.map(({ name, total }) => `${name}, ${thousands(total)} bytes`).join("; "),
+    of_memory: limits.map(({ name, size }) =>
+      ` ${thousands(percent(Number(main.total) / Number(size), 0))} of the memory of ${name}.`).join(""),
+  };
+  return {
+    title: m.data.say.title.map((text) => fill(text, words)),
+    sentence: fill(m.data.say.sentence, words),
+    rows: rows.map((row) => ({ ...row, end: formatBytes(row.total), marked: row === main })),
+    named: true,
+    hidden: [],
+    peak: main,
+    limits: limits.map(({ name, size }) => ({ name: `${name}, ${formatBytes(size)}`, size })),
+    label: m.data.say.label,
+    marks: rows.map(({ total }) => total),
+  };
+}
+
+function passScene(m, at, found) {
+  const how = view(m, at);
+  const peak = found.rows[found.peak];
+  const families = m.data.families.map(({ name }, k) => ({ name, k, n: peak.parts[k] }));
+  const seen = families.slice().sort((a, b) => (a.n === b.n ? a.k - b.k : a.n < b.n ? 1 : -1))
+    .filter(({ n }) => Number(n) >= 0.001 * Number(peak.total));
+  const hidden = m.data.families.map(({ name }) => how.hidden.has(name));
+  const without = families.filter(({ k }) => hidden[k]);
+  const left = without.reduce((sum, { n }) => sum + n, 0n);
+  const words = {
+    ...m.words(at),
+    peak: peak.total,
+    instant: peak.name,
+    shares: seen.map(({ name, n }) => `${name} ${percent(Number(n) / Number(peak.total), 1)}`).join(", "),
+    of: how.limits.map(({ name, size }) => `, ${share(Number(peak.total) / Number(size))} ${name}`).join(""),
+    shown: without.length ? `; shown without ${without.map(({ name }) => name).join(", ")}` : "",
+  };
+  Object.assign(words, verdicts(m, at, words, how));
+  return {
+    title: m.data.say.title.map((text) => fill(text, words)),
+    sentence: fill(m.data.say.sentence, words),
+    rows: how.every ? byName(found) : [{ ...peak, marked: true }],
+    named: how.every,
+    hidden,
+    peak,
+    limits: how.limits.map(({ name, size }) => ({
+      name: `${name}, ${formatBytes(size - left)}${left ? " left" : ""}`, size: size - left,
+    })).filter(({ size }) => size > 0n),
+    label: "memory" + (without.length ? ` without ${without.map(({ name }) => name).join(", ")}` : ""),
+    marks: [peak.total - left],
+  };
+}
+
+// Instants of one operator share a row, which shows the largest.
+function byName({ rows, peak }) {
+  const found = new Map();
+  rows.forEach((row, k) => {
+    const name = row.name.split(" ")[0];
+    if (!found.has(name) || row.total > rows[found.get(name)].total) found.set(name, k);
+  });
+  return [...found].map(([name, k]) => ({ ...rows[k], name, marked: name === rows[peak].name.split(" ")[0] }));
+}

@@ -1,0 +1,103 @@
+// --- Drawing ----------------------------------------------------------------------------------------------------------
+
+const SVG = "http://www.w3.org/2000/svg";
+const FONT = "12px system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif";
+const canvas = typeof document === "undefined" ? null : document.createElement("canvas").getContext("2d");
+const widths = new Map();
+
+function widthOf(text) {
+  if (!widths.has(text)) {
+    canvas.font = FONT;
+    widths.set(text, canvas.measureText(text).width);
+  }
+  return widths.get(text);
+}
+
+// The text, or its beginning, as wide as there is room.
+function shorten(text, room) {
+  if (widthOf(text) <= room) return text;
+  let n = text.length;
+  while (n > 1 && widthOf(text.slice(0, n) + "…") > room) n--;
+  return text.slice(0, n) + "…";
+}
+
+// One hatch as a tile that repeats: Matplotlib's letters, closer together the more of them.
+function tile(id, { face, edge, hatch }) {
+  const t = [8, 11, 8, 7][Math.min(hatch.length, 3)];
+  const lines = { "/": `M0,${t}L${t},0M-1,1L1,-1M${t - 1},${t + 1}L${t + 1},${t - 1}`, "-": `M0,${t / 2}H${t}` };
+  lines["\\"] = `M0,0L${t},${t}M-1,${t - 1}L1,${t + 1}M${t - 1},-1L${t + 1},1`;
+  lines["|"] = `M${t / 2},0V${t}`;
+  lines["+"] = lines["-"] + lines["|"];
+  lines.x = lines["/"] + lines["\\"];
+  const dots = { ".": 1.2, "*": 1.8, o: 2.2, O: 3 };
+  const drawn = [...new Set(hatch)].map((c) => lines[c]
+    ? `<path d="${lines[c]}" stroke="${edge}" fill="none"/>`
+    : `<circle cx="${t / 2}" cy="${t / 2}" r="${dots[c]}" stroke="${edge}" fill="${c === "." || c === "*" ? edge : "none"}"/>`);
+  return `<pattern id="${id}" width="${t}" height="${t}" patternUnits="userSpaceOnUse">` +
+    `<rect width="${t}" height="${t}" fill="${face}"/>${drawn.join("")}</pattern>`;
+}
+
+const unitOf = (reach) => UNITS.find(([, power]) => reach >= 2 ** power) ?? ["bytes", 0];
+
+// A length for the axis that seldom changes: a power of two or three quarters of one.
+function reachFor(needed) {
+  const power = 2 ** Math.max(Math.ceil(Math.log2(Math.max(needed, 1)) - 1e-9), 0);
+  return needed <= 0.75 * power ? 0.75 * power : power;
+}
+
+function ticks(reach, most) {
+  const size = 2 ** unitOf(reach)[1];
+  const rough = reach / size / most;
+  const ten = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 2.5, 5, 10].map((n) => n * ten).find((n) => n >= rough - 1e-12);
+  return Array.from({ length: Math.floor(reach / size / step + 1e-9) + 1 }, (_, k) => ({
+    at: k * step * size, text: thousands(Number((k * step).toPrecision(6))),
+  }));
+}
+
+const text = (x, y, words, more = "") => `<text x="${x.toFixed(1)}" y="${y.toFixed(1)}" ${more}>${escape(words)}</text>`;
+const line = (x1, y1, x2, y2, kind) =>
+  `<line x1="${x1.toFixed(1)}" y1="${y1.toFixed(1)}" x2="${x2.toFixed(1)}" y2="${y2.toFixed(1)}" class="${kind}"/>`;
+
+// Stacked bars against capacities; returns the inside of the <svg>.
+function drawBars(shown, width, height, left, looks) {
+  const [top, bottom, right] = [22, 40, shown.named ? 84 : 12];
+  const across = width - left - right;
+  const sizes = [...shown.marks, ...shown.limits.map(({ size }) => size)].map(Number);
+  const reach = reachFor(1.02 * Math.max(...sizes, 1));
+  const x = (n) => left + (across * Number(n)) / reach;
+  const down = height - top - bottom;
+  const step = Math.min(down / shown.rows.length, 96);
+  const out = [];
+  for (const { at, text: words } of ticks(reach, Math.max(across / 64, 2))) {
+    out.push(line(x(at), top, x(at), height - bottom, "grid"));
+    out.push(text(x(at), height - bottom + 15, words, 'text-anchor="middle"'));
+  }
+  shown.rows.forEach((row, number) => {
+    const [y, tall] = [top + step * (number + 0.13), step * 0.74];
+    let end = 0n;
+    row.parts.forEach((n, k) => {
+      if (shown.hidden[k] || !n) return;
+      const start = x(end);
+      end += n;
+      if (x(end) - start > 0.3) {
+        out.push(`<rect x="${start.toFixed(2)}" y="${y.toFixed(1)}" width="${(x(end) - start).toFixed(2)}" ` +
+          `height="${tall.toFixed(1)}" fill="${looks[k]}" class="bar"/>`);
+      }
+    });
+    const middle = y + tall / 2 + 4;
+    const weight = row.marked ? "marked" : "";
+    if (shown.named) out.push(text(left - 7, middle, shorten(row.name, left - 9), `text-anchor="end" class="${weight}"`));
+    if (row.end ?? (row.marked && shown.named)) {
+      out.push(text(x(end) + 6, middle, row.end ?? `← ${formatBytes(end)}`, `class="end ${weight}"`));
+    }
+  });
+  for (const { name, size } of shown.limits) {
+    const anchor = x(size) > left + across / 2 ? "end" : "start";
+    out.push(line(x(size), top - 4, x(size), height - bottom, "limit"));
+    out.push(text(x(size), top - 8, shorten(name, width - 20), `text-anchor="${anchor}"`));
+  }
+  out.push(line(left, top, left, height - bottom, "axis"));
+  out.push(text(left, height - 6, `${shown.label} (${unitOf(reach)[0]})`));
+  return out.join("");
+}

@@ -1,0 +1,121 @@
+"""Stored weights and the KV cache in the page: bars whose parts are told by the formulas, each with its size."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dsmem.config.architecture import Architecture
+from dsmem.footprint.growth import cache_kinds
+from dsmem.footprint.stored import KEPT, PARTS, rows_of, weight_parts
+from dsmem.plots import cache, weights
+from dsmem.plots.knobs import Knob
+from dsmem.plots.page import PageExplorer, Shown, fill, looks_of
+from dsmem.plots.tables import tabulate
+from dsmem.units import format_bytes, one_of
+
+SCALES = "scales of INT8"
+CACHE_PARTS = {"kv_cache": "kv_cache", SCALES: "cache_scales"}
+WORDS = {
+    "weights": {"title": ["{model} in {weights}", "{found}"], "sentence": "{said}{of_memory}", "label": "weights"},
+    "cache": {
+        "title": ["{model} in {kv_cache}", "it caches {first:b}; MHA {second:b}"],
+        "sentence": "{model}, {batch} × {seq_len} tokens in {kv_cache}: {sizes}.",
+        "label": "KV cache",
+    },
+}
+FRAME, BAR = 62, 42  # points: the axes of a picture, one of its bars
+
+
+class Bars:
+    """A picture of bars under knobs. kind: of `WORDS`; rows_of, words_of: as `tables.tabulate` takes them.
+
+    parts: {part: the part whose look it has}. main: the place of the bar whose parts the legend counts.
+    plot: `plot(values, capacity, ax)` draws the still picture.
+    """
+
+    def __init__(
+        self, kind: str, knobs: Mapping[str, Knob], parts: Mapping[str, str], main: int, rows_of: Callable,
+        words_of: Callable, plot: Callable, cards: Mapping[str, Any]
+    ):  # fmt: skip
+        self.kind, self.parts, self.main, self.cards = kind, parts, main, cards
+        self.knobs = dict(knobs) | {n: Knob(n, "fixed", (1,)) for n in ("batch", "seq_len") if n not in knobs}
+        self.rows_of, self.words_of, self.plot = rows_of, words_of, plot
+
+    def explorer(self) -> PageExplorer:
+        """The explorer, with the table of all its states."""
+        chosen = [knob for name, knob in self.knobs.items() if name not in ("batch", "seq_len", "gpu")]
+        batch, seq_len = self.knobs["batch"], self.knobs["seq_len"]
+        table = tabulate(chosen, batch, seq_len, self.parts, self.rows_of, self.words_of)
+        rows = max((len(state[1]) for state in table["states"]), default=1)
+        more = {
+            "kind": "bars",
+            "main": self.main,
+            "families": looks_of(self.parts),
+            "usable": [nbytes and str(nbytes) for nbytes in self.cards.values()],
+            "heights": [FRAME + BAR * rows] * 2,
+            "say": WORDS[self.kind],
+        }
+        return PageExplorer(list(self.knobs.values()), self.show, self.draw, table | more)
+
+    def show(self, values: Mapping[str, Any]) -> Shown:
+        """What the page shows at these values, from the formulas."""
+        rows = self.rows_of(values, values["batch"], values["seq_len"])
+        totals = {name: sum(parts.values()) for name, parts in rows.items()}
+        first, second = (*totals.values(), *totals.values())[:2]
+        main = list(totals)[self.main]
+        words = {name: f"{value:,}" if isinstance(value, int) else value for name, value in values.items()}
+        words |= self.words_of(values) | {"first": first, "second": second}
+        words["sizes"] = "; ".join(f"{name}, {nbytes:,} bytes" for name, nbytes in totals.items())
+        words["of_memory"] = "".join(
+            f" {totals[main] / usable:,.0%} of the memory of {label}." for label, usable in self._card(values).items()
+        )
+        title = tuple(fill(text, words) for text in WORDS[self.kind]["title"])
+        rows = {name: {part: parts.get(part, 0) for part in self.parts} for name, parts in rows.items()}
+        return Shown(title, fill(WORDS[self.kind]["sentence"], words), rows, main, totals[main])
+
+    def draw(self, ax: Any, values: Mapping[str, Any]) -> None:
+        """The still picture of these values."""
+        self.plot(values, self._card(values), ax)
+
+    def _card(self, values):
+        usable = self.cards[values.get("gpu", "none")]
+        return {values["gpu"]: usable} if usable else {}
+
+
+def weights_page(models: Mapping[str, Architecture], knobs: Mapping[str, Knob], cards: Mapping[str, Any]) -> Bars:
+    """`explorers.explore_weights` in the page."""
+
+    def parts_of(chosen, weights_format):
+        return weight_parts(models[chosen["model"]], weights_format, modules_to_not_convert=KEPT[chosen["kept"]])
+
+    def rows(chosen, batch, seq_len):
+        return {each: parts_of(chosen, each) for each in ("bf16", chosen["weights"])}
+
+    def words(chosen):
+        arch, found = models[chosen["model"]], parts_of(chosen, chosen["weights"])
+        total, whole = sum(found.values()), sum(parts_of(chosen, "bf16").values())
+        share = f"{format_bytes(total)}, {total / whole:.1%} of BF16"
+        return {"said": weights.sentence_of(arch, chosen["weights"], chosen["kept"], found, {}), "found": share}
+
+    def plot(values, card, ax):
+        how = {"weights": values["weights"], "kept": values["kept"], "capacity": card or None}
+        weights.plot_weights(models[values["model"]], ax=ax, **how)
+
+    return Bars("weights", knobs, dict.fromkeys(PARTS), -1, rows, words, plot, cards)
+
+
+def cache_page(models: Mapping[str, Architecture], knobs: Mapping[str, Knob]) -> Bars:
+    """`explorers.explore_cache` in the page."""
+
+    def rows(chosen, batch, seq_len):
+        arch, kv_cache = models[chosen["model"]], chosen["kv_cache"]
+        one_of("kv_cache", kv_cache, cache.FORMATS, "a format of this picture")
+        arch.check_positions(seq_len)
+        kinds = cache_kinds(arch, chosen["num_key_value_heads"], chosen["mla_cache"])
+        pairs = {name: rows_of(arch, each, kv_cache, batch, seq_len) for name, each in kinds.items()}
+        return {name: dict(zip(CACHE_PARTS, pair, strict=True)) for name, pair in pairs.items()}
+
+    def plot(values, card, ax):
+        fields = {name: value for name, value in values.items() if name != "model"}
+        cache.plot_cache(models[values["model"]], ax=ax, **fields)
+
+    return Bars("cache", knobs, CACHE_PARTS, 0, rows, lambda chosen: {}, plot, {"none": None})

@@ -1,0 +1,386 @@
+"""Explorers in the page: what the script reads is what the formulas say, for every state; nothing in it breaks out."""
+
+import itertools
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+import dsmem
+from dsmem.config.workload import Workload
+from dsmem.footprint.stored import weight_parts
+from dsmem.plots import page, pages
+from dsmem.plots.exact import Functions
+from dsmem.plots.families import FAMILIES, by_family
+
+SMALL = "qwen2.5-0.5b"
+CONFIG = {
+    "model_type": "mistral",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 100,
+    "sliding_window": 300,
+}
+
+
+# --- A decoder of its own ---------------------------------------------------------------------------------------------
+
+
+def decoded(text, batches, lengths):
+    """The values of a function at every stop, whole numbers of any size: (lengths, batches)."""
+    numbers = [int(term, 16) if term else 0 for term in text[1:].split(",")]
+    if text[0] == "#":
+        numbers += [0] * (len(lengths) * len(batches) - len(numbers))
+        return np.array(numbers, dtype=object).reshape(len(lengths), len(batches))
+    if text[0] == "/":
+        numbers += [0] * (2 * len(lengths) - len(numbers))
+        return np.array(
+            [[numbers[2 * i] + numbers[2 * i + 1] * b for b in batches] for i in range(len(lengths))], object
+        )
+    t = numbers + [0] * (6 - len(numbers))
+    value = lambda b, s: t[0] + t[1] * b + t[2] * s + t[3] * b * s + t[4] * s * s + t[5] * b * s * s  # noqa: E731
+    return np.array([[value(b, s) for b in batches] for s in lengths], dtype=object)
+
+
+def data_of(explorer):
+    """What the script would read, cut out of the HTML as a browser cuts it."""
+    found = re.search(r'<script type="application/json">(.*?)</script', explorer._repr_html_(), re.DOTALL)
+    return json.loads(found[1])
+
+
+def states_of(data):
+    """Every choice, {name: value's place}, with its state or its error."""
+    sizes = {knob["name"]: len(knob["texts"]) for knob in data["knobs"]}
+    for index, choice in enumerate(itertools.product(*(range(sizes[name]) for name in data["order"]))):
+        place = data["index"][index]
+        yield (
+            dict(zip(data["order"], choice, strict=True)),
+            data["states"][place] if place >= 0 else data["errors"][-1 - place],
+        )
+
+
+def rows_of(data, state, values):
+    """{instant: {family: values at every stop}} of a state; values: of every function."""
+    names = [family["name"] for family in data["families"]]
+    rows = {}
+    for instant in (data["instants"][number] for number in state[1]):
+        places = list(state[0])
+        for family, place in zip(instant[1::2], instant[2::2], strict=True):
+            places[family] = place
+        rows[data["names"][instant[0]]] = {name: values[place] for name, place in zip(names, places, strict=True)}
+    return rows
+
+
+# --- Every state ------------------------------------------------------------------------------------------------------
+
+EXPLORERS = {
+    "fit": lambda: dsmem.explore_fit(
+        SMALL,
+        gpu=["T4", "RTX 4090"],
+        overhead_bytes=[0, 2**30],
+        weights=["fp16", "int8_w8a8", "fp8"],
+        attention="fused",
+    ),
+    "footprint": lambda: dsmem.explore_footprint(
+        [SMALL, CONFIG], capacity="T4", page=True, cache=["growing", "static"]
+    ),
+    "positions": lambda: dsmem.explore_footprint("gpt2", page=True, weights=["fp16"], phase=["prefill", "decode"]),
+    "experts": lambda: dsmem.explore_footprint(
+        "deepseek-v2-lite", page=True, weights=["fp8", "int8_w8a8"], mla_cache=["latent", "expanded"], phase="decode"
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def explorers():
+    return {name: make() for name, make in EXPLORERS.items()}
+
+
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_every_state_is_what_the_formulas_say(name, explorers):
+    explorer = explorers[name]
+    data, knobs = data_of(explorer), explorer._knobs
+    batches, lengths = (knobs[each].values for each in ("batch", "seq_len"))
+    values = [decoded(text, batches, lengths) for text in data["functions"].split(";")]
+    archs = {arch.name: arch for arch in map(dsmem.Architecture.of, [SMALL, CONFIG, "gpt2", "deepseek-v2-lite"])}
+    states = 0
+    for choice, state in states_of(data):
+        chosen = {name: knobs[name].values[place] for name, place in choice.items()}
+        arch, fields = archs[chosen.pop("model")], chosen
+        lacking = state[3] if len(state) == 5 and not isinstance(state, str) else []
+        seen = [place for place in range(len(lengths)) if place not in lacking]
+        sizes = {"batch": np.array(batches)[None, :], "seq_len": np.array(lengths)[seen, None]}
+        try:
+            fp = dsmem.inference_footprint(arch, Workload(**fields | sizes))
+        except ValueError as error:
+            assert state == " ".join(str(error).split())
+            continue
+        assert not isinstance(state, str), chosen
+        found = rows_of(data, state, values)
+        assert list(found) == list(fp.instants)
+        for instant, parts in fp.instants.items():
+            for family, nbytes in by_family(parts).items():
+                assert np.array_equal(np.broadcast_to(nbytes, (len(seen), len(batches))), found[instant][family][seen])
+        states += len(seen) * len(batches)
+        for place, error in zip(lacking, state[4] if lacking else [], strict=True):
+            with pytest.raises(ValueError) as caught:
+                dsmem.inference_footprint(arch, Workload(**fields | {"seq_len": lengths[place]}))
+            assert data["errors"][error] == " ".join(str(caught.value).split())
+    assert states >= 200
+
+
+def test_some_lengths_are_out_of_reach(explorers):
+    assert any(len(state) == 5 for state in data_of(explorers["positions"])["states"])
+
+
+def test_every_form_of_a_function_is_in_use(explorers):
+    forms = {text[0] for explorer in explorers.values() for text in data_of(explorer)["functions"].split(";")}
+    assert forms == set("=~/#")
+
+
+def test_weights_and_caches_are_what_is_stored():
+    explorer = dsmem.explore_weights([SMALL, "deepseek-r1"], capacity="T4", page=True)
+    data = data_of(explorer)
+    values = [decoded(text, [1], [1])[0, 0] for text in data["functions"].split(";")]
+    for choice, state in states_of(data):
+        chosen = {name: explorer._knobs[name].values[place] for name, place in choice.items()}
+        kept = dsmem.footprint.stored.KEPT[chosen["kept"]]
+        found = rows_of(data, state, values)[chosen["weights"]]
+        asked = weight_parts(chosen["model"], chosen["weights"], modules_to_not_convert=kept)
+        assert {part: nbytes for part, nbytes in found.items() if nbytes} == asked
+    explorer = dsmem.explore_cache(["deepseek-r1", SMALL], page=True)
+    explorer.set(seq_len=128, num_key_value_heads=16)
+    ax = Figure().subplots()
+    dsmem.plots.plot_cache("deepseek-r1", seq_len=128, num_key_value_heads=16, ax=ax)
+    assert {row: sum(parts.values()) for row, parts in explorer.state.rows.items()} == {
+        n: b for n, _, b in ax.dsmem_data
+    }
+
+
+@given(
+    st.lists(st.integers(-(2**40), 2**40), min_size=6, max_size=6),
+    st.sampled_from([1, 7, 32]),
+    st.sampled_from([1, 100, 256]),
+)
+@settings(max_examples=60)
+def test_functions_come_back_as_they_went_in(terms, batch_step, length_step):
+    batches, lengths = [1, 2, 4, 8, 64], [128, 256, 1024, 4096]
+    functions = Functions(batches, lengths)
+    b, s = functions.grid
+    b, s = -(-b // batch_step) * batch_step, -(-s // length_step) * length_step
+    parts = [1, b, s, b * s, s**2, b * s**2]
+    values = sum((n % 2**17) * part for n, part in zip(terms, parts, strict=True)) - 2**20
+    whole = np.broadcast_to(values, (len(functions.lengths), len(functions.batches)))
+    text = functions.texts[functions.add(whole)]
+    rows, columns = np.isin(functions.lengths, lengths), np.isin(functions.batches, batches)
+    assert np.array_equal(decoded(text, batches, lengths), whole[rows][:, columns])
+    if text[0] == "=":
+        assert np.array_equal(decoded(text, functions.batches.tolist(), functions.lengths.tolist()), whole)
+    if text[0] in "~/":
+        assert np.array_equal(decoded(text, functions.batches.tolist(), lengths), whole[rows])
+
+
+# --- The script, where node is there ----------------------------------------------------------------------------------
+
+node = pytest.mark.skipif(not shutil.which("node"), reason="node is not installed; it runs the page's script here")
+ASK = """
+const { data, asked } = JSON.parse(require("fs").readFileSync(0, "utf8"));
+const m = machine(data);
+const said = asked.map((at) => {
+  const shown = scene(m, at);
+  if (shown.error !== undefined) return { error: shown.error };
+  const rows = m.rows(at).rows.map(({ name, parts }) => [name, parts.map(String)]);
+  return { title: shown.title, sentence: shown.sentence, rows, peak: String(shown.peak.total) };
+});
+console.log(JSON.stringify(said));
+"""
+
+
+def told_by_script(explorer, asked):
+    """What the page's script says at these places of the knobs."""
+    files = sorted(page.FILES.glob("*.js"))[:2]
+    script = "".join(path.read_text(encoding="utf-8") for path in files) + ASK
+    text = json.dumps({"data": data_of(explorer), "asked": asked})
+    done = subprocess.run(["node", "-e", script], input=text, capture_output=True, text=True, check=True, timeout=60)
+    return json.loads(done.stdout)
+
+
+def some_states(explorer, count):
+    """Places of the knobs, the same ones every time, first and last values among them."""
+    sizes = {name: len(knob.values) for name, knob in explorer._knobs.items()}
+    draw = np.random.default_rng(7)
+    drawn = [{name: int(draw.integers(size)) for name, size in sizes.items()} for _ in range(count)]
+    return [dict.fromkeys(sizes, 0), {name: size - 1 for name, size in sizes.items()}, *drawn]
+
+
+MORE = {
+    "weights": lambda: dsmem.explore_weights([SMALL, "deepseek-r1"], capacity=["T4", "8 x H200"], page=True),
+    "cache": lambda: dsmem.explore_cache([SMALL, "deepseek-r1"], page=True),
+}
+
+
+@node
+@pytest.mark.parametrize("name", [*EXPLORERS, *MORE])
+def test_the_script_says_what_python_says(name, explorers):
+    explorer = explorers[name] if name in explorers else MORE[name]()
+    asked = some_states(explorer, 25 if name == "fit" else 60)
+    for at, told in zip(asked, told_by_script(explorer, asked), strict=True):
+        values = {n: explorer._knobs[n].values[place] for n, place in at.items()}
+        explorer.set(**{n: value for n, value in values.items() if n in explorer.controls})
+        if explorer.error:
+            assert told == {"error": explorer.error}
+            continue
+        state = explorer.state
+        assert told["title"] == list(state.title) and told["sentence"] == state.sentence
+        assert told["rows"] == [[row, [str(n) for n in parts.values()]] for row, parts in state.rows.items()]
+        assert told["peak"] == str(state.peak_bytes)
+
+
+@node
+def test_bytes_and_shares_are_written_as_python_writes_them():
+    draw = np.random.default_rng(3)
+    sizes = [0, 1, 1023, 1024, 2**53 + 1, 2**60 + 12345, -(3 * 2**20)]
+    sizes += [int(n) * 2 ** int(k) for n, k in zip(draw.integers(1, 4096, 500), draw.integers(0, 48, 500), strict=True)]
+    shares = [k / 16 for k in range(33)] + [k / 2000 for k in range(2001)] + list(draw.random(500))
+    script = (page.FILES / "1_numbers.js").read_text(encoding="utf-8")
+    script += """
+    const { sizes, shares } = JSON.parse(require("fs").readFileSync(0, "utf8"));
+    const written = shares.map((x) => [percent(x, 0), percent(x, 1), fixed(x, 2)]);
+    console.log(JSON.stringify([sizes.map((n) => formatBytes(BigInt(n))), written]));
+    """
+    text = json.dumps({"sizes": [str(n) for n in sizes], "shares": shares})
+    done = subprocess.run(["node", "-e", script], input=text, capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(done.stdout) == [
+        [dsmem.units.format_bytes(n) for n in sizes],
+        [[f"{x:.0%}", f"{x:.1%}", f"{x:.2f}"] for x in shares],
+    ]
+
+
+# --- As an object -----------------------------------------------------------------------------------------------------
+
+
+def test_it_is_driven_as_the_kernels_explorer_is(explorers):
+    explorer = explorers["footprint"]
+    kernel = dsmem.explore_footprint(SMALL, capacity="T4")
+    values = {"batch": 8, "seq_len": 4096, "weights": "int8_w8a8", "hide": "weights", "attention": "eager"}
+    explorer.set(model=SMALL, gpu="T4", cache="static", logits="all", **values)
+    kernel.set(**values)
+    assert explorer.alt == kernel.alt and explorer.error is None
+    assert explorer.values["batch"] == 8 and repr(explorer).startswith("PageExplorer(model='qwen2.5-0.5b',")
+    assert explorer.figure.axes[0].dsmem_data == kernel.figure.axes[0].dsmem_data
+    explorer.set(seq_len=1024)
+    explorer.set(model="mistral", seq_len=131_072)
+    assert explorer.state.rows != {} and explorer.values["seq_len"] == 131_072
+
+
+def test_a_state_that_cannot_be_keeps_the_picture_before(explorers):
+    explorer = explorers["positions"]
+    explorer.set(seq_len=1024)
+    before = explorer.state
+    explorer.set(seq_len=2048)
+    assert explorer.error.startswith("seq_len=2048 is past") and explorer.state is before
+    explorer.set(seq_len=512)
+    assert explorer.error is None and explorer.state is not before
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda e: e.set(batch=3), ["batch=3", "1, 2, 4"]),
+        (lambda e: e.set(batches=4), ["batches=4", "gpu", "seq_len"]),
+        (lambda e: e.set(model="gpt2"), ["model='gpt2'", "has no control"]),
+        (lambda e: dsmem.explore_fit([]), ["arch=[]", "a model or a list of them"]),
+        (lambda e: dsmem.explore_fit(SMALL, batches=4), ["field='batches'", "a field of Workload"]),
+        (lambda e: dsmem.explore_fit(SMALL, gpu="T5"), ["gpu='T5'", "T4"]),
+        (lambda e: dsmem.explore_fit(SMALL, batch=(1, 3)), ["batch=(1, 3)", "makes no control"]),
+        (lambda e: dsmem.explore_fit(SMALL, hide=["nothing", 5]), ["hide=5", "names"]),
+    ],
+)
+def test_what_it_refuses(call, words, explorers, refuses):
+    before = explorers["fit"].values
+    refuses(lambda: call(explorers["fit"]), *words)
+    assert explorers["fit"].values == before
+
+
+def test_it_says_what_fits_and_how_far_it_would(explorers):
+    explorer = explorers["fit"]
+    explorer.set(batch=4, seq_len=1024, weights="fp16", gpu="T4", overhead_bytes=2**30)
+    assert "fits T4 (14.57 GiB) with 11.43 GiB to spare, 1.00 GiB kept free; the largest batch" in explorer.alt
+    most = int(re.search(r"largest batch of this length is (\d+)", explorer.alt)[1])
+    usable = dsmem.GPUS["T4"].usable_bytes - 2**30
+    fits = [dsmem.inference_footprint(SMALL, batch=n, seq_len=1024).total_bytes <= usable for n in (most, most + 1)]
+    assert fits == [True, False]
+
+
+# --- What is in the page ----------------------------------------------------------------------------------------------
+
+HOSTILE = "</script><script>alert(1)</script><b>\"'& ü 模型 \u2028 {peak:n}"
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_a_hostile_name_stays_a_name():
+    explorer = dsmem.explore_fit(CONFIG | {"_name_or_path": HOSTILE}, gpu=("</title><i>", 2**30), weights=["fp16"])
+    text = explorer._repr_html_()
+    assert text.count("<script") == text.count("</script>") == 2 and "<b>" not in re.sub(r"<b></b>`", "", text)
+    data = data_of(explorer)
+    assert data["knobs"][0]["texts"] == [HOSTILE]
+    assert HOSTILE in explorer.alt
+
+
+def test_a_saved_page_needs_nothing_else(explorers, tmp_path):
+    path = explorers["fit"].save_html(tmp_path / "fit.html")
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("<!doctype html>") and "<meta charset" in text
+    assert set(re.findall(r"https?://[^\"'\s]*", text)) == {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"<link|src=(?!\"data:)|@import|fetch\(|import\(|url\((?!#)", text)
+
+
+def test_sizes(explorers):
+    sizes = {name: len(explorer._repr_html_()) for name, explorer in explorers.items()}
+    assert max(sizes.values()) < 130_000, sizes
+    assert (
+        len(
+            dsmem.explore_fit("deepseek-r1", attention="fused", activations=None, weights=["fp8", "int4"])._repr_html_()
+        )
+        < 130_000
+    )
+
+
+def test_too_large_a_page_is_refused(monkeypatch, refuses):
+    monkeypatch.setattr(page, "MOST_BYTES", 1000)
+    refuses(lambda: dsmem.explore_fit(SMALL, weights="fp16"), "controls", "1,000 are allowed", "fewer values")
+
+
+def test_without_a_script_the_still_picture_and_its_words_are_there(explorers):
+    text = explorers["fit"]._repr_html_()
+    still = re.search(r'<div class="dsmem-still">(.*?)</div>', text, re.DOTALL)[1]
+    assert 'src="data:image/png;base64,' in still and "Trust Notebook" in still
+    assert explorers["fit"].alt.replace("&", "&amp;") in still
+
+
+def test_the_same_explorer_is_the_same_output():
+    first, second = (dsmem.explore_cache(SMALL, page=True)._repr_html_() for _ in range(2))
+    assert first == second
+
+
+def test_every_family_has_a_look_of_its_own():
+    looks = [(each["face"], each["hatch"]) for each in page.looks_of()]
+    assert len(set(looks)) == len(FAMILIES)
+
+
+def test_menus_of_texts():
+    kept = {"head": ("lm_head",), "nothing more": ()}
+    explorer = dsmem.explore_footprint("llama-2-7b", page=True, weights="int8", modules_to_not_convert=kept)
+    before = explorer.state.peak_bytes
+    explorer.set(modules_to_not_convert=())
+    assert explorer.state.peak_bytes != before
+    assert pages.FIT["activations"] == {"as weights": None, "fp32": "fp32"}

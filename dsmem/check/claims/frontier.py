@@ -29,7 +29,7 @@ CLAIMS = (
         "r",
         "2:4 sparsity halves computing",
         "holds under conditions",
-        "It doubles the peak rate of pruned products, on Ampere and later; storage is not halved, and quality has a price.",
+        "It doubles the peak rate of pruned products, from Ampere on; storage is not halved, and quality has a price.",
         "09",
         (
             computed("stored in 16 bit, of dense", lambda: _sparse(16), "%"),

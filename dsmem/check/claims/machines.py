@@ -4,6 +4,7 @@ from dsmem import formulas
 from dsmem.check.claims.claim import Claim, cited, computed
 from dsmem.config.hardware import GPUS
 from dsmem.footprint.inference import inference_footprint
+from dsmem.footprint.levers import levers
 from dsmem.footprint.stored import cache_bytes, weight_bytes
 
 SEVEN = "deepseek-r1-distill-qwen-7b"
@@ -32,6 +33,16 @@ def _rank_weights(tensor):
 
     return sum(rank_parameters("deepseek-r1", sharding={"tensor": tensor}, weights="bf16").values())
 
+
+def _saved(lever, name, training=None, **fields):
+    """The share of the peak that one lever saves."""
+    table = levers(name, training=training, **fields)
+    return dict(zip(table.column("lever"), table.column("share"), strict=True))[lever]
+
+
+INFERENCE = {"name": SEVEN, "batch": 4, "seq_len": 1024, "weights": "fp16"}
+SHARED = "sharding={'data': 2, 'zero': 3}"
+TRAINING = {"name": "llama-2-7b", "training": {"precision": "master"}, "batch": 4, "seq_len": 2048}
 
 CLAIMS = (
     Claim(
@@ -87,9 +98,9 @@ CLAIMS = (
     ),
     Claim(
         "m",
-        "Accelerate's init_empty_weights and load_checkpoint_and_dispatch(device_map='auto') offload what does not fit",
+        "Accelerate's init_empty_weights and load_checkpoint_and_dispatch(device_map='auto') offload",
         "holds",
-        "GPU first, then host, then disk, at the price of the link for each token. The article's own code does not run.",
+        "GPU first, then host, then disk, at the link's price for each token; the article's own code does not run.",
         "07",
         (
             computed(
@@ -130,6 +141,20 @@ CLAIMS = (
             computed("bytes to load for the 65B", lambda: weight_bytes("llama-1-65b", "fp16"), "GB"),
             computed("for the 7B", lambda: weight_bytes(SEVEN, "fp16"), "GB"),
             computed("GPU-hours of a day with 8 busy hours, of 8 GPUs all day", lambda: (8 * 8 + 16) / (24 * 8), "%"),
+        ),
+    ),
+    Claim(
+        "ad",
+        "for inference quantization and batching come first, for training parallelism and the optimizer",
+        "holds under conditions",
+        "It depends on the workload, and one call computes it; batching spreads weights over more requests, and adds cache.",
+        "10",
+        (
+            computed("inference of a 7B, INT4 saves", lambda: _saved("weights='int4'", **INFERENCE), "%"),
+            computed("8-bit cache", lambda: _saved("kv_cache='fp8'", **INFERENCE), "%"),
+            computed("training of a 7B, sharing all over 2 GPUs", lambda: _saved(SHARED, **TRAINING), "%"),
+            computed("full checkpointing", lambda: _saved("checkpointing='full'", **TRAINING), "%"),
+            computed("adapters of rank 16", lambda: _saved("lora_rank=16", **TRAINING), "%"),
         ),
     ),
 )

@@ -36,7 +36,7 @@ _STEP = (
 
 
 def levers(arch: Any, work: Workload | None = None, training: Any = None, ranks: int = 2, **fields: Any) -> Table:
-    """Each lever by what it saves at the peak, the largest first, as a `Table`: lever, kind, left, saved (bytes), share.
+    """Each lever by what it saves at the peak, the largest first: `Table` of lever, kind, bytes left, saved, and share.
 
     arch: whatever `Architecture.of` takes. work: a `Workload` or its fields as keywords. training: as in `Training.of`
     for a step of training, None for inference. ranks: GPUs to share over. A lever that changes nothing here, or that no

@@ -147,7 +147,7 @@ CLAIMS = (
         "ad",
         "for inference quantization and batching come first, for training parallelism and the optimizer",
         "holds under conditions",
-        "It depends on the workload, and one call computes it; batching spreads weights over more requests, and adds cache.",
+        "It depends on the workload; one call computes it. Batching spreads weights over requests, and adds cache.",
         "10",
         (
             computed("inference of a 7B, INT4 saves", lambda: _saved("weights='int4'", **INFERENCE), "%"),

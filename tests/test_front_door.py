@@ -161,7 +161,7 @@ REFUSED = {
     "seed a text": (lambda: measure(NAME, seed="a"), "seed='a'", "whole number"),
     "seed none": (lambda: dsmem.build_model(NAME, device="fake", seed=None), "seed=None", "whole number"),
     "an array measured": (lambda: measure(NAME, batch=[1, 2]), "batch", "array"),
-    "sharding": (lambda: inference_footprint(NAME, sharding=4), "sharding=4", "None"),
+    "sharding": (lambda: inference_footprint(NAME, sharding=4), "tensor=4", "num_attention_heads=14"),
     "explain nothing": (lambda: dsmem.explain(None), "run=None", "measure"),
     "a ledger of a name": (lambda: dsmem.Ledger(NAME), f"model={NAME!r}", "Module"),
     "replay nothing": (lambda: dsmem.replay(None), "source=None", "ledger"),

@@ -10,6 +10,13 @@ from dsmem.units import one_of
 class Shapes(MixtureShapes, IndexerShapes, WindowShapes, GPTShapes):
     """Derived shapes: the fields they are made of are those of `Architecture`, which inherits from this class."""
 
+    first_stage = last_stage = True  # whether the embedding is here, and norm and head: of all but a rank's share
+
+    @property
+    def embedding_rows(self) -> int:
+        """Rows of the embedding."""
+        return self.vocab_size
+
     @property
     def latent(self) -> bool:
         """Whether attention goes through a latent that all heads share (MLA)."""

@@ -34,6 +34,7 @@ def attention(p: Pass, index: int, mix: Callable | None = None) -> None:
         p.drop("index_bias")
     p.alive |= {"attention_out": heads_out(p)}
     p.linear("o_proj", "attention_projected")
+    p.reduced("attention_projected")
     p.drop("normed", "attention_out")
     if p.arch.gemma_block:
         p.normed_output("post_attention_layernorm")

@@ -29,6 +29,7 @@ def block(p: Pass) -> None:
     p.instant(p.arch.hidden_act, up_activated=p.alive["up"])
     p.alive |= {"up_activated": p.alive.pop("up")}
     p.linear("down_proj", "mlp_out")
+    p.reduced("mlp_out")
     p.drop("normed", "up_activated")
     p.instant("add_mlp", residual_out=p.hidden())
     p.drop("residual_mid", "mlp_out")

@@ -8,8 +8,10 @@ from typing import Any
 
 from dsmem import formulas
 from dsmem.config.architecture import Architecture
+from dsmem.config.ranks import rank_architecture
+from dsmem.config.sharding import Sharding
 from dsmem.config.workload import CACHE_FORMATS, STORED_CACHES, Workload
-from dsmem.footprint import gpt, indexer
+from dsmem.footprint import gpt, indexer, sharded
 from dsmem.footprint.attention import attention
 from dsmem.footprint.cache import set_grown
 from dsmem.footprint.instants import Footprint
@@ -19,12 +21,16 @@ from dsmem.footprint.walk import Pass
 from dsmem.units import dtype_bits
 
 
-def inference_footprint(arch: Any, work: Workload | None = None, sharding: None = None, **fields: Any) -> Footprint:
-    """The `Footprint` of one forward pass, on one device.
+def inference_footprint(
+    arch: Any, work: Workload | None = None, sharding: Any = None, rank: int = 0, **fields: Any
+) -> Footprint:
+    """The `Footprint` of one forward pass, on one device or on one rank of many.
 
     arch: an `Architecture`, or whatever `Architecture.of` takes: a name, a path, a dict. work: a `Workload`, or its
-    fields as keywords; attention="auto" counts as "fused". sharding: None; one device is all that is modelled.
-    Raises ValueError where the pass is not modelled. Left out: allocator rounding, workspaces and the CUDA context.
+    fields as keywords; attention="auto" counts as "fused". sharding: None for one device, else whatever `Sharding.of`
+    takes, such as a count of tensor ranks; work is then what one replica of the data runs, and these are the bytes of
+    `rank`: see `sharded` for what ranks hand to one another. Raises ValueError where the pass is not modelled. Left
+    out: allocator rounding, workspaces and the CUDA context.
 
     >>> inference_footprint("deepseek-r1-distill-qwen-7b", batch=4, seq_len=1024)
     peak instant: lm_head
@@ -39,26 +45,31 @@ def inference_footprint(arch: Any, work: Workload | None = None, sharding: None 
     """
     arch = Architecture.of(arch)
     work = Workload.of(work, **fields).on(arch)
-    if sharding is not None:
-        raise ValueError(f"sharding={sharding!r} is not modelled; allowed: None")
     if work.kv_cache in STORED_CACHES:
         raise ValueError(
             f"kv_cache={work.kv_cache!r} is a format of llama.cpp or FlashMLA, of which only the size is known; a pass "
             f"is modelled in: {', '.join(CACHE_FORMATS)}"
         )
     arch.check_positions(work.key_len)
-    check_range(work, lambda largest: inference_footprint(arch, largest).total_bytes)
-    p = Pass(arch, work, resident(arch, work))
+    check_range(work, lambda largest: inference_footprint(arch, largest, sharding, rank).total_bytes)
+    if sharding is None:
+        p = Pass(arch, work, resident(arch, work))
+    else:
+        share = rank_architecture(arch, Sharding.of(sharding), rank)
+        work = sharded.own_work(share, work)
+        p = sharded.RankPass(share, work, resident(share, work))
     (gpt_layers if arch.gpt_block else layers)(p)
-    return Footprint(p.instants, arch, work)
+    return Footprint(p.instants, p.arch, work)
 
 
 def gpt_layers(p: Pass) -> None:
     """GPT blocks, from the embedding to the head."""
-    gpt.embedding(p)
+    if p.arch.first_stage:
+        gpt.embedding(p)
     gpt.block(p)
-    gpt.final_norm(p)
-    if p.arch.head != "none":
+    if p.arch.last_stage:
+        gpt.final_norm(p)
+    if p.arch.last_stage and p.arch.head != "none":
         head(p)
 
 
@@ -78,7 +89,8 @@ def layers(p: Pass) -> None:
         p.alive = dict(held)
     p.prefix = ""
     set_grown(p, arch.num_hidden_layers)
-    head(p)
+    if arch.last_stage:
+        head(p)
 
 
 def _last(arch, *kinds):

@@ -7,6 +7,7 @@ from dsmem.footprint.walk import COPIED, Pass
 def mlp(p: Pass) -> None:
     """`Layer`'s MLP half; the residual stream stands there twice, for Python still holds the layer's input."""
     p.alive |= {"residual": p.hidden(), "residual_mid": p.hidden(), "normed": p.hidden()}
+    p.gathered("normed")
     swiglu(p, "mlp_out")
     p.drop("normed")
     if p.arch.gemma_block:
@@ -18,6 +19,7 @@ def mlp(p: Pass) -> None:
 def experts(p: Pass) -> None:
     """The same half with experts: `experts.MoE.forward`."""
     p.alive |= {"residual": p.hidden(), "residual_mid": p.hidden(), "normed": p.hidden()}
+    p.gathered("normed")
     router(p)
     routed(p)
     out = {"mlp_out": p.hidden()}
@@ -28,8 +30,10 @@ def experts(p: Pass) -> None:
             shared_gate(p)
         p.instant("add_shared_experts", **out)
         p.drop("experts_out", "shared_out")
+    p.alive |= out
+    p.reduced("mlp_out")
     p.drop("normed")
-    p.instant("add_experts", **out, residual_out=p.hidden())
+    p.instant("add_experts", residual_out=p.hidden())
 
 
 def shared_gate(p):
@@ -53,6 +57,7 @@ def swiglu(p, out, prefix=""):
     p.drop("gate_activated", "up")
     p.alive |= {"gated": wide}
     p.linear(f"{prefix}down_proj", out)
+    p.reduced(out)
     p.drop("gated")
 
 
@@ -65,6 +70,7 @@ def joined_swiglu(p, out):
     p.drop("gate_up")
     p.alive |= {"gated": wide}
     p.linear("down_proj", out)
+    p.reduced(out)
     p.drop("gated")
 
 
@@ -86,6 +92,7 @@ def router(p):
 
 def routed(p):
     """`experts.Experts.forward`: one row for each of a token's choices, sorted by expert, and their weighted sum."""
+    p.dispatched()
     hidden, width = _rows(p, p.arch.hidden_size), _rows(p, p.arch.moe_intermediate_size)
     gate_up = _rows(p, 2 * p.arch.moe_intermediate_size)
     stack(p, "experts.gate_up_proj", expert_rows=hidden, expert_gate_up=gate_up)
@@ -95,12 +102,14 @@ def routed(p):
         p.instant("experts.silu", expert_gate_up=gate_up, expert_activated=width)
         p.instant("experts.gate_times_up", expert_gate_up=gate_up, expert_activated=width, expert_gated=width)
     stack(p, "experts.down_proj", expert_gated=width, expert_out=hidden)
-    p.instant("experts.sum", expert_out=hidden, experts_out=p.hidden(), expert_choice=p.hidden())
+    out = p.span * p.hidden()
+    p.instant("experts.sum", expert_out=hidden, experts_out=out, expert_choice=out)
     p.drop("route_weights", "routing")
+    p.combined()
 
 
 def _rows(p, width):
-    return formulas.expert_rows_bytes(p.tokens, p.arch.num_experts_per_tok, width, p.bits)
+    return formulas.expert_rows_bytes(p.choices, 1, width, p.bits)
 
 
 def stack(p, name, **parts):
@@ -122,4 +131,6 @@ def head(p: Pass) -> None:
         inverse_rms = formulas.inverse_rms_bytes(p.work.batch, positions, 1)
         return p.instant("norm", residual=normed, normed=normed, inverse_rms=inverse_rms)
     p.alive |= {"normed": normed}
+    p.gathered("normed")
     p.linear(p.arch.head, "logits", positions)
+    p.joined_logits()

@@ -227,10 +227,10 @@ def _own_rows(shapes, ranks, own):
 def tensors(arch: Architecture) -> dict[str, Held]:
     """{name: `Held`} of every parameter of `arch`, or of a rank's share of one, in the order of the decoder's."""
     hidden, norms = arch.hidden_size, ("weight", "bias") if arch.gpt_block else ("weight",)
-    found, front, back = {}, getattr(arch, "first_stage", True), getattr(arch, "last_stage", True)
-    if front:
-        found["embed_tokens.weight"] = Held((getattr(arch, "embedding_rows", arch.vocab_size), hidden))
-    if front and arch.learned_positions:
+    found = {}
+    if arch.first_stage:
+        found["embed_tokens.weight"] = Held((arch.embedding_rows, hidden))
+    if arch.first_stage and arch.learned_positions:
         found["embed_positions.weight"] = Held((arch.learned_positions + arch.position_offset, hidden))
     kinds = {}
     for index in range(arch.num_hidden_layers):
@@ -238,7 +238,7 @@ def tensors(arch: Architecture) -> dict[str, Held]:
         if kind not in kinds:
             kinds[kind] = _layer(arch, *kind, norms)
         found |= {f"layers.{index}.{name}": held for name, held in kinds[kind].items()}
-    if back:
+    if arch.last_stage:
         found |= {f"norm.{part}": Held((hidden,)) for part in norms}
         if not arch.tie_word_embeddings:
             for name, shape in arch.head_linears().items():

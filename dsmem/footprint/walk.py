@@ -30,6 +30,27 @@ class Pass:
         self.tokens = work.batch * work.new_tokens
         self.alive = dict(held or {})
         self.instants, self.prefix, self.slide = {}, "", False
+        self.span = 1  # sets of tokens that the routed experts work on at once: of one rank, or of several
+
+    @property
+    def choices(self) -> Any:
+        """Rows that the routed experts work on: one for each expert that a token has chosen."""
+        return self.tokens * self.arch.num_experts_per_tok
+
+    def gathered(self, part: str) -> None:
+        """Where ranks have tokens of their own, the part with those of all comes to life: see `sharded`."""
+
+    def reduced(self, part: str) -> None:
+        """Where ranks have made addends of a part, their sum takes its place."""
+
+    def dispatched(self) -> None:
+        """Where ranks have experts of their own and tokens of their own, they hand tokens to one another."""
+
+    def combined(self) -> None:
+        """They hand back what the experts made of them."""
+
+    def joined_logits(self) -> None:
+        """Where each rank has made the logits of a part of the vocabulary, each receives those of all."""
 
     @property
     def kept_len(self) -> Any:

@@ -127,8 +127,8 @@ def test_a_footprint_of_arrays_has_no_table_but_can_be_shown(refuses):
     assert repr(footprint)
 
 
-def test_sharding_is_refused(refuses):
-    refuses(lambda: inference_footprint(GQA, Workload(), sharding={"tensor": 8}), "sharding", "'tensor': 8", "None")
+def test_a_sharding_that_the_model_does_not_allow_is_refused(refuses):
+    refuses(lambda: inference_footprint(GQA, Workload(), sharding={"tensor": 5}), "tensor=5", "num_attention_heads")
 
 
 def test_what_64_bits_cannot_hold_is_refused_for_arrays_and_counted_for_numbers(refuses):

@@ -12,7 +12,8 @@ from dsmem.check import progress
 from dsmem.check.answers import STUB, Failure, attempt, call, is_number, named, say, shown
 from dsmem.units import GB, GIB, format_bytes
 
-_ROUNDING = 0.00501  # an answer in GiB may be rounded to two digits
+_ROUNDED = ("GiB", "experts on average")
+_ROUNDING = 0.00501  # an answer in one of these may be rounded to two digits
 _REMARKS = (  # what it means when all answers are off by one factor, which may depend on the inputs
     ("that counts elements, and each of them takes bits / 8 bytes.", lambda inputs: 8 / inputs.get("bits", math.nan)),
     ("exactly 8 times too much: `bits` counts bits, and a byte has 8 of them.", lambda inputs: 8),
@@ -57,7 +58,8 @@ class Exercise:
 
     task: what to return, one sentence. reference: the right function, the library's own where there is one.
     cases: dicts of inputs by name, the same names in each. nudge: the first hint, one sentence.
-    mistakes: the common ones. unit: "bytes" or a name of things counted (exact), or "GiB" (to two digits).
+    mistakes: the common ones. unit: "bytes" or a name of things counted (exact); "GiB" or "experts on average" (to two
+    digits).
     formula: the second hint; defaults to the body of the reference. notebook: the number of the one that holds the
     folded answer, "" if none does.
 
@@ -140,7 +142,7 @@ class Exercise:
 
     def agree(self, answer: Any, other: float) -> bool:
         """Whether an answer of `attempt` is a number, and the same as another number as far as the unit asks."""
-        return is_number(answer) and abs(answer - other) <= (_ROUNDING if self.unit == "GiB" else 0)
+        return is_number(answer) and abs(answer - other) <= (_ROUNDING if self.unit in _ROUNDED else 0)
 
     def mistaken(self, slip: Callable | dict, inputs: dict) -> float:
         """The answer that a slip gives."""

@@ -35,7 +35,8 @@ class Architecture(Shapes):
     number for each of `num_labels` labels) or "none". `apart` names what the config holds beside the language model
     (`vision_config`): none of it is counted here. `stored` is how the config says that weights are stored, where that
     is not in 16 bit: "fp8", "fp32", or a method's name. `scale_emb`, `scale_depth` and `dim_model_base` scale
-    embedding, residual branches and logits (MiniCPM). Build one with `Architecture.from_config`.
+    embedding, residual branches and logits (MiniCPM). `max_position_embeddings` is the longest context that the config
+    says the model is made for, None where it says none; it moves no byte. Build one with `Architecture.from_config`.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Architecture(Shapes):
     scale_emb: float = 1.0
     scale_depth: float | None = None
     dim_model_base: int | None = None
+    max_position_embeddings: int | None = dataclasses.field(default=None, compare=False)
     apart: tuple = ()
     stored: str = ""
 

@@ -1,4 +1,4 @@
-"""GPUs by name, with the memory that their device reports; and what `capacity=` means in every call."""
+"""GPUs and rented machines by name, with the memory that a device reports; and what `capacity=` means in every call."""
 
 import dataclasses
 import functools
@@ -15,10 +15,10 @@ from dsmem.units import format_bytes, parse_bytes, whole_number
 class GPU:
     """One kind of GPU.
 
-    usable_bytes: all of the memory that its device reports, None where nobody has published it; usable_bytes_range: the
-    least and the most that was seen. box_gb: the number on the box, in GB or GiB as its maker likes.
-    bandwidth_bytes_per_s: of its memory, as published. capability: CUDA compute capability (major, minor), else None.
-    Source: `data/gpus.json` says where the figures are from.
+    usable_bytes: all of the memory that its device reports, None where nobody has published it; of an Apple GPU what
+    Metal recommends to use at most. usable_bytes_range: the least and the most that was seen. box_gb: the number on the
+    box, in GB or GiB as its maker likes. bandwidth_bytes_per_s: of its memory, as published. capability: CUDA compute
+    capability (major, minor), else None. shared: whether the memory is the CPU's, too. source: of the figures.
     """
 
     name: str
@@ -29,6 +29,13 @@ class GPU:
     memory: str
     capability: tuple[int, int] | None
     note: str = ""
+    source: str = ""
+    shared: bool = False
+
+    @property
+    def backend(self) -> str:
+        """What runs on it: "cuda", "metal" or "rocm"."""
+        return "cuda" if self.capability else "metal" if self.shared else "rocm"
 
     def __str__(self) -> str:
         usable = format_bytes(self.usable_bytes) if self.usable_bytes else "usable memory not published"
@@ -64,10 +71,27 @@ class GPUTable(dict):
         return "\n".join(map(str, self.values()))
 
 
+@dataclasses.dataclass(frozen=True)
+class Instance:
+    """A machine that a cloud rents: `count` GPUs of one kind; host_bytes: its own memory, None where not noted."""
+
+    name: str
+    gpu: str
+    count: int
+    host_bytes: int | None
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.count} × {self.gpu}"
+
+
 @functools.cache
+def _facts() -> dict[str, Any]:
+    return json.loads((DATA / "gpus.json").read_text(encoding="utf-8"))
+
+
 def _gpus() -> GPUTable:
-    found = json.loads((DATA / "gpus.json").read_text(encoding="utf-8"))["gpus"]
-    return GPUTable({name: _gpu(name, **facts) for name, facts in found.items()})
+    return GPUTable({name: _gpu(name, **facts) for name, facts in _facts()["gpus"].items()})
 
 
 def _gpu(name, box_GB, capability, usable_bytes_range, **facts):
@@ -78,9 +102,9 @@ def _gpu(name, box_GB, capability, usable_bytes_range, **facts):
 def capacities(capacity: Any) -> dict[str, int]:
     """{label: bytes} of any form that `capacity=` takes in this kit.
 
-    capacity: None, a GPU's name ("T4", or "8 x H200" for several), a list of names, a pair (label, bytes), or a dict
-    {label: bytes}; bytes may be a text with a unit ("24 GiB"). Raises ValueError for an unknown name, a GPU whose
-    memory is not published, or bytes below 1.
+    capacity: None, a GPU's name ("T4", or "8 x H200" for several), a rented machine's ("p4d.24xlarge"), a list of
+    names, a pair (label, bytes), or a dict {label: bytes}; bytes may be a text with a unit ("24 GiB").
+    Raises ValueError for an unknown name, a GPU whose memory is not published, or bytes below 1.
 
     >>> capacities("8 x H200")
     {'8 × H200': 1200879566848}
@@ -112,13 +136,27 @@ def _is_name(value: Any) -> bool:
 
 
 def _named(text: str) -> tuple[str, int]:
-    """The label and the bytes of one GPU or of several: "T4", "8 x H200"."""
-    count, name = re.fullmatch(r"\s*(?:(\d+)\s*[x×*]\s*)?(.*?)\s*", text).groups()
-    gpu, count = GPUS[name], int(count or 1)
+    """The label and the bytes of one GPU or of several: "T4", "8 x H200", "p4d.24xlarge"."""
+    gpu, count, instance = counted(text)
     if gpu.usable_bytes is None:
-        raise ValueError(f"gpu={name!r} has no published usable memory; give its bytes, as {{{gpu.name!r}: ...}}")
-    whole_number("capacity", count, what="a count of GPUs")
-    return (gpu.name if count == 1 else f"{count} × {gpu.name}"), count * gpu.usable_bytes
+        raise ValueError(f"gpu={text!r} has no published usable memory; give its bytes, as {{{gpu.name!r}: ...}}")
+    label = gpu.name if count == 1 else f"{count} × {gpu.name}"
+    return (f"{instance.name} ({label})" if instance else label), count * gpu.usable_bytes
+
+
+def counted(text: str) -> tuple[GPU, int, Instance | None]:
+    """The GPU, how many of it, and the rented machine, of "T4", "8 x H200" or "p4d.24xlarge".
+
+    Raises ValueError for an unknown name, or a count below 1.
+
+    >>> gpu, count, instance = counted("p4d.24xlarge")
+    >>> gpu.name, count
+    ('A100 40 GB', 8)
+    """
+    number, name = re.fullmatch(r"\s*(?:(\d+)\s*[x×*]\s*)?(.*?)\s*", text, re.DOTALL).groups()
+    count = whole_number("capacity", int(number or 1), what="a count of GPUs")
+    found = next((each for each in INSTANCES.values() if _plain(each.name) == _plain(name)), None)
+    return (GPUS[found.gpu], count * found.count, found) if found else (GPUS[name], count, None)
 
 
 def _plain(name: Any) -> str:
@@ -127,3 +165,6 @@ def _plain(name: Any) -> str:
 
 GPUS = _gpus()
 """Every GPU of `data/gpus.json` by name."""
+
+INSTANCES = {name: Instance(name, **facts) for name, facts in _facts()["instances"].items()}
+"""Machines that clouds rent, by name: so many of one GPU of `GPUS`."""

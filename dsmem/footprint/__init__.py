@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = attach(
         "bytes_per_parameter": "recipes",
         "recipes_table": "recipes",
         "find_tensor": "find",
+        "experts_on_host": "hosted",
         "checkpoint": "weigh",
         "Checkpoint": "weigh",
         "weight_bytes": "stored",

@@ -3,9 +3,8 @@
 Names and order are those of the decoder's own parameters; a rank lists the tensors that it holds something of.
 """
 
-import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 from dsmem import formulas
 from dsmem.config.architecture import Architecture
@@ -15,15 +14,9 @@ from dsmem.config.sharding import Sharding
 from dsmem.config.training import Training
 from dsmem.config.workload import Workload
 from dsmem.footprint import optimizers
+from dsmem.footprint.parameters import tensors
+from dsmem.footprint.stepping import Stepped
 from dsmem.units import FLOATS, dtype_bits
-
-
-class Held(NamedTuple):
-    """A parameter: its shape, and what `Workload.scheme` calls it where it is a matrix that may convert, else ""."""
-
-    shape: tuple[int, ...]
-    matrix: str = ""
-
 
 # --- Bytes of one rank ------------------------------------------------------------------------------------------------
 
@@ -60,7 +53,7 @@ def rank_gradients(
     bits = dtype_bits(training.gradients or training.parameters(work))
     if share.sharding.zero == 3:
         return {name: _rows(share, name, held, bits) for name, held in tensors(share).items()}
-    found = _shares(share, "flat") if share.sharding.zero == 2 else _elements(share)
+    found = _shares(share, "flat") if share.sharding.zero == 2 else elements(share)
     return {name: formulas.tensor_bytes(count, bits) for name, count in found.items()}
 
 
@@ -80,10 +73,9 @@ def rank_states(
         raise ValueError(
             f"optimizer={training.optimizer!r} is not shared out by a formula; allowed: {', '.join(optimizers.MOMENTS)}"
         )
-    bits = dtype_bits(training.parameters(work))
-    found = _shares(share, share.sharding.zero_unit) if share.sharding.zero else _elements(share)
-    sizes = {name: formulas.tensor_bytes(count, bits) for name, count in found.items()}
-    parts = {name: optimizers.states(training, {name: size}, bits) for name, size in sizes.items()}
+    dtype = training.stepped(work)
+    flat = {name: Stepped((count,), dtype) for name, count in owned_elements(share).items()}
+    parts = {name: optimizers.states(training, {name: tensor}) for name, tensor in flat.items()}
     if share.sharding.zero and share.sharding.zero_unit == "flat":  # the buffer is one tensor to the optimizer
         counts = {"step_counts": max(each.pop("step_counts", 0) for each in parts.values())}
         parts |= {"step_counts": counts} if any(counts.values()) else {}
@@ -172,8 +164,14 @@ def _rows(share, name, held, bits):
     return formulas.shard_bytes(rows, math.prod(others), replicas(share, name)[0], bits)
 
 
-def _elements(share):
+def elements(share: RankArchitecture) -> dict[str, int]:
+    """{name: numbers} of the parameters of a rank's share."""
     return {name: math.prod(held.shape) for name, held in tensors(share).items()}
+
+
+def owned_elements(share: RankArchitecture) -> dict[str, int]:
+    """{name: numbers} of what the rank's optimizer steps."""
+    return _shares(share, share.sharding.zero_unit) if share.sharding.zero else elements(share)
 
 
 def _shares(share, unit):
@@ -218,80 +216,3 @@ def _own_rows(shapes, ranks, own):
         each = -(-rows // ranks)
         found[name] = max(0, min(each, rows - own * each)) * math.prod(others)
     return found
-
-
-# --- Every parameter --------------------------------------------------------------------------------------------------
-
-
-@functools.lru_cache(maxsize=256)
-def tensors(arch: Architecture) -> dict[str, Held]:
-    """{name: `Held`} of every parameter of `arch`, or of a rank's share of one, in the order of the decoder's."""
-    hidden, norms = arch.hidden_size, ("weight", "bias") if arch.gpt_block else ("weight",)
-    found = {}
-    if arch.first_stage:
-        found["embed_tokens.weight"] = Held((arch.embedding_rows, hidden))
-    if arch.first_stage and arch.learned_positions:
-        found["embed_positions.weight"] = Held((arch.learned_positions + arch.position_offset, hidden))
-    kinds = {}
-    for index in range(arch.num_hidden_layers):
-        kind = arch.has_experts(index), arch.indexed and not arch.shares_index(index)
-        if kind not in kinds:
-            kinds[kind] = _layer(arch, *kind, norms)
-        found |= {f"layers.{index}.{name}": held for name, held in kinds[kind].items()}
-    if arch.last_stage:
-        found |= {f"norm.{part}": Held((hidden,)) for part in norms}
-        if not arch.tie_word_embeddings:
-            for name, shape in arch.head_linears().items():
-                found |= _linear(name, shape, name)
-    return found
-
-
-def _layer(arch, experts, indexer, norms):
-    first, *others = arch.layer_norms()
-    halves = [_norms(arch, [first], norms), _attention(arch, indexer), _norms(arch, others, norms)]
-    if arch.gemma_block:
-        halves[1:] = reversed(halves[1:])
-    found = halves[0] | halves[1] | halves[2]
-    return found | {f"mlp.{name}": held for name, held in (_experts(arch) if experts else _mlp(arch)).items()}
-
-
-def _norms(arch, names, parts):
-    return {f"{name}.{part}": Held((arch.hidden_size,)) for name in names for part in parts}
-
-
-def _attention(arch, indexer):
-    found, inner = {"sinks": Held((arch.num_attention_heads,))} if arch.attention_sinks else {}, dict(arch.norms())
-    for name, shape in arch.attention_linears().items():
-        found |= _linear(name, shape, name)
-        if (norm := name.replace("b_proj", "a_layernorm")) in inner:
-            found[f"{norm}.weight"] = Held((inner.pop(norm),))
-    found |= {f"{name}.weight": Held((width,)) for name, width in inner.items()}
-    if indexer:
-        for name, shape in arch.indexer_linears().items():
-            found |= _linear(name, shape, name)
-        found |= {f"indexer.k_norm.{part}": Held((arch.index_head_dim,)) for part in ("weight", "bias")}
-        found["indexer.weights_proj.weight"] = Held((arch.index_n_heads, arch.hidden_size))
-    return {f"self_attn.{name}": held for name, held in found.items()}
-
-
-def _mlp(arch):
-    found = {}
-    for name, shape in arch.mlp_linears().items():
-        found |= _linear(name, shape, name)
-    return found
-
-
-def _experts(arch):
-    found = {f"{name}_bias": Held(shape) for name, shape in arch.expert_biases().items()}
-    found |= {f"{name}.weight": Held(shape, name) for name, shape in arch.expert_stacks().items()}
-    found |= _linear("gate", (arch.hidden_size, arch.n_routed_experts, arch.expert_bias), "")
-    for name, shape in arch.shared_linears().items():
-        found |= _linear(name, shape, name)
-    if arch.shared_expert_intermediate_size:
-        found["shared_expert_gate.weight"] = Held((1, arch.hidden_size))
-    return found
-
-
-def _linear(name, shape, matrix):
-    n_in, n_out, bias = shape
-    return {f"{name}.weight": Held((n_out, n_in), matrix)} | ({f"{name}.bias": Held((n_out,))} if bias else {})

@@ -6,67 +6,9 @@ the operators in reverse; each takes the gradient of what it made, makes those o
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
-PASSING = "activation_gradients"
-"""The part that gradients of activations count under, until they have passed."""
-
-
-class Tensor:
-    """Bytes of one tensor, counted under `part` from its birth until nobody holds it.
-
-    viewed: whether torch handed on a view of it, as a linear layer's gradient is: no other gradient is added into that.
-    """
-
-    def __init__(self, tape: "Tape", part: str, nbytes: Any):
-        self.tape, self.part, self.nbytes, self.viewed = tape, part, nbytes, False
-        tape.count(part, nbytes)
-
-    def __del__(self):
-        self.tape.count(self.part, -self.nbytes)
-
-    def becomes(self, part: str) -> None:
-        """From now on it counts under another part."""
-        self.tape.count(self.part, -self.nbytes)
-        self.part = part
-        self.tape.count(part, self.nbytes)
-
-
-class View:
-    """A tensor, or a part of one, as an operator made it; through the operator a gradient finds its way back.
-
-    nbytes: of what is seen, which may be less than the tensor.
-    """
-
-    def __init__(self, tensor: Tensor, maker: "Operator | None" = None, index: int = 0, nbytes: Any = None):
-        self.tensor, self.maker, self.index = tensor, maker, index
-        self.nbytes = tensor.nbytes if nbytes is None else nbytes
-
-
-class Parameter:
-    """A trained weight. name: as in `Architecture.linears` and the like. nbytes: of its gradient."""
-
-    def __init__(self, name: str, nbytes: Any, uses: int = 1):
-        self.name, self.nbytes, self.uses, self.grad = name, nbytes, uses, None
-
-
-class Summed:
-    """A gradient that is summed up to a smaller shape, a bias's: made once the operator has let go of all it kept.
-
-    nbytes: of the sum. whole: what is summed, where it is not the operator's own gradient.
-    """
-
-    def __init__(self, nbytes: Any, whole: Tensor | None = None):
-        self.nbytes, self.whole = nbytes, whole
-
-
-class Operator:
-    """One operator that has run: who made its inputs, what it keeps, and the rule that turns gradients around."""
-
-    def __init__(self, name: str, inputs: Iterable, outputs: int, rule: Callable):
-        self.name, self.rule, self.grads = name, rule, [None] * outputs
-        self.edges = [x if isinstance(x, Parameter) else (x.maker, x.index) if x.maker else None for x in inputs]
-        self.kept, self.again, self.span = None, None, None
+from dsmem.footprint.graph import PASSING, Fresh, Operator, Parameter, Summed, Tensor, View, gives, passes_on
 
 
 class Again:
@@ -88,13 +30,15 @@ class Tape:
 
     held: {part: bytes} that are alive from the first instant to the last. instants: {name: {part: bytes}}, each after
     the operator of that name. where: stands before the names, such as "layers.0.". operators: those that have run, and
-    calls without arguments, made when backward comes to their place.
+    calls without arguments, made when backward comes to their place. casts: copies of weights, each with its `where`,
+    that torch.autocast holds until the pass, or the stretch that runs again, is over. use: None, or what is called with
+    the tape, each parameter whose gradient is there, and the name of the operator that made it.
     """
 
     def __init__(self, held: dict[str, Any]):
         self.alive = {part: nbytes for part, nbytes in held.items() if some(nbytes)}
         self.instants, self.operators, self.where = {}, [], ""
-        self._again, self._second, self.trained = None, False, []
+        self._again, self._second, self.casts, self.use, self._done = None, False, [], None, []
 
     def count(self, part: str, nbytes: Any) -> None:
         """`part` grows by so many bytes."""
@@ -105,8 +49,11 @@ class Tape:
             self.alive.pop(part, None)
 
     def note(self, name: str) -> None:
-        """The instant `name` is now."""
-        self.instants[self.where + name] = dict(self.alive)
+        """The instant `name` is now; of the same name, all but the first are numbered."""
+        name, count = self.where + name, 1
+        while (f"{name} {count}" if count > 1 else name) in self.instants:
+            count += 1
+        self.instants[f"{name} {count}" if count > 1 else name] = dict(self.alive)
 
     def make(self, part: str, nbytes: Any, viewed: bool = False) -> Tensor:
         """A new tensor, not yet of an instant: gradients in a rule, and what has none. viewed: as in `Tensor`."""
@@ -123,54 +70,58 @@ class Tape:
         keep: Iterable = (),
         late: bool = False,
         beside: dict[str, Any] | None = None,
+        bits: int | None = None,
     ) -> Any:
         """Run an operator, note its instant, and return its output, or a tuple of them; the first alone has gradients.
 
         inputs: `View`s and `Parameter`s, in the order in which `rule` gives their gradients. made: {part: bytes}.
-        rule: called in backward with the tape and the gradient; gives a `Tensor` or a `Summed` for each
-        input, and after those what it makes beside them.
-        keep: tensors for backward; a number stands for an output, None for a weight. late: whether it keeps them when
-        it has run, as operators of ours do, and not before. beside: {part: bytes} that are gone right after.
+        rule: called in backward with the gradient; gives for each input a `Fresh`, a `Summed`, or the gradient itself,
+        and after those what is made beside them. What no input needs is not made.
+        keep: what is kept for backward, if a gradient comes back at all: a number stands for an output; a pair
+        (x, n) is kept only where the n-th input has a gradient. late: whether it keeps them when it has run, as
+        operators of ours do, and not before. beside: {part: bytes} that are gone right after. bits: of the output's
+        numbers, by default as the first input's.
         """
-        operator = Operator(self.where + name, inputs, 1, rule)
-        keep = list(keep)
+        inputs = list(inputs)
+        operator, bits = Operator(self.where + name, inputs, 1, rule), bits or inputs[0].bits
         if not late:
             self._keep(operator, keep)
         tensors = [Tensor(self, part, nbytes) for part, nbytes in made.items()]
-        aside = [Tensor(self, part, nbytes) for part, nbytes in (beside or {}).items()]
-        self.note(name)
-        del aside
+        self.glimpse(name, **(beside or {}))
         if late:
             self._keep(operator, [tensors[kept] if isinstance(kept, int) else kept for kept in keep])
-        self._record(operator)
-        outputs = [View(tensor, operator if number == 0 else None) for number, tensor in enumerate(tensors)]
+        maker = self._record(operator)
+        outputs = [View(tensor, None if number else maker, bits) for number, tensor in enumerate(tensors)]
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def glimpse(self, name: str, **beside: Any) -> None:
+        """The instant `name`, with {part: bytes} that are gone right after."""
+        aside = [Tensor(self, part, nbytes) for part, nbytes in beside.items()]
+        self.note(name)
+        del aside
 
     def parts(self, name: str, whole: View, sizes: Iterable) -> list[View]:
         """Views of one tensor, of `sizes` bytes; their gradients are put together into one of all of it."""
         sizes = list(sizes)
-        operator = Operator(self.where + name, [whole], len(sizes), gives(whole.nbytes))
-        self._record(operator)
-        return [View(whole.tensor, operator, number, size) for number, size in enumerate(sizes)]
+        maker = self._record(Operator(self.where + name, [whole], len(sizes), gives(whole.nbytes)))
+        return [View(whole.tensor, maker, whole.bits, number, size) for number, size in enumerate(sizes)]
 
     def view(self, x: View) -> View:
         """The same in another shape: uses of it have their gradients added up before they meet those of `x`."""
-        operator = Operator(f"{self.where}view", [x], 1, passes_on)
-        self._record(operator)
-        return View(x.tensor, operator, 0, x.nbytes)
+        return self._seen("view", x, passes_on)
 
     def seen(self, name: str, x: View, nbytes: Any = None) -> View:
         """A part of `x`, or all heads' view of one; the gradient is a tensor of the size of `x`."""
-        operator = Operator(self.where + name, [x], 1, gives(x.nbytes))
-        self._record(operator)
-        return View(x.tensor, operator, 0, x.nbytes if nbytes is None else nbytes)
+        return self._seen(name, x, gives(x.nbytes), nbytes=nbytes)
 
     def inside(self, name: str, x: View, keep: Iterable = ()) -> View:
         """An operator that writes into `x` itself; its gradient is a tensor of that size."""
-        operator = Operator(self.where + name, [x], 1, gives(x.nbytes))
-        self._keep(operator, list(keep))
-        self._record(operator)
-        return View(x.tensor, operator, 0, x.nbytes)
+        return self._seen(name, x, gives(x.nbytes), keep)
+
+    def _seen(self, name, x, rule, keep=(), nbytes=None):
+        operator = Operator(self.where + name, [x], 1, rule)
+        self._keep(operator, keep)
+        return View(x.tensor, self._record(operator), x.bits, 0, x.nbytes if nbytes is None else nbytes)
 
     def again(self, run: Callable, *given: View) -> View:
         """`run(*given)`, of which nothing is kept but what it is given: in backward it runs again."""
@@ -193,15 +144,16 @@ class Tape:
     def _turn(self, operator):
         """Run one operator backward: its rule; then what it kept and was given goes; its gradients go their way."""
         kept, grads = self._kept(operator), operator.grads
-        given = operator.rule(self, grads if len(grads) > 1 else grads[0])
         self.where, name, edges = "backward ", operator.name, operator.edges
+        given = self._given(edges, operator.rule(grads if len(grads) > 1 else grads[0]))
         for edge, grad in zip(edges, given, strict=False):
             if isinstance(edge, Parameter) and isinstance(grad, Tensor):
                 grad.becomes("gradients")
+            del grad
         self.note(name)
         del kept  # of a stretch that ran again; what else it kept goes after the sums
-        if any(isinstance(grad, Summed) for grad in given):
-            sums = [self.make(PASSING, grad.nbytes) if isinstance(grad, Summed) else grad for grad in given]
+        if any(isinstance(grad, _Sum) for grad in given):
+            sums = [self.make(grad.part, grad.nbytes) if isinstance(grad, _Sum) else grad for grad in given]
             self.note(f"{name}, sum over rows")  # beside what is summed
             given = sums
             del sums
@@ -210,16 +162,28 @@ class Tape:
         del grads
         self._hand_on(edges, given, name)
 
+    def _given(self, edges, recipes):
+        """What a rule says, made; None in place of what no input needs."""
+        needed = [edge is not None for edge in edges] + [True] * (len(recipes) - len(edges))
+        return [self._one_given(recipe, is_needed) for recipe, is_needed in zip(recipes, needed, strict=True)]
+
+    def _one_given(self, recipe, needed):
+        if isinstance(recipe, Fresh):
+            return self.make(recipe.part, recipe.nbytes, recipe.viewed) if needed or recipe.always else None
+        if not needed or not isinstance(recipe, Summed):
+            return recipe if needed else None
+        return _Sum(recipe.nbytes, recipe.part, None if recipe.whole is None else self.make(PASSING, recipe.whole))
+
     def _hand_on(self, edges, given, name):
         """Each gradient to the weight, or to the operator, that its input came from; in order, and gone once there."""
         given.reverse()
         for edge in edges:
-            grad = given.pop()
             if isinstance(edge, Parameter):
-                self._give_to_parameter(edge, grad, name)
+                self._give_to_parameter(edge, given, name)
             elif edge is not None:
-                self._give(*edge, grad, name)
-            del grad
+                self._give(*edge, given.pop(), name)
+            else:
+                given.pop()
 
     def _give(self, operator, index, grad, name):
         """Into its place; a second gradient is added into the first, which nobody else holds, unless that is a view."""
@@ -230,22 +194,35 @@ class Tape:
             operator.grads[index] = self.make(PASSING, waiting.nbytes)
             self.note(f"{name}, sum")
 
-    def _give_to_parameter(self, parameter, grad, name):
-        """Gradients of a weight that is used twice, as a tied head's, wait for each other and become a third tensor."""
+    def _give_to_parameter(self, parameter, given, name):
+        """The last of `given`, which nobody else holds; gradients of a weight used twice are added up likewise."""
+        grads = [given.pop()]
         if parameter.grad is not None:
-            grad = self.make(PASSING, grad.nbytes)
-            self.note(f"{name}, sum")
-        parameter.grad = grad
+            if parameter.grad.viewed:
+                grads.append(self.make(PASSING, parameter.grad.nbytes))
+                self.note(f"{name}, sum")
+            else:
+                grads.append(parameter.grad)
+        parameter.grad = grads[-1]
+        del grads
         parameter.uses -= 1
-        grad.becomes("gradients")
+        parameter.grad.becomes("gradients")
         if not parameter.uses:
-            self.trained.append(parameter)
+            self._done.append(parameter)  # which holds its gradient
+            if self.use:
+                self.use(self, parameter, name)
 
     def _record(self, operator):
-        if not self._second:
+        """The operator, which waits for backward, or None where no gradient comes back to it."""
+        if operator.learns and not self._second:
             self.operators.append(operator)
+        return operator if operator.learns else None
 
     def _keep(self, operator, keep):
+        if not operator.learns:
+            return
+        pairs = [kept if isinstance(kept, tuple) else (kept, None) for kept in keep]
+        keep = [kept for kept, number in pairs if number is None or operator.edges[number] is not None]
         keep = [kept.tensor if isinstance(kept, View) else kept for kept in keep]
         if self._second:
             self._again.found += keep
@@ -263,31 +240,24 @@ class Tape:
         if frame is None:
             return operator.kept or []
         if frame.found is None:
-            frame.found, self._again, self._second, where = [], frame, True, self.where
-            self.where = f"again {frame.where}"
+            frame.found, self._again, self._second, where, casts = [], frame, True, self.where, self.casts
+            self.where, self.casts = f"again {frame.where}", []
             try:
                 frame.run()
             except _Enough:
                 pass
-            self._again, self._second, self.where = None, False, where
+            self._again, self._second, self.where, self.casts = None, False, where, casts
         start, end = operator.span
         kept, frame.found[start:end] = frame.found[start:end], [None] * (end - start)
         return kept
 
 
-def gives(*sizes: Any) -> Callable:
-    """The rule of an operator that makes gradients of these sizes, one for each input and then those beside them."""
-    return lambda tape, grad: [tape.make(PASSING, size) for size in sizes]
+class _Sum(NamedTuple):
+    """A `Summed` in the making, with the tensor that is summed."""
 
-
-def passes_on(tape: Tape, grad: Tensor) -> list[Tensor]:
-    """The rule of an operator whose one input has the gradient of its output."""
-    return [grad]
-
-
-def passes_on_twice(tape: Tape, grad: Tensor) -> list[Tensor]:
-    """The same of two inputs."""
-    return [grad, grad]
+    nbytes: Any
+    part: str
+    whole: Tensor | None
 
 
 def some(nbytes: Any) -> Any:

@@ -5,15 +5,15 @@ from collections.abc import Callable
 from typing import Any
 
 from dsmem import formulas
-from dsmem.footprint import taped_experts, taped_gpt, taped_latent
-from dsmem.footprint.tape import Parameter, View, gives
+from dsmem.footprint import taped_attention, taped_experts, taped_gpt, taped_latent
+from dsmem.footprint.graph import Fresh, Parameter, View, gives
 from dsmem.footprint.trained import Shared, Trained
 
 
 def decoder(p: Trained) -> View:
     """`Decoder.forward` and the loss; what is to run backward stays on the tape."""
     arch, t = p.arch, p.t
-    table = p.parameter("embed_tokens", p.bytes(arch.vocab_size * arch.hidden_size), 1 + arch.tie_word_embeddings)
+    table = p.parameter("embed_tokens", arch.vocab_size * arch.hidden_size, 1 + arch.tie_word_embeddings)
     shared = p.shared()
     h = embedding(p, table)
     if arch.learned_positions:
@@ -24,10 +24,9 @@ def decoder(p: Trained) -> View:
             run = functools.partial(taped_gpt.block if arch.gpt_block else layer, p, shared, index)
             h = t.again(run, h) if p.training.checkpointing == "full" else run(h)
     t.where = ""
-    del shared, run
     h = p.layer_norm("norm", h, "normed") if arch.gpt_block else p.norm("norm", h, "normed", arch.hidden_size)
     logits = p.linear("lm_head", h, "logits", table if arch.tie_word_embeddings else None)
-    del h
+    del h, shared, run
     return loss(p, logits)
 
 
@@ -71,14 +70,17 @@ def grouped(p: Trained, shared: Shared, slides: bool, x: View) -> View:
         v = p.by_head(v, groups)
     if eager:
         q = p.by_head(q)
-    return p.attended(q, k, v, shared.masks.get(slides))
+    else:
+        q, k, v = p.autocasted(q, k, v)
+    return taped_attention.attended(p, q, k, v, shared.masks.get(slides))
 
 
 def projected(p: Trained, x: View) -> list[View]:
     """Queries, keys and values, from three matrices or from one."""
     widths = p.arch.query_width, p.arch.kv_width, p.arch.kv_width
     if p.arch.joined_qkv:
-        return p.t.parts("split", p.linear("qkv_proj", x, "query_key_value"), map(p.rows, widths))
+        joined = p.linear("qkv_proj", x, "query_key_value")
+        return p.t.parts("split", joined, [p.rows(width, joined.bits) for width in widths])
     return [p.linear(name, x, part) for name, part in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"))]
 
 
@@ -93,20 +95,18 @@ def normed_heads(p: Trained, name: str, x: View, heads: int) -> View:
 def turned(p: Trained, angles: list, name: str, x: View, out: str) -> View:
     """`rotary.rotate`, or of a part of each head `rotate_part`, which copies first."""
     if p.arch.rotary_dim is None:
-        return p.like(name, x, out, angles, late=True)
-    part = x.nbytes // p.arch.head_dim * p.arch.rotary_dim
-    return p.like(name, x, out, angles, late=True, rotated_part=part)
+        return p.rotated(name, x, out, angles)
+    return p.rotated_part(name, x, out, angles, p.arch.rotary_dim, p.arch.head_dim)
 
 
 def loss(p: Trained, logits: View) -> View:
     """`training.next_token_loss`: logits in float32, and the logarithm of each probability, which is kept."""
-    t, elements = p.t, p.tokens * p.arch.vocab_size
-    wide = formulas.tensor_bytes(elements, 32)
+    t, wide = p.t, p.rows(p.arch.vocab_size, 32)
 
-    def rule(tape, grad):
-        return [tape.make("logits_gradient", wide)]
+    def rule(grad):
+        return [Fresh(wide, "logits_gradient")]
 
-    x = p.cast("float32", logits, "logits_float32", elements, 32, "logits_gradient")
+    x = p.cast("float32", logits, "logits_float32", 32, "logits_gradient")
     labels = t.make("labels", formulas.token_ids_bytes(p.work.batch, p.work.seq_len))
     logs = t.apply("log_softmax", [x], {"log_probabilities": wide}, rule, [0], late=True)
     return t.apply("nll_loss", [logs], {"loss": 4, "loss_weight": 4}, rule, [logs, labels, 1], late=True)[0]
@@ -115,6 +115,7 @@ def loss(p: Trained, logits: View) -> View:
 def all_of(p: Trained) -> Any:
     """Forward, loss and backward of a step; every instant is on the tape afterwards. Returns the loss."""
     out = decoder(p)
+    p.folded.let_casts_go()
     p.t.note("end of forward")
     seed = p.t.make("loss", 4)
     p.t.backward(out, seed)

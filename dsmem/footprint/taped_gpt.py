@@ -3,20 +3,21 @@
 import functools
 from collections.abc import Callable
 
-from dsmem.footprint.tape import Summed, View, gives
+from dsmem.footprint.graph import Summed, View, gives
+from dsmem.footprint.taped_attention import attended
 from dsmem.footprint.trained import Shared, Trained
 
 
 def positions(p: Trained, h: View) -> View:
     """`Decoder.embed` after the tokens' rows: those of their places are added."""
     arch, seq_len = p.arch, p.work.seq_len
-    table = p.parameter("embed_positions", p.bytes((arch.learned_positions + arch.position_offset) * arch.hidden_size))
+    table = p.parameter("embed_positions", (arch.learned_positions + arch.position_offset) * arch.hidden_size)
     size = p.bytes(seq_len * arch.hidden_size)
     ids = p.t.make("position_ids", 8 * seq_len)
     places = p.t.apply("embed_positions", [table], {"position_rows": size}, gives(table.nbytes), [ids])
     del ids
     made = {"residual": h.nbytes}
-    return p.t.apply("add_positions", [h, places], made, lambda tape, grad: [grad, Summed(size)])
+    return p.t.apply("add_positions", [h, places], made, lambda grad: [grad, Summed(size)])
 
 
 def block(p: Trained, shared: Shared, index: int, h: View) -> View:
@@ -46,15 +47,16 @@ def mix(p: Trained, shared: Shared, index: int, x: View) -> View:
     """`GPTAttention.mix`."""
     heads, eager = p.arch.num_attention_heads, p.work.attention == "eager"
     if p.arch.joined_qkv:
-        width = p.rows(p.arch.query_width)
-        q, k, v = p.t.parts("unbind", p.linear("qkv_proj", x, "query_key_value"), [width] * 3)
+        joined = p.linear("qkv_proj", x, "query_key_value")
+        q, k, v = p.t.parts("unbind", joined, [joined.nbytes // 3] * 3)
+        del joined
     else:
         names = (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"))
         q, k, v = (p.split(p.linear(name, x, part), heads, not eager) for name, part in names)
-    if p.arch.scales_queries(index):
+    if q.learns and p.arch.scales_queries(index):  # else in place
         q = p.like("scale_queries", q, "query_scaled")
     if eager:
         k = p.by_head(k)
         v = p.by_head(v)
         q = p.by_head(q)
-    return p.attended(q, k, v, shared.masks.get(False))
+    return attended(p, q, k, v, shared.masks.get(False))

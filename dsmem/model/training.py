@@ -58,10 +58,11 @@ class TrainingStep:
         self.activations = one_of("activations", format_name(activations), FLOATS)
         self._trained = _prepared(module, self.training)
         first = self._trained[0]
-        self._mode = first.fake_mode if isinstance(first, FakeTensor) else contextlib.nullcontext()
+        # a parameter that is cut over ranks wraps a fake one, and is none itself
+        mode = getattr(module, "fake_mode", None) or getattr(first, "fake_mode", None)
+        self._mode = mode or contextlib.nullcontext()
         self._device = first.device.type
-        fake = isinstance(first, FakeTensor) and not isinstance(tokens, FakeTensor)
-        self._tokens = first.fake_mode.from_tensor(tokens) if fake else tokens
+        self._tokens = mode.from_tensor(tokens) if mode and not isinstance(tokens, FakeTensor) else tokens
         self.loss = loss_of(module, self.training, attention)
         keep_less(module, self.training)
         if hasattr(module, "arch"):
@@ -86,6 +87,11 @@ class TrainingStep:
             self._begin(None)
             self._tell_states()
         return loss
+
+    def forward(self) -> torch.Tensor:
+        """The loss alone, with its graph."""
+        with self._around(), self._mode, torch.enable_grad(), self._selected(), self._autocast():
+            return self.loss(self._tokens)
 
     def seconds(self, times: int = 3) -> dict[str, float]:
         """Median seconds of each phase over so many runs after one more, for warmth; on real tensors."""

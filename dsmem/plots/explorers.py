@@ -7,14 +7,19 @@ from typing import Any
 from dsmem.config.architecture import Architecture
 from dsmem.config.hardware import capacities
 from dsmem.config.schemes import SCHEMES
+from dsmem.config.training import KERNELS, Training
 from dsmem.config.workload import Workload
 from dsmem.footprint.stored import KEPT
+from dsmem.footprint.training import training_footprint
 from dsmem.memory.replay import replay
 from dsmem.plots import pages
 from dsmem.plots.cache import FORMATS, CachePicture
 from dsmem.plots.footprint import FootprintPicture, LengthsPicture
 from dsmem.plots.page import PageExplorer
+from dsmem.plots.reads import FORMATS as READ_FORMATS
+from dsmem.plots.reads import SPEEDS, ReadsPicture
 from dsmem.plots.segments import FREE, SegmentsPicture, part_of
+from dsmem.plots.training import PARAMETERS, TrainingPicture
 from dsmem.plots.weights import WeightsPicture
 from dsmem.plots.widgets import Explorer, explore
 from dsmem.units import FLOATS, QUANTIZED, one_of
@@ -25,6 +30,17 @@ CONTROLS = {
     "weights": ["fp16", *(name for name in (*FLOATS, *QUANTIZED) if name != "fp16")],
     "attention": ["fused", "expanded", "eager", "eager_fp32"],
     "logits": ["all", "last"],
+}
+
+TRAINING_CONTROLS = {
+    "batch": (1, 64, 1),
+    "seq_len": (128, 32_768, 1024),
+    "optimizer": ["adamw", "sgd", "none"],
+    "optimizer_kernel": list(KERNELS),
+    "precision": ["master", "autocast", "pure"],
+    "checkpointing": ["none", "selective", "full"],
+    "attention": ["fused", "eager"],
+    "hide": ["nothing", "weights and states"],
 }
 
 
@@ -55,12 +71,14 @@ def explore_footprint(
     not a widget. Raises ValueError, one sentence, for anything else.
     """
     if page:
-        return pages.page_of_footprint(arch, capacity, {"hide": ["nothing", "weights"]} | CONTROLS | controls)
+        return pages.page_of_passes("pass", arch, capacity, {"hide": ["nothing", "weights"]} | CONTROLS | controls)
     return _of_workload(FootprintPicture, arch, capacity, {"hide": ["nothing", "weights"]} | controls)
 
 
-def explore_curves(arch: Any, *, capacity: Any = None, **controls: Any) -> Explorer:
+def explore_curves(arch: Any, *, capacity: Any = None, page: bool = False, **controls: Any) -> Explorer | PageExplorer:
     """`plot_lengths` under sliders: the peak against the sequence length; arguments as in `explore_footprint`."""
+    if page:
+        return pages.page_of_passes("curves", arch, capacity, CONTROLS | controls)
     return _of_workload(LengthsPicture, arch, capacity, controls)
 
 
@@ -103,6 +121,52 @@ def explore_cache(arch: Any, page: bool = False, **controls: Any) -> Explorer | 
     if page:
         return pages.page_of_cache(models, specs | controls)
     return explore_picture(CachePicture, show, **{"figsize": (7.5, 3.7)} | specs | controls)
+
+
+def explore_training(arch: Any, *, capacity: Any = None, **controls: Any) -> Explorer:
+    """`plot_training` under sliders: the three phases of a training step; arguments as in `explore_footprint`.
+
+    controls: for any field of `Workload` or `Training`; they replace or extend `TRAINING_CONTROLS`. A lora_rank of 0
+    is full training. What has no formula is said under the picture, which then stays.
+    """
+    models, gpus = _models(arch), _gpus(capacity)
+    of_training = Training.__dataclass_fields__
+    fields = (*Workload.__dataclass_fields__, *of_training, *TrainingPicture.options, "menus", "figsize")
+    for name in controls:
+        one_of("field", name, fields, "a field of Workload or Training")
+    specs = {"model": list(models) if len(models) > 1 else next(iter(models))} | TRAINING_CONTROLS | controls
+    specs |= {"gpu": list(gpus)} if capacity else {}
+
+    @functools.lru_cache(64)
+    def step(model, given):
+        given = dict(given)
+        own = {name: given.pop(name) for name in list(given) if name in of_training}
+        own |= {"lora_rank": own["lora_rank"] or None} if "lora_rank" in own else {}
+        return training_footprint(models[model], training=Training(**own), **given)
+
+    def show(picture, model, gpu="none", hide="nothing", overhead_bytes=0, **values):
+        hide = {"nothing": (), "weights and states": PARAMETERS}.get(hide, hide)
+        return picture.show(step(model, tuple(values.items())), gpus[gpu], overhead_bytes, hide)
+
+    return explore_picture(TrainingPicture, show, **{"figsize": (7.5, 3.7)} | specs)
+
+
+def explore_reads(arch: Any, **controls: Any) -> Explorer:
+    """`plot_reads` under sliders, for a model or a list of models; `controls` as in `explore` replace these."""
+    models = _models(arch)
+    specs = {
+        "model": list(models),
+        "num_experts_per_tok": (1, 256, 8),
+        "batch": (1, 1024, 1),
+        "tokens": (1024, 131_072, 4096),
+        "weights": list(READ_FORMATS),
+        "memory": ["H200", *(name for name in SPEEDS if name != "H200")],
+    }
+
+    def show(picture, model, **values):
+        return picture(models[model], **values)
+
+    return explore_picture(ReadsPicture, show, **{"figsize": (7.5, 3.5)} | specs | controls)
 
 
 def explore_settings(

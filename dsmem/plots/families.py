@@ -22,29 +22,44 @@ FAMILIES = {  # family: (how its parts' names begin, the part whose look it has)
     "other": (("",), "buffers"),
 }
 
+TRAINING = {  # the same of a training step
+    "weights": (("weights", "weight_scales"), "weights"),
+    "master copy": (("master_weights",), "master_weights"),
+    "optimizer states": (("optimizer_states", "step_counts"), "optimizer_states"),
+    "gradients": (("gradients",), "gradients"),
+    "optimizer's temporaries": (("optimizer_temporaries", "wide_gradient"), "temporary"),
+    "logits and loss": (("logits", "log_prob", "loss", "labels"), "logits"),
+    "gradients on the way": (("activation_gradients", "narrow_gradients"), "working"),
+    "copies for autocast": (("weight_casts",), "weight_copy"),
+    "activations": (("",), "residual"),
+}
 
-def by_family(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """{family: bytes} of all `FAMILIES`, from {part: bytes}.
+
+def by_family(parts: Mapping[str, Any], families: Mapping[str, tuple] = FAMILIES) -> dict[str, Any]:
+    """{family: bytes} of all `families`, `FAMILIES` or `TRAINING`, from {part: bytes}.
 
     >>> {family: nbytes for family, nbytes in by_family({"gate": 3, "up": 4, "logits": 5}).items() if nbytes}
     {'MLP': 7, 'logits': 5}
     """
-    sums = dict.fromkeys(FAMILIES, 0)
+    sums = dict.fromkeys(families, 0)
     for part, nbytes in parts.items():
-        sums[family_of(part)] = sums[family_of(part)] + nbytes
+        family = family_of(part, families is TRAINING)
+        sums[family] = sums[family] + nbytes
     return sums
 
 
 @functools.cache
-def family_of(part: str) -> str:
-    """The family that a part belongs to.
+def family_of(part: str, training: bool = False) -> str:
+    """The family that a part belongs to, of `FAMILIES` or of `TRAINING`.
 
     >>> family_of("query_rotated"), family_of("never heard of")
     ('attention', 'other')
     """
-    return next(family for family, (begins, _) in FAMILIES.items() if part.startswith(begins))
+    families = TRAINING if training else FAMILIES
+    return next(family for family, (begins, _) in families.items() if part.startswith(begins))
 
 
 def look(name: str) -> dict:
     """The look of a family, or of a part."""
-    return style.look(FAMILIES[name][1] if name in FAMILIES else name)
+    known = TRAINING | FAMILIES
+    return style.look(known[name][1] if name in known else name)

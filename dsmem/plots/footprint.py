@@ -78,13 +78,15 @@ class FootprintPicture(Picture):
     """The picture of `plot_footprint`."""
 
     step = 4
+    families = FAMILIES
     options = ("hide", "overhead_bytes")  # beside the workload
+    longest = "queries_by_head"  # name of a row
 
     def _draw(self, ax):
-        self.bars = [_bar(ax, family) for family in FAMILIES]
+        self.bars = [_bar(ax, family) for family in self.families]
         self.peak = ax.text(1.02, 0, "", transform=ax.get_yaxis_transform(), va="center", fontweight="bold")
         axes.room(ax, 1.02, "← 8,888.88 GiB", "left", fontweight="bold")
-        axes.room(ax, -0.02, "queries_by_head", "right")
+        axes.room(ax, -0.02, self.longest, "right")
         ax.tick_params(axis="y", length=0)
         ax.grid(axis="x", **axes.GRID)
         self.rows = self.label = None
@@ -221,11 +223,11 @@ def _byte_scale(ax, power):
 
 def title_of(arch, work, fp, capacity):
     """The model, and its peak as a share of each capacity; a title promises nothing about what fits."""
-    shares = "".join(f", {_share(fp.total_bytes / usable)} {label}" for label, usable in capacities(capacity).items())
+    shares = "".join(f", {share(fp.total_bytes / usable)} {label}" for label, usable in capacities(capacity).items())
     return f"{arch.name} in {work.weights}", f"peak {format_bytes(fp.total_bytes)} at {fp.peak_instant}{shares}"
 
 
-def _share(ratio):
+def share(ratio: float) -> str:
     """A share in per cent, or as a multiple where it would have more than three digits."""
     return f"{ratio:.0%} of" if ratio < 9.995 else f"{ratio:,.0f} times"
 

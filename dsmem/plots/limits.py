@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dsmem.config.hardware import capacities
+from dsmem.config.overhead import fits
 from dsmem.plots.style import INK
-from dsmem.units import format_bytes, whole_number
+from dsmem.units import format_bytes
 
 CAPACITY = {"color": INK, "linestyle": (0, (6, 3)), "linewidth": 1.1, "zorder": 2.5}
 APART = 0.11  # of the height of the Axes: what the names of two level lines take
@@ -22,17 +23,6 @@ def limits_of(capacity: Any, hidden_bytes: int = 0) -> dict[str, int]:
     """
     left = {label: nbytes - int(hidden_bytes) for label, nbytes in capacities(capacity).items()}
     return {f"{label}\n{format_bytes(n)}{' left' * bool(hidden_bytes)}": n for label, n in left.items() if n > 0}
-
-
-def fits(nbytes: int, usable_bytes: int, overhead_bytes: int = 0) -> bool:
-    """The one rule of this kit's pictures: a peak fits if it is at most the usable bytes less `overhead_bytes`.
-
-    overhead_bytes: what the caller keeps free, for the CUDA context and what the allocator adds.
-
-    >>> fits(10, 10), fits(10, 10, overhead_bytes=1)
-    (True, False)
-    """
-    return nbytes <= usable_bytes - whole_number("overhead_bytes", overhead_bytes, least=0, what="bytes")
 
 
 def fit_words(nbytes: int, capacity: Mapping[str, int], overhead_bytes: int = 0) -> str:

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import html
 import io
+import itertools
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dsmem.plots.families import FAMILIES, look
+from dsmem.plots.footprint import DASHES
 from dsmem.plots.knobs import Knob
 from dsmem.units import format_bytes
 
@@ -163,12 +165,13 @@ def fill(template: str, words: Mapping[str, Any]) -> str:
 
 
 def looks_of(families: Mapping[str, str] | None = None) -> list[dict]:
-    """Colour, line and hatch of each family; families: {name: the part whose look it has}, `FAMILIES` if not given."""
+    """The look of each family; families: {name: the part whose look it has}, `FAMILIES` if not given."""
     parts = families or dict.fromkeys(FAMILIES)
+    dashes = itertools.cycle(["", *(" ".join(map(str, each)) for _, each in DASHES[1:])])
     found = {name: look(part or name) for name, part in parts.items()}
     return [
-        {"name": name, "face": each["facecolor"], "edge": each["edgecolor"], "hatch": each["hatch"]}
-        for name, each in found.items()
+        {"name": name, "face": each["facecolor"], "edge": each["edgecolor"], "hatch": each["hatch"], "dash": dash}
+        for (name, each), dash in zip(found.items(), dashes)  # noqa: B905
     ]
 
 

@@ -1,20 +1,22 @@
 """The kit's explorers that live in a page: will it fit, and the instants of a pass."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from dsmem.config.architecture import Architecture
 from dsmem.config.hardware import GPUS, capacities
+from dsmem.config.sharding import Sharding
 from dsmem.config.workload import Workload
 from dsmem.plots import knobs, page_bars
 from dsmem.plots.knobs import Knob
 from dsmem.plots.page import PageExplorer
-from dsmem.plots.passes import SEEN, Pass
+from dsmem.plots.passes import SEEN, SPREAD, Pass
 from dsmem.units import FLOATS, QUANTIZED, format_bytes, names, one_of
 
 FIT = {
     "weights": ["fp16", *(name for name in (*FLOATS, *QUANTIZED) if name != "fp16")],
-    "activations": {"as weights": None, "fp32": "fp32"},
+    "activations": None,
     "kv_cache": {"as activations": None, "fp8": "fp8", "int8": "int8"},
     "batch": (1, 512, 4),
     "seq_len": (128, 131_072, 1024),
@@ -25,24 +27,44 @@ FIT = {
 NAMED = ("weights", "activations", "kv_cache", "batch", "seq_len", "phase", "attention", "logits")  # in the words
 
 
-def explore_fit(arch: Any, *, gpu: Any = None, overhead_bytes: Any = 0, **controls: Any) -> PageExplorer:
+def explore_fit(
+    arch: Any, *, gpu: Any = None, count: Any = None, sharding: Any = None, overhead_bytes: Any = None, **controls: Any
+) -> PageExplorer:
     """Will it fit? One bar of the peak against a GPU's memory, and the answer in a sentence, drawn in the page.
 
     arch: a model, or a list of models to choose from, each in any form that `Architecture.of` takes. gpu: the GPUs to
     choose from, in any form that `config.hardware.capacities` takes; all whose memory is known if not given.
-    overhead_bytes: what is kept free for context and allocator: bytes, or a list of them for a slider. controls: for
+    count: numbers of GPUs to choose from, tensor parallel; [1, 2, 4, 8] if not given. sharding: in place of count,
+    {text: whatever `Sharding.of` takes} to choose from, or one of these; the bytes are those of its first rank, and
+    the batch is of one replica.
+    overhead_bytes: None for what context, workspaces and segments take at most, as `dsmem.fit` counts it; else what is
+    kept free in place of that: bytes, or a list of them, of None and bytes for a menu. controls: for
     any field of `Workload`, as in `dsmem.explore`, or {text: value} for a menu; they replace or extend `FIT`.
     Raises ValueError, one sentence, for anything else, and where the choices make too large a page.
     """
-    cards = [name for name, card in GPUS.items() if card.usable_bytes] if gpu is None else gpu
+    cards = capacities([name for name, card in GPUS.items() if card.usable_bytes] if gpu is None else gpu)
+    for label in cards:
+        if re.match(r"\d+ × ", label):
+            raise ValueError(f"gpu={label!r} is several GPUs; it must name one, and count or sharding says how many")
     specs = {"hide": ["nothing", "weights"], "every_instant": False} | controls
-    return _explorer("fit", arch, cards, FIT | specs, overhead_bytes)
+    return _explorer("fit", arch, cards, _spread(count, sharding) | FIT | specs, overhead_bytes)
 
 
-def page_of_footprint(arch: Any, capacity: Any, specs: Mapping[str, Any]) -> PageExplorer:
-    """`explorers.explore_footprint` in the page."""
+def _spread(count, sharding):
+    """The knob for how many GPUs there are."""
+    if sharding is None:
+        return {"count": [1, 2, 4, 8] if count is None else count}
+    if count is not None:
+        raise ValueError(f"count={count!r} is given beside a sharding, which says how many GPUs there are; omit one")
+    if isinstance(sharding, Mapping) and not set(sharding) <= set(Sharding.__dataclass_fields__):
+        return {"sharding": {text: Sharding.of(each) for text, each in sharding.items()}}
+    return {"sharding": {"as given": Sharding.of(sharding)}}
+
+
+def page_of_passes(kind: str, arch: Any, capacity: Any, specs: Mapping[str, Any]) -> PageExplorer:
+    """`explorers.explore_footprint` and `explore_curves` in the page; kind: as in `passes.Pass`."""
     specs = dict(specs)
-    return _explorer("pass", arch, capacity, specs, specs.pop("overhead_bytes", 0))
+    return _explorer(kind, arch, capacity, specs, specs.pop("overhead_bytes", 0))
 
 
 def page_of_weights(models: Mapping[str, Architecture], capacity: Any, specs: Mapping[str, Any]) -> PageExplorer:
@@ -65,8 +87,10 @@ def _explorer(kind, arch, capacity, specs, overhead_bytes):
     models = {each.name: each for each in map(Architecture.of, arch if isinstance(arch, list | tuple) else [arch])}
     if not models:
         raise ValueError("arch=[] names no model; it must be a model or a list of them")
+    seen = ["overhead_bytes"] if kind == "curves" else SEEN
+    allowed = (*Workload.__dataclass_fields__, *seen, *(SPREAD if kind == "fit" else ()))
     for name in specs:
-        one_of("field", name, (*Workload.__dataclass_fields__, *SEEN), "a field of Workload")
+        one_of("field", name, allowed, "a field of Workload")
     cards = capacities(capacity) | {"none": None}
     specs = specs | {"overhead_bytes": overhead_bytes}
     return Pass(kind, models, cards, _knobs(list(models), list(cards), specs)).explorer()
@@ -88,5 +112,9 @@ def _knob(name, spec):
         names(name, spec[1])
         return Knob(name, "box", tuple(spec), title=f"without {spec[1]}")
     knob = knobs.read(name, spec)
-    sizes = tuple(format_bytes(n) for n in knob.values) if name == "overhead_bytes" else knob.texts
+    if knob.kind == "menu" and len(knob.values) == 1:
+        return Knob(name, "fixed", knob.values, 0, knob.texts)
+    sizes = knob.texts
+    if name == "overhead_bytes":
+        sizes = tuple("what is usual" if n is None else format_bytes(n) for n in knob.values)
     return Knob(name, knob.kind, knob.values, knob.at, sizes)

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 
 from dsmem.config.architecture import Architecture
+from dsmem.config.training import Training
 from dsmem.config.workload import Workload
 from dsmem.footprint.inference import inference_footprint
+from dsmem.footprint.training import training_footprint
 from dsmem.memory.replay import ReplayedOutOfMemory, replay
 from dsmem.memory.traces import pack_trace
 from dsmem.runs.provenance import allocator_settings
@@ -22,18 +24,20 @@ NO_ROOM = ("out of memory", "STATUS_ALLOC_FAILED", "can't allocate memory")
 ERROR_CHARACTERS = 4000
 
 
-def cell(device: str, arch: Architecture, work: Workload, code: str = "dsmem") -> dict[str, Any]:
-    """The recorded cell of one pass; whatever goes wrong stands in it and is not raised.
+def cell(
+    device: str, arch: Architecture, work: Workload, code: str = "dsmem", training: Training | None = None
+) -> dict[str, Any]:
+    """The recorded cell of one pass, or of one training step; whatever goes wrong stands in it and is not raised.
 
-    device, arch, work, code: as in `measure`. "outcome" is "ok", "did not fit", "did not fit in the replay", or
-    "failed: " and the error's first line, with the whole of it under "error".
+    device, arch, work, code, training: as in `measure`. "outcome" is "ok", "did not fit", "did not fit in the replay",
+    or "failed: " and the error's first line, with the whole of it under "error".
     """
-    asked = question(arch, work, code)
+    asked = question(arch, work, code, training)
     try:
-        run = measure(arch, work, device, code=code)
+        run = measure(arch, work, device, code=code, **({"training": training} if training else {}))
         return asked | {"outcome": "ok"} | _levels(run)
     except Exception as error:
-        return asked | {"formula_bytes": _formula(arch, work)} | failure(error)
+        return asked | {"formula_bytes": _formula(arch, work, training)} | failure(error)
 
 
 def rate(device: str, arch: Architecture, works: list[Workload]) -> dict[str, Any]:
@@ -74,24 +78,37 @@ def outcome(error: Exception) -> str:
     return "failed: " + ": ".join(words)
 
 
-def question(arch: Architecture, work: Workload, code: str = "dsmem") -> dict[str, Any]:
-    """What a cell asks, as it stands in the file: the model's name, whose code it is, and the workload's fields."""
-    return json.loads(json.dumps({"model": arch.name, "code": code} | dataclasses.asdict(work)))
+def question(
+    arch: Architecture, work: Workload, code: str = "dsmem", training: Training | None = None
+) -> dict[str, Any]:
+    """What a cell asks, as it stands in the file: the model's name, whose code it is, and the workload's fields.
+
+    Of a training step its own, too, under "training".
+    """
+    how = {"training": dataclasses.asdict(training)} if training else {}
+    return json.loads(json.dumps({"model": arch.name, "code": code} | dataclasses.asdict(work) | how))
 
 
 def asked(recorded: dict[str, Any]) -> dict[str, Any]:
     """The question of a recorded cell, to be held against `question`."""
     names = (field.name for field in dataclasses.fields(Workload))
     known = {"model": recorded.get("model"), "code": recorded.get("code", "dsmem")}
-    return known | {name: recorded.get(name) for name in names}
+    how = {"training": recorded["training"]} if recorded.get("training") else {}
+    return known | {name: recorded.get(name) for name in names} | how
 
 
 def question_text(recorded: dict[str, Any]) -> str:
     """The question of a recorded cell in one line; what is as `Workload` has it by default is left out."""
     said, always = asked(recorded), ("model", "code", "batch", "seq_len", "phase", "weights", "attention", "logits")
+    training = said.pop("training", None)
     given = {name: said[name] for name in always[2:6] if said[name] is not None}
     usual = json.loads(json.dumps(dataclasses.asdict(Workload(**given))))
-    return ", ".join(f"{name}={value}" for name, value in said.items() if name in always or value != usual[name])
+    rows = [f"{name}={value}" for name, value in said.items() if name in always or value != usual[name]]
+    if training:
+        default = json.loads(json.dumps(dataclasses.asdict(Training())))
+        changed = [f"{name}={value}" for name, value in training.items() if value != default.get(name)]
+        rows.append(f"a training step ({', '.join(changed) or 'as by default'})")
+    return ", ".join(rows)
 
 
 def pack(rows: Any) -> str:
@@ -128,7 +145,14 @@ def _levels(run: Run) -> dict[str, Any]:
         "operators": ops,
         "stream": pack(stream),
         "trace": pack_trace(run.trace) if run.trace else None,
-    }
+    } | _of_step(run)
+
+
+def _of_step(run):
+    """Of a training step: the peak of each phase, where each begins in the stream, and how long each takes."""
+    if run.training is None:
+        return {}
+    return {"phases": run.ledger.phases, "marks": run.ledger.marks, "step_seconds": run.step_seconds}
 
 
 def _replay(run):
@@ -139,8 +163,9 @@ def _replay(run):
     return replay(run.replay.events, **run.replay.settings | settings)  # the workspace is among its events
 
 
-def _formula(arch, work):
+def _formula(arch, work, training):
     try:
-        return int(inference_footprint(arch, work).total_bytes)
+        fp = training_footprint(arch, work, training) if training else inference_footprint(arch, work)
+        return int(fp.total_bytes)
     except ValueError:
         return None

@@ -3,18 +3,10 @@
 import dataclasses
 from typing import Any
 
+from dsmem.config.overhead import CONTEXT_BYTES
 from dsmem.memory.cuda import expected_workspace_bytes
 from dsmem.table import Table
 from dsmem.units import format_bytes
-
-CONTEXT_BYTES = {
-    "published, lazy loading: T4, torch 2.10 and 2.14 (140.875 MiB), fitcheck 0.3.1": 147_718_144,
-    "published, lazy loading: PyTorch PR 86509": 287_047_680,
-    "published, lazy loading: A100, torch 2.1 (0.47 GiB)": 504_658_657,
-    "published, eager loading: PyTorch PR 86509": 666_632_192,
-    "published, eager loading: A100, torch 1.13 (0.90 GiB)": 966_367_641,
-}
-"""What the CUDA context of one process takes, where somebody published it; nothing here is measured by this kit."""
 
 FRAMEWORK = ("rounding", "free", "workspace", "context")
 """The parts that the framework, and not the model, is to blame for."""

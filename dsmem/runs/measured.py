@@ -25,12 +25,15 @@ KINDS = ("requested", "allocated", "reserved", "used", "file", "printed by an en
 
 LARGE = 0.01  # an error beyond it has a reason
 _UNITS = {name.lower(): size for name, size in BYTE_UNITS.items()} | {"g": GIB}
-_ABOUT = ("source", "licence", "conditions", "unit", "kind", "kinds", "digits")
+_ABOUT = ("source", "licence", "conditions", "unit", "kind", "kinds", "digits", "configs")
 _REASONS = {  # why a prediction is off by more than `LARGE`: an expression searched in set, name and label
     r"peak_gib .*GPTQ-Int8, 6,144": "the 8-bit kernel unpacks a layer's weights, which is not modelled",
     r"peak_gib .*, 1 token": "two digits leave up to 1% open; what sampling makes of the logits is not modelled",
     r"t4_lora (peak_reserved|process)_mib": "how the model was loaded, and what that left in segments, is not replayed",
     r"t4_lora .* nf4": "a 4-bit model is made on the GPU: blocks that loading left are larger than their tensors",
+    r"peft_training .*of the MLP": "the two runs are of different releases of torch and transformers: 5 MB of 6.9 GB",
+    r"litgpt_training .*BF16 less": "peaks of different instants; what a 4-bit layer of that release kept is not known",
+    r"litgpt_training": "the difference of two figures of two digits",
     r"kv_pool_gib": "CUDA context, CUDA graphs, vLLM's own buffers",
 }
 
@@ -188,11 +191,16 @@ def _kind(row, name):
 
 def _label(row):
     """A row in a few words."""
+    if "minus" in row:
+        return f"{row['model']}: {row['what']}"
     if "n_ctx" in row:
         return f"{row['cache']}, {_tokens(row['n_ctx'])}"
     if "input_tokens" in row:
         gpus = "" if row["gpus"] == "1" else f", {row['gpus']} GPUs"
         return f"{row['model'].removesuffix('-Instruct')} {row['format']}, {_tokens(int(row['input_tokens']))}{gpus}"
+    if "tensor" in row:
+        cut = " ".join(f"{word}={row[word]}" for word in ("tensor", "pipeline", "data") if row[word] > 1)
+        return f"{row['model']}, {row['layers']} layers, {cut}"
     if "rank" in row:
         return f"{row['model'].rpartition('/')[2]} {row['quant']} {row['attn']}, {row['batch']} x {row['seq']:,}"
     words = (re.split(r" \(|, ", row.get(key, ""))[0] for key in ("model", "quant", "engine"))

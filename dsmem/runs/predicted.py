@@ -11,10 +11,13 @@ from typing import Any
 
 from dsmem import formulas
 from dsmem.config.architecture import Architecture
+from dsmem.config.sharding import Sharding
 from dsmem.config.workload import Workload
 from dsmem.footprint.gguf import gguf_bytes, gguf_tensors, tensor_bytes
 from dsmem.footprint.inference import inference_footprint
+from dsmem.footprint.megatron import megatron_footprint
 from dsmem.footprint.published import published_tensors
+from dsmem.footprint.recipes import bytes_per_parameter
 from dsmem.footprint.stored import cache_bytes, cache_rows, weight_bytes
 from dsmem.memory.replay import replay
 from dsmem.runs.generation import generation_peak
@@ -31,9 +34,9 @@ def predict(row: dict) -> dict[str, Any]:
     """{name: bytes} for the figures of a row that are modelled, by the names that the row gives them.
 
     row: a dict from `measured.rows()`, or as the publisher's file holds it: with "n_ctx" (a cache that llama.cpp
-    printed), "input_tokens" (a peak of transformers), "rank" (a training run) or "measured" (a report). The values are
-    bytes, whatever unit the name ends with; a list where the row has a list. Raises ValueError, in one sentence, where
-    no figure of the row is modelled.
+    printed), "input_tokens" (a peak of transformers), "rank" (a training run), "tensor" (ranks of Megatron-LM), "minus"
+    (one run less another) or "measured" (a report). The values are bytes, whatever unit the name ends with; a list
+    where the row has a list. Raises ValueError, in one sentence, where no figure of the row is modelled.
 
     >>> predict({"n_ctx": 32768, "cache": "latent q8_0", "kv_mib": 1166.62})
     {'kv_mib': 1223294976}
@@ -87,6 +90,21 @@ def _training(row, name):
     return peaks[name.removesuffix("_mib")]
 
 
+MEGATRON = {"llama3-70b": "deepseek-r1-distill-llama-70b", "llama3-405b": "llama-3.1-405b"}
+NULL_TOKENIZER = 128_256 + 1  # words of Llama 3, and one that the tokenizer of the runs adds
+
+
+def _megatron(row, name):
+    if name != "peak_allocated_mib":
+        raise ValueError("what the allocator reserves under Megatron-LM is not replayed")
+    arch = Architecture.of(MEGATRON[row["model"]]).scaled(num_hidden_layers=row["layers"], vocab_size=NULL_TOKENIZER)
+    arch = arch.scaled(num_key_value_heads=row.get("num_key_value_heads", arch.num_key_value_heads))
+    spread = Sharding(tensor=row["tensor"], pipeline=row["pipeline"], data=row["data"])
+    ranks = range(0, spread.ranks, spread.stage_ranks)
+    peaks = [megatron_footprint(arch, spread, rank).total_bytes for rank in ranks]
+    return peaks if len(peaks) > 1 else peaks[0]
+
+
 def _report(row, name):
     for pattern, predictor in REPORTS.items():
         if re.fullmatch(pattern, name):
@@ -94,8 +112,39 @@ def _report(row, name):
     raise ValueError(next(reason for pattern, reason in NOT_MODELLED.items() if re.search(pattern, name)))
 
 
-PREDICTORS = {"n_ctx": _cache_log, "input_tokens": _generation, "rank": _training, "measured": _report}
+def _difference(row, name):
+    """What one run holds after its step more than another: all that both have alike falls out."""
+    arch = Architecture.of((row.get("configs") or {}).get(row["model"], row["model"]))
+    more, minus = row["more"], row["minus"]
+    if more.get("batch") != minus.get("batch"):
+        raise ValueError("what the publisher's own layers keep for backward is not run here")
+    return round(held_after_step(arch, more) - held_after_step(arch, minus))
+
+
+PREDICTORS = {
+    "n_ctx": _cache_log,
+    "input_tokens": _generation,
+    "rank": _training,
+    "tensor": _megatron,
+    "minus": _difference,
+    "measured": _report,
+}
 """The key that a row of each form has: (row, name) -> bytes."""
+
+
+def held_after_step(arch: Architecture, how: dict[str, Any]) -> float:
+    """Weights, gradients and AdamW's states, in bytes: of full training in BF16, or of adapters in FP32.
+
+    how: {} or, of LoRA, its lora_rank, lora_targets and the format of the frozen weights; "inference": weights alone.
+    """
+    if not how:
+        return arch.n_params * sum(bytes_per_parameter("adamw", "bf16").values())
+    weights = weight_bytes(arch, how.get("weights", "bf16"))
+    if how.get("inference"):
+        return weights
+    linears = arch.linears()
+    adapters = sum(formulas.lora_params(how["lora_rank"], *linears[name][:2]) for name in how["lora_targets"])
+    return weights + arch.num_hidden_layers * adapters * sum(bytes_per_parameter("adamw", "fp32").values())
 
 
 # --- Reports ----------------------------------------------------------------------------------------------------------

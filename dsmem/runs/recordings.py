@@ -39,7 +39,8 @@ def record(
 ) -> Path:
     """Measure the cells of a sweep on this machine, one after the other, and write them to a file in `out`.
 
-    cells: pairs (Architecture, Workload), a third item "transformers" for that library's code; defaults to `sweep()`.
+    cells: pairs (Architecture, Workload), a third item "transformers" for that library's code, a fourth a `Training`
+    for a step of it; defaults to `sweep()`.
     command: the command line to note. resume: a file of an earlier call that was cut off; what it answered is kept, and
     what failed there is tried again. apart: whether the cells run in a process of their own, which is replaced when it
     loses its GPU; defaults to yes on a GPU. measuring: what is called for a cell, as `cells.cell`; it must be a
@@ -189,7 +190,7 @@ def error_report(run: dict[str, Any]) -> str:
         )
         lines.append(f"  worst, {worst:+.2%}: {question_text(cell)}")
     ours = [cell for cell in fitted if cell.get("code", "dsmem") == "dsmem"]
-    wrong = sum(cell["formula_bytes"] != cell["ledger_bytes"] for cell in ours)
+    wrong = sum(cell["formula_bytes"] not in (None, cell["ledger_bytes"]) for cell in ours)
     unfit = sum(cell["outcome"].startswith("did not fit") for cell in run["cells"])
     lines.append(f"formula and ledger differ in {wrong} cells; {unfit} cells did not fit")
     failures = [cell for cell in run["cells"] if cell["outcome"].startswith("failed")]

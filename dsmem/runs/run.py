@@ -106,7 +106,7 @@ class Run:
             code += " (no formula)" if self.code == "dsmem" else f" ({hub.version()}; no formula)"
         what, formats = work.phase, work.weights_words
         if self.training:
-            what, formats = "a training step", training_run.settings(self.training, work)
+            what, formats = "a training step", self.training.words(work)
         return (
             f"{self.arch.name}, {what} of {work.batch:,} × {work.seq_len:,} tokens, {formats}, "
             f"{work.attention} attention, on {self.device} tensors{code}"

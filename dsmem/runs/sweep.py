@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator
 
 from dsmem.config.architecture import Architecture
+from dsmem.config.training import Training
 from dsmem.config.workload import Workload
 from dsmem.model import hub
 from dsmem.model.devices import attention_for
@@ -17,6 +18,18 @@ TINY = (2, 16)  # of a rehearsal
 SOME = 3  # so many shapes for what is not in every shape
 THEIRS = SHAPES[:2] + SHAPES[5:6] + SHAPES[7:8]  # those of transformers' code
 
+TRAINED = SHAPES[5:6] + SHAPES[1:2]  # those of training steps, which a GPU of 15 GiB holds
+
+TRAININGS = (  # what moves the peak of a step, the most telling first
+    Training(optimizer_kernel="foreach"),
+    Training(optimizer_kernel="fused"),
+    Training(lora_rank=8),
+    Training(optimizer_kernel="fused", checkpointing="full"),
+    Training(precision="master"),
+    Training(optimizer_kernel="loop"),
+    Training(lora_rank=8, checkpointing="full"),
+)
+
 # R1's own widths and heads, with so few layers and experts that a GPU of 15 GiB holds them
 CUT = {"num_hidden_layers": 3, "first_k_dense_replace": 1, "n_routed_experts": 16, "n_group": 4, "topk_group": 2}
 NARROW = {"hidden_size": 256, "intermediate_size": 512, "moe_intermediate_size": 128, "vocab_size": 1000}
@@ -28,7 +41,7 @@ def sweep(device: str = "fake") -> list[tuple]:
     """The cells that `record` measures unless told otherwise: (Architecture, Workload), the most telling first.
 
     device: whose kernels and formats are asked for. Where transformers is installed its own code for some of the cells
-    is among them: (Architecture, Workload, "transformers").
+    is among them: (Architecture, Workload, "transformers"). A fourth item, a `Training`, makes it a training step.
     """
     dense = [Architecture.from_config(name) for name in ("qwen2.5-0.5b", f"{_DISTILL}-1.5b", f"{_DISTILL}-7b")]
     experts = [
@@ -42,6 +55,7 @@ def sweep(device: str = "fake") -> list[tuple]:
         rows = [_kinds(device, arch, shape, few) for arch in dense]
         rows += [_kinds(device, arch, shape) for arch in experts[: 0 if few else 1 if number else 3]]
         rows += [_theirs(arch, shape) for arch in dense if shape in THEIRS]
+        rows += [_trainings(device, dense[0], trained) for trained in TRAINED[number : number + 1]]
         # in turn, so that each model has had its FP16 passes before one has had them all
         cells += [cell for turn in itertools.zip_longest(*rows) for cell in turn if cell]
     return cells
@@ -51,7 +65,8 @@ def rehearsal(device: str = "fake") -> list[tuple]:
     """Every kind of cell once on models of two or three narrow layers, for a machine without a GPU."""
     dense = Architecture.from_config("qwen2.5-0.5b").scaled(num_hidden_layers=2, vocab_size=1000)
     latent = _named("deepseek-r1", "3 narrow layers", **CUT | NARROW)
-    return [*_kinds(device, dense, TINY), *_theirs(dense, TINY), *_kinds(device, latent, TINY)]
+    passes = [*_kinds(device, dense, TINY), *_theirs(dense, TINY), *_kinds(device, latent, TINY)]
+    return [*passes, *_trainings(device, dense, TINY)]
 
 
 def rates(device: str, small: bool = False) -> list[tuple]:
@@ -94,6 +109,16 @@ def _theirs(arch, shape) -> Iterator[tuple]:
     if hub.has_transformers():
         for attention, logits in (("fused", "all"), ("fused", "last"), ("eager", "last")):
             yield arch, Workload(*shape, attention=attention, logits=logits), "transformers"
+
+
+def _trainings(device, arch, shape) -> Iterator[tuple]:
+    """Training steps of one model at one shape, in our code, and the first three in transformers'."""
+    weights = "fp16" if attention_backend(device) == "memory-efficient" else "bf16"
+    for number, training in enumerate(TRAININGS):
+        work = training.workload(Workload(*shape, weights=weights, attention=attention_for(device, arch)))
+        yield arch, work, "dsmem", training
+        if number < 3 and hub.has_transformers():
+            yield arch, work.changed(attention="fused"), "transformers", training
 
 
 def _steps(device, arch, weights, batches, seq_len) -> Iterator[Workload]:

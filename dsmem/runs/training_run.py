@@ -76,33 +76,6 @@ def our_step(arch: Architecture, work: Workload, training: Training, device: str
     return TrainingStep(model, tokens, training, work.activations, work.attention)
 
 
-def settings(training: Training, work: Workload) -> str:
-    """How a step trains, in words.
-
-    >>> settings(Training(precision="autocast", checkpointing="full"), Workload(weights="bf16"))
-    'adamw (foreach), fp32 parameters under bf16 autocast, full checkpointing'
-    >>> settings(Training("sgd", lora_rank=8), Workload(weights="bf16"))
-    'sgd (foreach), frozen bf16 weights, LoRA of rank 8'
-    """
-    own = training.optimizer in ("adamw", "sgd", "adafactor", "muon")
-    said = [
-        f"{training.optimizer} ({training.optimizer_kernel})"
-        if own
-        else training.optimizer.replace("none", "no optimizer")
-    ]
-    precision = {
-        "pure": f"all in {work.activations}",
-        "autocast": f"{training.parameters(work)} parameters under {work.activations} autocast",
-        "master": f"{work.activations} with a {training.stepped(work)} master copy",
-    }
-    frozen = training.lora_rank is not None
-    said.append(f"frozen {work.weights} weights" if frozen else precision[training.precision])
-    said += [f"{training.checkpointing} checkpointing"] if training.checkpointing != "none" else []
-    said += [f"LoRA of rank {training.lora_rank}"] if training.lora_rank is not None else []
-    said += [f"loss in chunks of {training.loss_chunk}"] if training.loss_chunk is not None else []
-    return ", ".join(said + (["step in backward"] if training.step_in_backward else []))
-
-
 def words(ledger: Ledger) -> str:
     """Where a step's peak is and what it is made of, a sentence."""
     peaks = ledger.phases

@@ -18,6 +18,7 @@ SPELLED = {  # what a family's files call a size, where they do so otherwise
 }
 # what the kit calls otherwise, or makes of several keys
 DERIVED = {
+    "max_position_embeddings",  # of a config that does not say it, it is not guessed
     "name",
     "model_type",
     "head",

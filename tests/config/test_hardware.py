@@ -3,17 +3,34 @@
 import pytest
 
 import dsmem
-from dsmem.config.hardware import GPUS, capacities
+from dsmem.config.hardware import GPUS, INSTANCES, capacities, counted
 
 
 def test_every_gpu_says_less_than_a_gib_on_its_box_would_be_and_is_found_by_its_name():
     for name, gpu in GPUS.items():
         assert GPUS[name.lower().replace(" ", "-")] is gpu and gpu.name == name
-        assert gpu.bandwidth_bytes_per_s > 1e11
-        if gpu.usable_bytes:
-            assert gpu.usable_bytes < gpu.box_gb * 2**30
-            low, high = gpu.usable_bytes_range or (gpu.usable_bytes,) * 2
-            assert low <= gpu.usable_bytes <= high
+        assert gpu.bandwidth_bytes_per_s > 6e10 and gpu.source
+        assert gpu.usable_bytes < gpu.box_gb * 2**30
+        low, high = gpu.usable_bytes_range or (gpu.usable_bytes,) * 2
+        assert low <= gpu.usable_bytes <= high
+
+
+def test_of_shared_memory_a_gpu_gets_a_part():
+    shared = [gpu for gpu in GPUS.values() if gpu.shared]
+    assert {gpu.name.split()[0] for gpu in shared} == {"Jetson", "Apple"}
+    # macOS: from two thirds to nine tenths, more of a larger machine
+    shares = [gpu.usable_bytes / (gpu.box_gb * 2**30) for gpu in shared if gpu.name.startswith("Apple")]
+    assert shares == sorted(shares) and 0.66 < shares[0] < shares[-1] < 0.91
+    assert all(gpu.usable_bytes > 0.92 * gpu.box_gb * 2**30 for gpu in shared if gpu.name.startswith("Jetson AGX"))
+
+
+def test_a_rented_machine_is_so_many_of_one_gpu():
+    assert all(instance.gpu in GPUS and instance.count > 0 and instance.source for instance in INSTANCES.values())
+    assert capacities("P4D.24xlarge") == {"p4d.24xlarge (8 × A100 40 GB)": 8 * 42_405_855_232}
+    assert capacities("2 x p4de.24xlarge") == {"p4de.24xlarge (16 × A100 80 GB)": 16 * 84_987_740_160}
+    assert capacities("g6.xlarge") == {"g6.xlarge (L4)": GPUS["L4"].usable_bytes}
+    gpu, count, instance = counted("p5.48xlarge")
+    assert (gpu.name, count, instance.host_bytes) == ("H100", 8, 2 * 2**40)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +65,7 @@ def test_a_capacity_has_many_forms_and_one_meaning(capacity, found):
 
 
 @pytest.mark.parametrize(
-    "capacity", [5, {"a": -1}, {"a": "24"}, {"a": 0}, ("a", 1.5), "Jetson AGX Orin 32 GB", "0 x T4", [1], object()]
+    "capacity", [5, {"a": -1}, {"a": "24"}, {"a": 0}, ("a", 1.5), "p4d", "p9.metal", "0 x T4", [1], object()]
 )
 def test_what_is_no_capacity_is_refused(capacity, refuses):
     refuses(lambda: capacities(capacity))

@@ -29,7 +29,7 @@ def deep(draw, **widths):
 
 def unfolded(*args, **fields):
     """The footprint of a step in which every layer runs."""
-    with mock.patch.object(trained, "kinds", lambda arch: {n: n for n in range(arch.num_hidden_layers)}):
+    with mock.patch.object(trained, "kinds", lambda arch, _: {n: n for n in range(arch.num_hidden_layers)}):
         return training_footprint(*args, **fields)
 
 
@@ -48,10 +48,11 @@ def same(one, other):
     attention=st.sampled_from(("fused", "expanded", "eager")),
     checkpointing=st.sampled_from(("none", "full", "selective")),
     kernel=st.sampled_from(("foreach", "loop")),
+    precision=st.sampled_from(("pure", "autocast")),
 )
-def test_what_does_not_run_is_told_as_if_it_had(arch, sizes, attention, checkpointing, kernel):
+def test_what_does_not_run_is_told_as_if_it_had(arch, sizes, attention, checkpointing, kernel, precision):
     fields = {"batch": sizes[0], "seq_len": sizes[1], "attention": attention, "checkpointing": checkpointing}
-    fields["optimizer_kernel"] = kernel
+    fields |= {"optimizer_kernel": kernel, "precision": precision}
     try:
         told = training_footprint(arch, **fields)
     except ValueError as error:
@@ -72,10 +73,11 @@ SCALED = {"scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True} 
 DEEP = {"deepseek-r1": {}, "gpt2": SCALED, "qwen2.5-0.5b": SLIDING}
 
 
+@pytest.mark.parametrize("precision", ["pure", "autocast"])
 @pytest.mark.parametrize("name", DEEP)
-def test_a_deep_model_is_told_as_if_all_layers_had_run(name):
+def test_a_deep_model_is_told_as_if_all_layers_had_run(name, precision):
     arch = dsmem.Architecture.of(name).scaled(**DEEP[name])
-    fields = {"batch": 2, "seq_len": 512, "attention": "eager"}
+    fields = {"batch": 2, "seq_len": 512, "attention": "eager", "precision": precision}
     same(training_footprint(arch, **fields).instants, unfolded(arch, **fields).instants)
 
 

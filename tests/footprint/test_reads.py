@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import dsmem
 from dsmem import formulas
 from dsmem.footprint.gguf import gguf_tensors, tensor_bytes
 from dsmem.footprint.reads import floor_seconds, step_reads
+from dsmem.model.hub import quiet
 
 MIXTURES = ("deepseek-r1", "deepseek-v2-lite", "qwen3-30b-a3b", "mixtral-8x7b-v0.1", "minimax-m2.5", "kimi-k2-instruct")
 
@@ -89,3 +92,17 @@ def test_what_cannot_be_read_is_refused(refuses):
     refuses(lambda: step_reads("llama-2-7b", tokens=-1), "tokens=-1")
     refuses(lambda: step_reads("llama-2-7b", weights="fp7"), "weights='fp7'")
     refuses(lambda: floor_seconds({"a": 1}, 0), "bandwidth_bytes_per_s=0 moves nothing")
+
+
+def test_linear_attention_keeps_what_transformers_keeps():
+    shapes = {"linear_num_value_heads": 6, "linear_num_key_heads": 3, "linear_key_head_dim": 16}
+    config = AutoConfig.for_model(
+        "qwen3_5_text", hidden_size=32, intermediate_size=32, vocab_size=50, num_hidden_layers=2, head_dim=16,
+        num_attention_heads=2, num_key_value_heads=1, linear_value_head_dim=8, eos_token_id=1, **shapes,
+        layer_types=["linear_attention", "full_attention"],
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    with torch.no_grad(), quiet():
+        layers = model(torch.zeros(3, 7, dtype=torch.int64), use_cache=True).past_key_values.layers
+    kept = sum(state.nbytes for state in layers[0].recurrent_states.values())
+    assert kept == formulas.linear_state_bytes(3, 1, 6, 16, 8, 32)

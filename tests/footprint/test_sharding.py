@@ -15,7 +15,8 @@ import dsmem
 from dsmem import formulas
 from dsmem.config.ranks import rank_architecture
 from dsmem.config.sharding import Sharding
-from dsmem.footprint.sharding import rank_gradients, rank_parameters, rank_states, tensors
+from dsmem.footprint.parameters import tensors
+from dsmem.footprint.sharding import rank_gradients, rank_parameters, rank_states
 from dsmem.footprint.stored import cache_bytes, weight_bytes
 
 with warnings.catch_warnings():  # its neighbours use torch.jit, which is deprecated
@@ -219,11 +220,19 @@ def test_a_cut_through_what_shares_a_scale_is_refused(refuses):
     refuses(lambda: rank_states("qwen2.5-7b", optimizer="lion", sharding=2), "optimizer='lion'", "adamw")
 
 
-def test_the_largest_worlds_are_listed_at_once():
-    for name, sharding in (
+@pytest.mark.parametrize(
+    "name, sharding",
+    [
         ("deepseek-r1", Sharding(data=64, zero=3, pipeline=16, expert=64)),
         ("llama-1-65b", Sharding(data=1024, zero=3)),
-    ):
+        ("deepseek-r1", Sharding(tensor=8, expert=8)),
+    ],
+    ids=str,
+)
+def test_the_largest_worlds_are_listed_at_once(name, sharding):
+    seconds = []
+    for rank in (0, 1, sharding.ranks - 1):
         begun = time.perf_counter()
-        rank_parameters(name, sharding=sharding, weights="bf16", rank=sharding.ranks - 1)
-        assert time.perf_counter() - begun < 0.5
+        rank_parameters(name, sharding=sharding, weights="bf16", rank=rank)
+        seconds.append(time.perf_counter() - begun)
+    assert min(seconds) < 0.1

@@ -41,6 +41,7 @@ BARS = {  # with upright limits
     "stack": lambda **kw: plots.plot_stack({"7B": PARTS}, **kw),
     "instants": lambda **kw: plots.plot_instants(FOOTPRINT, **kw),
     "footprint": lambda **kw: plots.plot_footprint(SEVEN, batch=4, **kw),
+    "training": lambda **kw: plots.plot_training("qwen2.5-0.5b", seq_len=2048, **kw),
     "weights": lambda **kw: plots.plot_weights(SEVEN, **kw),
     "cache": lambda **kw: plots.plot_cache(SEVEN, batch=64, **kw),
     "models": lambda **kw: plots.plot_models({"INT8": {"a": 8 * GIB, "b": GIB}}, **kw),
@@ -64,6 +65,9 @@ OTHERS = {
     "points": lambda **kw: plots.plot_weights_and_cache({"R1": (2**40, 70_272), "7B": (2**34, 57_344)}, **kw),
     "segments": lambda **kw: plots.plot_segments(replay(EVENTS), **kw),
     "measured": lambda **kw: plot_measured([LINE], **kw),
+    "numbers": lambda **kw: plots.plot_numbers([1, 2], {"a": [1, 3]}, xlabel="x", ylabel="y", **kw),
+    "years": lambda **kw: plots.plot_years([("R1", "2025-01", 70.3, "MLA")], ylabel="y", **kw),
+    "reads": lambda **kw: plots.plot_reads("deepseek-r1", batch=64, **kw),
     "trace": lambda **kw: plots.plot_trace(shipped("cs336-first-step"), **kw),
 }
 ALL = BARS | LEVELS | OTHERS
@@ -113,7 +117,7 @@ def test_the_axis_ends_beyond_every_bar_and_limit_but_not_far(name, capacity, ax
     BARS[name](ax=ax, capacity=capacity)
     ends = [bar.get_x() + bar.get_width() for bars in ax.containers for bar in bars]
     paths = [patch.get_path().vertices for patch in ax.patches if patch.get_label()[0] != "_"]
-    ends += [corners[:, 0].max() for corners in paths if len(corners) and name == "footprint"]
+    ends += [corners[:, 0].max() for corners in paths if len(corners) and name in ("footprint", "training")]
     ends += list(ax.dsmem_limits.values()) + [n for *_, n in ax.dsmem_data if name == "models"]
     low, high = ax.get_xlim()
     assert max(ends) < high <= (1.4 if name != "models" else 8) * max(ends)

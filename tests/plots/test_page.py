@@ -51,10 +51,10 @@ def decoded(text, batches, lengths):
     return np.array([[value(b, s) for b in batches] for s in lengths], dtype=object)
 
 
-def data_of(explorer):
-    """What the script would read, cut out of the HTML as a browser cuts it."""
-    found = re.search(r'<script type="application/json">(.*?)</script', explorer._repr_html_(), re.DOTALL)
-    return json.loads(found[1])
+def data_of(explorer, page_text=None):
+    """What the script would read; page_text: cut out of this HTML, as a browser cuts it."""
+    found = page_text and re.search(r'<script type="application/json">(.*?)</script', page_text, re.DOTALL)[1]
+    return json.loads(found or explorer._script_data())
 
 
 def states_of(data):
@@ -70,7 +70,7 @@ def states_of(data):
 
 def rows_of(data, state, values):
     """{instant: {family: values at every stop}} of a state; values: of every function."""
-    names = [family["name"] for family in data["families"]]
+    names = [family["name"] for family in data["families"]][: len(state[0])]  # what is beside tensors is in no state
     rows = {}
     for instant in (data["instants"][number] for number in state[1]):
         places = list(state[0])
@@ -86,16 +86,22 @@ EXPLORERS = {
     "fit": lambda: dsmem.explore_fit(
         SMALL,
         gpu=["T4", "RTX 4090"],
-        overhead_bytes=[0, 2**30],
+        count=[1, 2],
+        overhead_bytes=[None, 2**30],
         weights=["fp16", "int8_w8a8", "fp8"],
+        activations={"as weights": None, "fp32": "fp32"},
         attention="fused",
+        kv_cache=[None, "int8"],
     ),
     "footprint": lambda: dsmem.explore_footprint(
-        [SMALL, CONFIG], capacity="T4", page=True, cache=["growing", "static"]
+        [SMALL, CONFIG], capacity="T4", page=True, cache=["growing", "static"], weights=["fp16", "int8_w8a8"]
     ),
     "positions": lambda: dsmem.explore_footprint("gpt2", page=True, weights=["fp16"], phase=["prefill", "decode"]),
     "experts": lambda: dsmem.explore_footprint(
         "deepseek-v2-lite", page=True, weights=["fp8", "int8_w8a8"], mla_cache=["latent", "expanded"], phase="decode"
+    ),
+    "curves": lambda: dsmem.explore_curves(
+        [SMALL, CONFIG], capacity="T4", page=True, batch=(1, 64, 4), weights=["int8_w8a8", "fp16"], logits="all"
     ),
 }
 
@@ -109,18 +115,18 @@ def explorers():
 def test_every_state_is_what_the_formulas_say(name, explorers):
     explorer = explorers[name]
     data, knobs = data_of(explorer), explorer._knobs
-    batches, lengths = (knobs[each].values for each in ("batch", "seq_len"))
+    batches, lengths = knobs["batch"].values, data.get("lengths") or knobs["seq_len"].values
     values = [decoded(text, batches, lengths) for text in data["functions"].split(";")]
     archs = {arch.name: arch for arch in map(dsmem.Architecture.of, [SMALL, CONFIG, "gpt2", "deepseek-v2-lite"])}
     states = 0
     for choice, state in states_of(data):
         chosen = {name: knobs[name].values[place] for name, place in choice.items()}
-        arch, fields = archs[chosen.pop("model")], chosen
+        arch, sharding, fields = archs[chosen.pop("model")], chosen.pop("count", 1), chosen
         lacking = state[3] if len(state) == 5 and not isinstance(state, str) else []
         seen = [place for place in range(len(lengths)) if place not in lacking]
         sizes = {"batch": np.array(batches)[None, :], "seq_len": np.array(lengths)[seen, None]}
         try:
-            fp = dsmem.inference_footprint(arch, Workload(**fields | sizes))
+            fp = dsmem.inference_footprint(arch, Workload(**fields | sizes), sharding if sharding > 1 else None)
         except ValueError as error:
             assert state == " ".join(str(error).split())
             continue
@@ -199,7 +205,8 @@ const said = asked.map((at) => {
   const shown = scene(m, at);
   if (shown.error !== undefined) return { error: shown.error };
   const rows = m.rows(at).rows.map(({ name, parts }) => [name, parts.map(String)]);
-  return { title: shown.title, sentence: shown.sentence, rows, peak: String(shown.peak.total) };
+  const curve = shown.curve?.map(({ length, total, parts }) => [length, total, ...parts]);
+  return { title: shown.title, sentence: shown.sentence, rows, peak: String(shown.peak.total), curve };
 });
 console.log(JSON.stringify(said));
 """
@@ -223,6 +230,18 @@ def some_states(explorer, count):
 
 
 MORE = {
+    "beside": lambda: dsmem.explore_fit(
+        [CONFIG, "deepseek-v2-lite"],
+        gpu=["T4", "H100", "MI300X"],
+        count=[1, 2],
+        weights=["bf16", "int4"],
+        attention="fused",
+        cache=["paged", "static", "growing"],
+        phase="prefill",
+        kv_cache=[None, "fp8"],
+        logits="last",
+        cached_tokens=[0, 100],
+    ),
     "weights": lambda: dsmem.explore_weights([SMALL, "deepseek-r1"], capacity=["T4", "8 x H200"], page=True),
     "cache": lambda: dsmem.explore_cache([SMALL, "deepseek-r1"], page=True),
 }
@@ -243,6 +262,23 @@ def test_the_script_says_what_python_says(name, explorers):
         assert told["title"] == list(state.title) and told["sentence"] == state.sentence
         assert told["rows"] == [[row, [str(n) for n in parts.values()]] for row, parts in state.rows.items()]
         assert told["peak"] == str(state.peak_bytes)
+        assert ("curve" in told) == (name == "curves")
+
+
+@node
+def test_curves_in_the_page_are_the_pictures_own(explorers):
+    explorer = explorers["curves"]
+    for at in some_states(explorer, 1):
+        at["model"] = 0
+        explorer.set(**{n: explorer._knobs[n].values[at[n]] for n in explorer.controls})
+        [told] = told_by_script(explorer, [at])
+        drawn = explorer.figure.axes[0].dsmem_data
+        assert {x: n for name, x, n in drawn if name == "total"} == {
+            length: total for length, total, *_ in told["curve"]
+        }
+        for place, family in enumerate(FAMILIES):
+            found = {x: n for name, x, n in drawn if name == family}
+            assert not found or found == {length: parts[place] for length, _, *parts in told["curve"]}
 
 
 @node
@@ -300,6 +336,9 @@ def test_a_state_that_cannot_be_keeps_the_picture_before(explorers):
         (lambda e: e.set(model="gpt2"), ["model='gpt2'", "has no control"]),
         (lambda e: dsmem.explore_fit([]), ["arch=[]", "a model or a list of them"]),
         (lambda e: dsmem.explore_fit(SMALL, batches=4), ["field='batches'", "a field of Workload"]),
+        (lambda e: dsmem.explore_fit(SMALL, gpu="8 x T4"), ["gpu='8 × T4'", "count"]),
+        (lambda e: dsmem.explore_fit(SMALL, count=2, sharding=2), ["count=2", "sharding"]),
+        (lambda e: dsmem.explore_curves(SMALL, page=True, hide="weights"), ["field='hide'"]),
         (lambda e: dsmem.explore_fit(SMALL, gpu="T5"), ["gpu='T5'", "T4"]),
         (lambda e: dsmem.explore_fit(SMALL, batch=(1, 3)), ["batch=(1, 3)", "makes no control"]),
         (lambda e: dsmem.explore_fit(SMALL, hide=["nothing", 5]), ["hide=5", "names"]),
@@ -311,10 +350,45 @@ def test_what_it_refuses(call, words, explorers, refuses):
     assert explorers["fit"].values == before
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    "values", [{"batch": 4}, {"batch": 64, "seq_len": 8192}, {"kv_cache": "int8", "phase": "decode"}]
+)
+def test_it_answers_as_dsmem_fit_does(count, values, explorers):
+    explorer = explorers["fit"]
+    fields = {"batch": 1, "seq_len": 1024, "weights": "fp16", "phase": "prefill", "logits": "all"} | values
+    explorer.set(
+        **{"gpu": "RTX 4090", "count": count, "overhead_bytes": None, "activations": None, "kv_cache": None} | fields
+    )
+    asked = dsmem.fit(SMALL, gpu="RTX 4090", count=count, attention="fused", **fields)
+    words = "with {} to spare" if asked.fits else "{} are missing"
+    assert words.format(dsmem.units.format_bytes(abs(asked.spare_bytes))) in explorer.alt
+    largest = re.search(r"largest batch of this length is ([\d,]+)( or more)?", explorer.alt)
+    batch = int(largest[1].replace(",", "")) if largest else 0
+    assert batch == asked.largest_batch or (largest[2] and batch == 512 < asked.largest_batch)
+    longest = re.search(r"longest context of this batch is ([\d,]+) tokens( or more)?", explorer.alt)
+    tokens = int(longest[1].replace(",", "")) if longest else 0
+    assert tokens == asked.longest_context or asked.context_limit == "model"
+
+
+def test_several_gpus():
+    ways = {"one": 1, "tensor": 2, "experts": {"data": 2, "expert": 2}}
+    explorer = dsmem.explore_fit(
+        "qwen3-30b-a3b", gpu="H100", sharding=ways, weights="bf16", logits="last", kv_cache=None
+    )
+    for way, sharding in ways.items():
+        explorer.set(sharding=dsmem.Sharding.of(sharding))
+        fp = dsmem.inference_footprint("qwen3-30b-a3b", sharding=sharding, weights="bf16", batch=4, logits="last")
+        assert explorer.state.peak_bytes == fp.total_bytes
+        assert ("2 × H100 (79.19 GiB each)" in explorer.alt) == (way != "one")
+
+
 def test_it_says_what_fits_and_how_far_it_would(explorers):
     explorer = explorers["fit"]
-    explorer.set(batch=4, seq_len=1024, weights="fp16", gpu="T4", overhead_bytes=2**30)
+    values = {"phase": "prefill", "logits": "all", "activations": None, "kv_cache": None, "hide": "nothing", "count": 1}
+    explorer.set(batch=4, seq_len=1024, weights="fp16", gpu="T4", overhead_bytes=2**30, **values)
     assert "fits T4 (14.57 GiB) with 11.43 GiB to spare, 1.00 GiB kept free; the largest batch" in explorer.alt
+    assert explorer.state.title[0] == f"{SMALL} in fp16 fits T4 (14.57 GiB) with 11.43 GiB to spare"
     most = int(re.search(r"largest batch of this length is (\d+)", explorer.alt)[1])
     usable = dsmem.GPUS["T4"].usable_bytes - 2**30
     fits = [dsmem.inference_footprint(SMALL, batch=n, seq_len=1024).total_bytes <= usable for n in (most, most + 1)]
@@ -328,10 +402,12 @@ HOSTILE = "</script><script>alert(1)</script><b>\"'& ü 模型 \u2028 {peak:n}"
 
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_a_hostile_name_stays_a_name():
-    explorer = dsmem.explore_fit(CONFIG | {"_name_or_path": HOSTILE}, gpu=("</title><i>", 2**30), weights=["fp16"])
+    explorer = dsmem.explore_fit(
+        CONFIG | {"_name_or_path": HOSTILE}, gpu=("</title><i>", 2**30), count=1, weights=["fp16"]
+    )
     text = explorer._repr_html_()
     assert text.count("<script") == text.count("</script>") == 2 and "<b>" not in re.sub(r"<b></b>`", "", text)
-    data = data_of(explorer)
+    data = data_of(explorer, text)
     assert data["knobs"][0]["texts"] == [HOSTILE]
     assert HOSTILE in explorer.alt
 
@@ -345,19 +421,14 @@ def test_a_saved_page_needs_nothing_else(explorers, tmp_path):
 
 
 def test_sizes(explorers):
-    sizes = {name: len(explorer._repr_html_()) for name, explorer in explorers.items()}
-    assert max(sizes.values()) < 130_000, sizes
-    assert (
-        len(
-            dsmem.explore_fit("deepseek-r1", attention="fused", activations=None, weights=["fp8", "int4"])._repr_html_()
-        )
-        < 130_000
-    )
+    sizes = {name: len(explorer._script_data()) for name, explorer in explorers.items()}
+    assert max(sizes.values()) < 90_000, sizes
+    assert len(explorers["fit"]._repr_html_()) < 130_000
 
 
 def test_too_large_a_page_is_refused(monkeypatch, refuses):
     monkeypatch.setattr(page, "MOST_BYTES", 1000)
-    refuses(lambda: dsmem.explore_fit(SMALL, weights="fp16"), "controls", "1,000 are allowed", "fewer values")
+    refuses(lambda: dsmem.explore_fit(SMALL, weights="fp16", count=1), "controls", "1,000 are allowed", "fewer values")
 
 
 def test_without_a_script_the_still_picture_and_its_words_are_there(explorers):
@@ -383,4 +454,4 @@ def test_menus_of_texts():
     before = explorer.state.peak_bytes
     explorer.set(modules_to_not_convert=())
     assert explorer.state.peak_bytes != before
-    assert pages.FIT["activations"] == {"as weights": None, "fp32": "fp32"}
+    assert pages.FIT["kv_cache"] == {"as activations": None, "fp8": "fp8", "int8": "int8"}

@@ -259,7 +259,7 @@ def test_transformers_code_is_recorded_beside_ours(tmp_path):
 
 def test_without_transformers_the_sweep_is_our_code_alone(monkeypatch):
     monkeypatch.setattr(hub, "has_transformers", lambda: False)
-    assert {len(cell) for cell in runs.sweep()} == {2}
+    assert {cell[2] for cell in runs.sweep() if len(cell) > 2} == {"dsmem"}
 
 
 def test_a_recording_cut_off_in_the_middle_leaves_a_whole_file(tmp_path, monkeypatch):
@@ -434,3 +434,31 @@ def test_tokens_a_second_come_one_for_each_workload_and_from_one_model(refuses):
     assert rates.shape == (2,) and rates.min() > 0
     mixed = [Workload(1, 8, "decode", weights=weights) for weights in ("bf16", "fp32")]
     refuses(lambda: dsmem.runs.run.tokens_per_second(TINY, mixed, "cpu"), "works", "'bf16'", "one kind")
+
+
+def test_training_steps_are_cells_with_their_phases(tmp_path):
+    cells = [one for one in rehearsal() if len(one) == 4]
+    kinds = {(one[2], one[3].optimizer_kernel, one[3].lora_rank) for one in cells}
+    assert {("dsmem", "foreach", None), ("dsmem", "fused", None), ("dsmem", "foreach", 8)} <= kinds
+    asked = [one for one in cells if one[2] == "dsmem"][:3]
+    path = runs.record(tmp_path, device="cpu", cells=asked)
+    recording = runs.load(path)
+    for cell, (arch, work, _, training) in zip(recording["cells"], asked, strict=True):
+        assert cell["outcome"] == "ok" and cell["formula_bytes"] in (None, cell["ledger_bytes"])
+        assert cell["phases"] == dsmem.measure(arch, work, training=training).ledger.phases
+        assert all(seconds > 0 for seconds in cell["step_seconds"].values())
+        assert "a training step" in cells_module.question_text(cell)
+    assert runs.Recording(path, recording).left(asked) == []
+    assert "formula and ledger differ in 0 cells" in runs.error_report(recording)
+
+
+def test_a_training_step_that_does_not_fit_says_so_with_its_formula(monkeypatch):
+    def no_room(*asked, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(cells_module, "measure", no_room)
+    training = dsmem.Training()
+    work = training.workload(batch=1, seq_len=8)
+    cell = cells_module.cell("cpu", TINY, work, "dsmem", training)
+    assert cell["outcome"] == "did not fit" and cell["training"]["optimizer"] == "adamw"
+    assert cell["formula_bytes"] == dsmem.training_footprint(TINY, work, training).total_bytes

@@ -37,5 +37,7 @@ def read(source: Any) -> dict[str, Any]:
     known = FAMILIES[family]
     keys = Keys(config, family, known.aliases, known.defaults, known.foreign)
     fields = {"name": name, "model_type": family, "apart": apart, "stored": stored_as(whole)} | known.read(keys) | top
+    if "learned_positions" not in fields:  # a table of positions says it already
+        fields["max_position_embeddings"] = keys.maybe_whole("max_position_embeddings")
     keys.finish(known.harmless)
     return fields

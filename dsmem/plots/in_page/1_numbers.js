@@ -46,21 +46,56 @@ function machine(data) {
   const texts = data.functions.split(";");
   const parsed = [];
   const batches = knobs.batch.numbers.map(BigInt);
-  const lengths = knobs.seq_len.numbers.map(BigInt);
+  const stops = data.lengths ?? knobs.seq_len.numbers; // of the table; the slider may have fewer
+  const lengths = stops.map(BigInt);
+  const stopOf = knobs.seq_len.numbers.map((length) => stops.indexOf(length));
+  const floats = [batches.map(Number), lengths.map(Number)];
 
   function read(place) {
-    return (parsed[place] ??= { form: texts[place][0], terms: texts[place].slice(1).split(",").map(big) });
+    if (!parsed[place]) {
+      const terms = texts[place].slice(1).split(",").map(big);
+      parsed[place] = { form: texts[place][0], terms, floats: terms.map(Number) };
+    }
+    return parsed[place];
   }
 
-  function value(place, at) {
+  // The value of a function at a batch and a length, each by its place.
+  function value(place, i, k) {
     const { form, terms } = read(place);
     const term = (k) => terms[k] ?? 0n;
-    if (form === "#") return term(at.seq_len * batches.length + at.batch);
-    const b = batches[at.batch];
-    if (form === "/") return term(2 * at.seq_len) + b * term(2 * at.seq_len + 1);
+    if (form === "#") return term(k * batches.length + i);
+    const [b, s] = [batches[i], lengths[k]];
+    if (form === "/") return term(2 * k) + b * term(2 * k + 1);
     if (terms.length === 1) return terms[0];
-    const s = lengths[at.seq_len];
     return term(0) + b * term(1) + s * (term(2) + b * term(3) + s * (term(4) + b * term(5)));
+  }
+
+  // The same in floating point, for a curve of many points.
+  function near(place, i, k) {
+    const { form, floats: t } = read(place);
+    if (form === "#") return t[k * batches.length + i] ?? 0;
+    const [b, s] = [floats[0][i], floats[1][k]];
+    if (form === "/") return (t[2 * k] ?? 0) + b * (t[2 * k + 1] ?? 0);
+    if (t.length === 1) return t[0];
+    return t[0] + b * t[1] + s * ((t[2] ?? 0) + b * (t[3] ?? 0) + s * ((t[4] ?? 0) + b * (t[5] ?? 0)));
+  }
+
+  // The parts at the peak for every length that can be: [{length, parts, total, peak}].
+  function curve(at) {
+    const [common, instants, , lacking = []] = data.states[stateOf(at)];
+    const split = instants.map((number) => data.instants[number].slice(1));
+    return stops.flatMap((length, k) => {
+      if (lacking.includes(k)) return [];
+      const shared = common.map((place) => (place < 0 ? 0 : near(place, at.batch, k)));
+      const most = { length, total: -1 };
+      split.forEach((pairs, peak) => {
+        const parts = shared.slice();
+        for (let n = 0; n < pairs.length; n += 2) parts[pairs[n]] = near(pairs[n + 1], at.batch, k);
+        const total = parts.reduce((a, n) => a + n, 0);
+        if (total > most.total) Object.assign(most, { parts, total, peak });
+      });
+      return [most];
+    });
   }
 
   const placeOf = (at) => data.order.reduce((n, name) => n * knobs[name].texts.length + at[name], 0);
@@ -71,17 +106,18 @@ function machine(data) {
     const state = stateOf(at);
     if (state < 0) return { error: data.errors[-1 - state] };
     const [common, instants, , lacking = [], errors] = data.states[state];
-    const out = lacking.indexOf(at.seq_len);
+    const k = stopOf[at.seq_len];
+    const out = lacking.indexOf(k);
     if (out >= 0) return { error: data.errors[errors[out]] };
-    const shared = common.map((place) => (place < 0 ? 0n : value(place, at)));
+    const shared = common.map((place) => (place < 0 ? 0n : value(place, at.batch, k)));
     const found = instants.map((number) => {
       const [name, ...pairs] = data.instants[number];
       const parts = shared.slice();
-      for (let k = 0; k < pairs.length; k += 2) parts[pairs[k]] = value(pairs[k + 1], at);
+      for (let n = 0; n < pairs.length; n += 2) parts[pairs[n]] = value(pairs[n + 1], at.batch, k);
       return { name: data.names[name], parts, total: parts.reduce((a, n) => a + n, 0n) };
     });
     let peak = 0;
-    found.forEach((row, k) => { if (row.total > found[peak].total) peak = k; });
+    found.forEach((row, n) => { if (row.total > found[peak].total) peak = n; });
     return { rows: found, peak };
   }
 
@@ -97,26 +133,8 @@ function machine(data) {
     });
   }
 
-  // The largest batch of the slider's range that leaves no instant above `room`; null where none does, or
-  // where it is not known.
-  function mostSequences(at, room) {
-    if (data.states[stateOf(at)][2] < 1) return null;
-    const [s, last] = [lengths[at.seq_len], batches.at(-1)];
-    const most = sums(at).map((t) => {
-      const [rest, each] = [0, 1].map((k) => t[k] + s * (t[k + 2] + s * t[k + 4]));
-      return rest > room ? 0n : each > 0n ? (room - rest) / each : last;
-    });
-    const n = most.reduce((a, each) => (each < a ? each : a), last);
-    return n > 0n ? { n, last } : null;
-  }
-
-  // The same for the length; it is looked for by halves, since no total falls as the length grows.
-  function mostTokens(at, room) {
-    const [, , known, lacking = []] = data.states[stateOf(at)];
-    if (known < 2) return null;
-    const [found, b] = [sums(at), batches[at.batch]];
-    const fits = (s) => found.every((t) => t[0] + b * t[1] + s * (t[2] + b * t[3] + s * (t[4] + b * t[5])) <= room);
-    const last = lengths.filter((_, k) => !lacking.includes(k)).at(-1);
+  // The largest number up to `last` for which `fits` holds, by halves; null where it holds for none.
+  function largest(last, fits) {
     let [low, high] = [0n, last + 1n];
     while (high - low > 1n) {
       const middle = (low + high) / 2n;
@@ -126,9 +144,55 @@ function machine(data) {
     return low > 0n ? { n: low, last } : null;
   }
 
+  const peakOf = (found, b, s) => found
+    .map((t) => t[0] + b * t[1] + s * (t[2] + b * t[3] + s * (t[4] + b * t[5])))
+    .reduce((a, n) => (n > a ? n : a));
+
+  // The largest batch of the slider's range at this length with which `fits(peak, batch, length)`; null where none does,
+  // or where it is not known.
+  function mostSequences(at, fits) {
+    const [, , known, lacking = []] = data.states[stateOf(at)];
+    if (known < 1 || lacking.includes(at.seq_len)) return null;
+    const [found, s] = [sums(at), lengths[at.seq_len]];
+    return largest(batches.at(-1), (b) => fits(peakOf(found, b, s), b, s));
+  }
+
+  // The same for the length at this batch.
+  function mostTokens(at, fits) {
+    const [, , known, lacking = []] = data.states[stateOf(at)];
+    if (known < 2) return null;
+    const [found, b] = [sums(at), batches[at.batch]];
+    return largest(lengths.filter((_, k) => !lacking.includes(k)).at(-1), (s) => fits(peakOf(found, b, s), b, s));
+  }
+
+  // Bytes of one of many equal tensors in the allocator's segments: `footprint.segments.shared_bytes`.
+  function sharedBytes(nbytes) {
+    const [block, small, alone, shared, unit] = data.segments.map(BigInt);
+    const up = (n, size) => ((n + size - 1n) / size) * size;
+    const whole = up(nbytes, block);
+    if (whole >= alone || whole === 0n) return up(whole, unit);
+    const [room, together] = whole <= small ? [unit, unit / whole] : [shared, shared / whole];
+    return (room + together - 1n) / together;
+  }
+
+  // What a GPU holds beside its tensors, at most: `config.overhead` with `footprint.segments`.
+  function beside(at, b, s) {
+    const [kept, counts] = data.beside[at.gpu];
+    if (!counts) return BigInt(kept);
+    const [fixed, plus, least, page, rows] = words(at).segments;
+    let tokens = s + BigInt(plus);
+    if (tokens < BigInt(least)) tokens = BigInt(least);
+    return rows.reduce((sum, [unit, layers, most]) => {
+      const seen = most && tokens > BigInt(most) ? BigInt(most) : tokens;
+      const pages = ((seen + BigInt(page) - 1n) / BigInt(page)) * BigInt(page);
+      const size = (b * pages * BigInt(unit) + 7n) / 8n;
+      return sum + BigInt(layers) * (sharedBytes(size) - size);
+    }, BigInt(kept) + BigInt(fixed));
+  }
+
   const words = (at) => ({
     ...Object.fromEntries(data.knobs.map(({ name, texts }) => [name, texts[at[name]]])),
     ...data.words[data.said[placeOf(at)]],
   });
-  return { data, knobs, rows, words, mostSequences, mostTokens, batches, lengths };
+  return { data, knobs, rows, curve, words, mostSequences, mostTokens, beside, batches, lengths };
 }

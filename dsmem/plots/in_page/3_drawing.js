@@ -63,8 +63,10 @@ const line = (x1, y1, x2, y2, kind) =>
 function drawBars(shown, width, height, left, looks) {
   const [top, bottom, right] = [22, 40, shown.named ? 84 : 12];
   const across = width - left - right;
-  const sizes = [...shown.marks, ...shown.limits.map(({ size }) => size)].map(Number);
-  const reach = reachFor(1.02 * Math.max(...sizes, 1));
+  const most = Math.max(...shown.marks.map(Number), 1);
+  // where parts are left out so that the rest can be seen, a capacity far beyond is only named
+  const near = ({ size }) => !shown.hidden.includes(true) || Number(size) <= 3 * most;
+  const reach = reachFor(1.02 * Math.max(most, ...shown.limits.filter(near).map(({ size }) => Number(size))));
   const x = (n) => left + (across * Number(n)) / reach;
   const down = height - top - bottom;
   const step = Math.min(down / shown.rows.length, 96);
@@ -76,7 +78,7 @@ function drawBars(shown, width, height, left, looks) {
   shown.rows.forEach((row, number) => {
     const [y, tall] = [top + step * (number + 0.13), step * 0.74];
     let end = 0n;
-    row.parts.forEach((n, k) => {
+    [...row.parts, row.beside ?? 0n].forEach((n, k) => {
       if (shown.hidden[k] || !n) return;
       const start = x(end);
       end += n;
@@ -92,12 +94,67 @@ function drawBars(shown, width, height, left, looks) {
       out.push(text(x(end) + 6, middle, row.end ?? `← ${formatBytes(end)}`, `class="end ${weight}"`));
     }
   });
-  for (const { name, size } of shown.limits) {
+  for (const limit of shown.limits) {
+    const { name, size } = limit;
+    if (!near(limit)) {
+      out.push(text(width - 4, top - 8, shorten(`${name}, beyond →`, width - 20), 'text-anchor="end"'));
+      continue;
+    }
     const anchor = x(size) > left + across / 2 ? "end" : "start";
     out.push(line(x(size), top - 4, x(size), height - bottom, "limit"));
     out.push(text(x(size), top - 8, shorten(name, width - 20), `text-anchor="${anchor}"`));
   }
   out.push(line(left, top, left, height - bottom, "axis"));
   out.push(text(left, height - 6, `${shown.label} (${unitOf(reach)[0]})`));
+  return out.join("");
+}
+
+const DOUBLINGS = (low, high, step) => Array.from({ length: Math.floor((high - low) / step) + 1 }, (_, k) => low + k * step);
+
+// The peak and its parts against the length, both logarithmic; a line breaks where another instant wins.
+function drawCurves(shown, width, height, families) {
+  const [top, bottom, left, right] = [12, 40, 64, shown.limits.length ? 92 : 16];
+  const [first, last] = [shown.curve[0].length, shown.curve.at(-1).length].map(Math.log2);
+  const highest = Math.max(...shown.curve.map(({ total }) => total), ...shown.limits.map(({ size }) => Number(size)));
+  const power = 4 * Math.ceil((Math.log2(highest) + 0.3) / 4); // it seldom changes
+  const x = (n) => left + ((width - left - right) * (Math.log2(n) - first)) / Math.max(last - first, 1e-9);
+  const y = (n) => height - bottom - ((height - top - bottom) * (Math.log2(n) - 24)) / (power - 24);
+  const out = [];
+  for (const k of DOUBLINGS(Math.ceil(first), last, 1)) {
+    out.push(line(x(2 ** k), top, x(2 ** k), height - bottom, "grid"));
+    if ((k - Math.ceil(first)) % 3 === 0) {
+      out.push(text(x(2 ** k), height - bottom + 15, thousands(2 ** k), 'text-anchor="middle"'));
+    }
+  }
+  for (const k of DOUBLINGS(24, power, 4)) {
+    out.push(line(left, y(2 ** k), width - right, y(2 ** k), "grid"));
+    const [unit, base] = k >= 50 ? ["PiB", 50] : UNITS.find(([, each]) => k >= each);
+    out.push(text(left - 6, y(2 ** k) + 4, `${2 ** (k - base)} ${unit}`, 'text-anchor="end"'));
+  }
+  const path = (heights) => {
+    let drawn = "";
+    heights.forEach((n, k) => {
+      if (!(n >= 2 ** 24)) return;
+      const joined = k && heights[k - 1] >= 2 ** 24 && shown.curve[k].peak === shown.curve[k - 1].peak;
+      drawn += `${joined ? "L" : "M"}${x(shown.curve[k].length).toFixed(1)},${y(n).toFixed(1)}`;
+    });
+    return drawn;
+  };
+  families.forEach(({ face, dash }, k) => {
+    const drawn = path(shown.curve.map(({ parts }) => parts[k]));
+    if (drawn) out.push(`<path d="${drawn}" class="curve" stroke="${face}" stroke-dasharray="${dash}"/>`);
+  });
+  out.push(`<path d="${shown.curve.map(({ length, total }, k) =>
+    `${k ? "L" : "M"}${x(length).toFixed(1)},${y(total).toFixed(1)}`).join("")}" class="curve total"/>`);
+  out.push(line(x(shown.length), top, x(shown.length), height - bottom, "moment"));
+  for (const n of [...shown.peak.parts, shown.peak.total].map(Number).filter((n) => n >= 2 ** 24)) {
+    out.push(`<circle cx="${x(shown.length).toFixed(1)}" cy="${y(n).toFixed(1)}" r="3.5" class="dot"/>`);
+  }
+  for (const { name, size } of shown.limits) {
+    out.push(line(left, y(Number(size)), width - right, y(Number(size)), "limit"));
+    name.split(", ").forEach((words, k) => out.push(text(width - right + 5, y(Number(size)) + 14 * k - 2, words)));
+  }
+  out.push(line(left, top, left, height - bottom, "axis"));
+  out.push(text(left, height - 6, "sequence length (tokens); thick: in all"));
   return out.join("");
 }

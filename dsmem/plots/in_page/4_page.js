@@ -32,6 +32,7 @@ function start(root) {
 function build(root, m, own) {
   const parts = { inputs: {}, width: 0 };
   const live = root.querySelector(".dsmem-live");
+  live.dataset.kind = m.data.kind;
   const panel = live.appendChild(element("div", { class: "dsmem-knobs", role: "group", "aria-label": "controls" }));
   for (const knob of m.data.knobs) if (knob.kind !== "fixed") panel.append(control(knob, parts));
   parts.title = live.appendChild(element("p", { class: "dsmem-title" }));
@@ -41,10 +42,12 @@ function build(root, m, own) {
   parts.svg = parts.picture.firstChild;
   parts.drawn = parts.svg.lastChild;
   parts.legend = live.appendChild(element("ul", { class: "dsmem-legend" }));
-  parts.amounts = m.data.families.map(({ name }, k) => {
+  parts.amounts = m.data.families.map((look, k) => {
     const item = parts.legend.appendChild(element("li"));
-    item.innerHTML = `<svg width="26" height="14" aria-hidden="true"><rect x=".5" y=".5" width="25" height="13" ` +
-      `fill="url(#${own}-${k})" class="bar"/></svg><span>${escape(name)}</span><b></b>`;
+    const swatch = m.data.kind === "curves"
+      ? `<path d="M0,7H26" class="curve" stroke="${look.face}" stroke-dasharray="${look.dash}"/>`
+      : `<rect x=".5" y=".5" width="25" height="13" fill="url(#${own}-${k})" class="bar"/>`;
+    item.innerHTML = `<svg width="26" height="14" aria-hidden="true">${swatch}</svg><span>${escape(look.name)}</span><b></b>`;
     return item.lastChild;
   });
   parts.words = live.appendChild(element("p", { class: "dsmem-words", role: "status", "aria-live": "polite" }));
@@ -106,11 +109,17 @@ function paint(parts, m, shown, looks) {
   parts.svg.setAttribute("width", width);
   parts.svg.setAttribute("height", height);
   parts.svg.setAttribute("aria-label", shown.sentence);
-  parts.drawn.innerHTML = drawBars(shown, width, height, left, looks);
+  parts.drawn.innerHTML = shown.curve
+    ? drawCurves(shown, width, height, m.data.families)
+    : drawBars(shown, width, height, left, looks);
   parts.title.replaceChildren(...shown.title.flatMap((words, k) => (k ? [element("br"), words] : [words])));
   parts.words.textContent = shown.sentence;
   parts.amounts.forEach((amount, k) => {
-    const n = shown.peak.parts[k];
+    const n = k < shown.peak.parts.length ? shown.peak.parts[k] : shown.beside;
+    if (k === shown.peak.parts.length) {
+      amount.textContent = n ? `≤ ${formatBytes(n)}` : "–";
+      return;
+    }
     const words = shown.hidden[k] ? "left out" : `${formatBytes(n)} · ${percent(Number(n) / Number(shown.peak.total), 1)}`;
     amount.textContent = n ? words : "–";
   });

@@ -1,5 +1,6 @@
 """What spreads a decoder over ranks: torch's DistributedDataParallel, ZeroRedundancyOptimizer, FSDP2 and DTensor."""
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +8,6 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
@@ -20,53 +20,6 @@ from dsmem.runs.ranks.experts import spread_experts
 
 if TYPE_CHECKING:
     from dsmem.model.decoder import Decoder
-
-ENGINES = ("ddp", "zero1", "fsdp2", "tensor", "expert")
-"""Names of the engines, as `engine_of` gives them."""
-
-
-def engine_of(sharding: Sharding, arch: Any) -> str:
-    """The engine that runs `sharding` of `arch`, one of `ENGINES`; ValueError for what none of them runs.
-
-    >>> from dsmem import Architecture
-    >>> engine_of(Sharding(data=4, zero=3), Architecture.of("qwen2.5-0.5b"))
-    'fsdp2'
-    """
-    sharding.check(arch)
-    refused = {
-        f"pipeline={sharding.pipeline}": sharding.pipeline > 1,
-        f"context={sharding.context}": sharding.context > 1,
-        "sequence_parallel=True": sharding.sequence_parallel,
-        f"attention={sharding.attention!r}": sharding.attention != "tensor",
-        f"vocab_multiple={sharding.vocab_multiple}": sharding.vocab_multiple > 1,
-        f"tensor={sharding.tensor} beside data={sharding.data}": sharding.tensor > 1 and sharding.data > 1,
-        f"expert={sharding.expert} beside data={sharding.data}": sharding.expert not in (1, sharding.data),
-        f"expert={sharding.expert} with zero={sharding.zero}": sharding.expert > 1 and sharding.zero > 0,
-    }
-    if sharding.tensor > 1:
-        refused |= _not_cut(arch, sharding.tensor)
-    found = next((what for what, is_so in refused.items() if is_so), None)
-    if found:
-        raise ValueError(f"{found} is not run on real ranks; allowed: data with zero=0 to 3, tensor, or expert=data")
-    if sharding.tensor > 1:
-        return "tensor"
-    if sharding.expert > 1:
-        return "expert"
-    return ("ddp", "zero1", "fsdp2", "fsdp2")[sharding.zero]
-
-
-def _not_cut(arch, tensor):
-    """What `tensor_plan` does not cut, {what: whether `arch` has it}."""
-    return {
-        f"tensor={tensor} of the mixture {arch.name}": bool(arch.n_routed_experts),
-        f"tensor={tensor} of {arch.name}, whose matrices are joined,": any(
-            name in arch.linears() for name in ("qkv_proj", "gate_up_proj")
-        ),
-        f"tensor={tensor} of the block of {arch.name}": arch.gpt_block or arch.gemma_block,
-        f"tensor={tensor} of num_key_value_heads={arch.num_key_value_heads}": bool(
-            not arch.latent and arch.num_key_value_heads % tensor
-        ),
-    }
 
 
 class Spread:
@@ -87,9 +40,9 @@ class Spread:
 
 
 def spread(model: "Decoder", sharding: Sharding, engine: str, device: str) -> Spread:
-    """Hand a decoder, whole on every rank, to an engine; each rank keeps its part. device: "cpu" or "cuda"."""
+    """Hand a decoder, whole on every rank, to an engine; each rank keeps its part. device: "cpu", "cuda" or "fake"."""
     model.requires_grad_(True).train()
-    mesh = init_device_mesh(device, (dist.get_world_size(),))
+    mesh = init_device_mesh("cpu" if device == "fake" else device, (dist.get_world_size(),))
     if engine == "fsdp2":
         return Spread(_sharded(model, mesh, sharding.zero))
     if engine == "tensor":
@@ -109,8 +62,9 @@ def _sharded(model, mesh, zero):
     Stage 3 leaves `reshard_after_forward` as it is by default: layers let go of what they gathered after forward, the
     outermost unit (embedding, norm, head) does not, for backward begins with it.
     """
-    for unit in (*model.layers, model):
-        fully_shard(unit, mesh=mesh, reshard_after_forward=False if zero == 2 else None)
+    with getattr(model, "fake_mode", contextlib.nullcontext()):
+        for unit in (*model.layers, model):
+            fully_shard(unit, mesh=mesh, reshard_after_forward=False if zero == 2 else None)
     for unit in model.modules():
         if isinstance(unit, FSDPModule):
             unit.set_custom_reduce_scatter(_reduce_scatter())
@@ -162,15 +116,12 @@ class Several:
 class ZeroOne(Several):
     """torch's ZeroRedundancyOptimizer: each rank steps whole tensors of its own, and sends them to the others.
 
-    training: AdamW or SGD alone, as in `make_optimizer`. named: (name, parameter) of all that are trained.
+    training: with AdamW or SGD and no master copy. named: (name, parameter) of all that are trained.
     """
 
     def __init__(self, training: Training, named: list):
-        if training.optimizer not in ("adamw", "sgd") or training.precision == "master":
-            raise ValueError(
-                f"optimizer={training.optimizer!r} with precision={training.precision!r} is not shared out by "
-                "ZeroRedundancyOptimizer here; allowed: 'adamw' or 'sgd', and precision 'pure' or 'autocast'"
-            )
+        from torch.distributed.optim import ZeroRedundancyOptimizer  # not above: its room warns of torch.jit
+
         own = make_optimizer(training, named).optimizers[0]
         options = {name: value for name, value in own.defaults.items() if name != "decoupled_weight_decay"}
         del own

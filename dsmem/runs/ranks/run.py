@@ -13,34 +13,17 @@ from dsmem.config.workload import Workload
 from dsmem.memory.ledger import Ledger
 from dsmem.model.devices import settled
 from dsmem.runs.folded import PATIENCE
-from dsmem.runs.ranks.engines import engine_of
 from dsmem.runs.ranks.group import SECONDS, RankGroup
+from dsmem.runs.ranks.plan import SAID, check_step, engine_of, sharding_words
 from dsmem.runs.ranks.step import Held, Job, RankReport, train
-from dsmem.runs.training_run import settings
 from dsmem.table import Table
-from dsmem.units import format_bytes, one_of, whole_number
+from dsmem.units import format_bytes, one_of
 
 WORDS = 7
 """What each rank says of where it is in a job, for the bar."""
 
 HELD = ("parameters", "gradients", "optimizer_states")
 PEAKS = {"forward": "forward peak", "backward": "backward peak", "optimizer step": "step peak"}
-
-SAID = {
-    "ddp": "Every rank keeps everything, and DistributedDataParallel's buckets hold each gradient a second time.",
-    "zero1": "ZeRO's stage 1: each rank has the optimizer states of whole tensors, handed out to whoever has least; "
-    "parameters, gradients and the buckets that add them up are whole on every rank.",
-    "fsdp2": "ZeRO's stage 3: parameters, gradients and states are cut by rows on every rank, each part filled up to "
-    "the same size; a layer is gathered for its forward and again for its backward, the outermost unit (embedding, "
-    "norm, head) stays gathered in between.",
-    "stage 2": "Near ZeRO's stage 2: from a layer's forward to its backward its parameters are whole on every rank, as "
-    "there; but before and after the step FSDP2 keeps a part of them alone, where stage 2 would keep all.",
-    "tensor": "Megatron's cut by DTensor: matrices of attention and MLP, embedding and head are shared out, norms and "
-    "the hidden state are whole on every rank.",
-    "expert": "Each rank has its share of the routed experts, whole ones, and all else; tokens travel to the experts, "
-    "so what its activations take depends on the routing.",
-}
-"""Which bytes each engine shares out, and when it stands for which stage of ZeRO (arXiv 1910.02054)."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -50,7 +33,7 @@ class RankRun:
     rank: int
     held: dict[str, list[Held]]
     ledger: Ledger
-    loss: float
+    loss: float | None
     beside: dict[str, int]
 
     @classmethod
@@ -99,7 +82,7 @@ class RanksRun:
     ranks: list[RankRun]
 
     @property
-    def loss(self) -> float:
+    def loss(self) -> float | None:
         """Mean loss of all replicas in the first step; the same for every engine that has as many of them."""
         return self.ranks[0].loss
 
@@ -115,10 +98,12 @@ class RanksRun:
         return Table({"rank": None} | columns, [rank.row() for rank in self.ranks], f"{self}. {self.said}")
 
     def __str__(self) -> str:
-        work, count = self.work, len(self.ranks)
+        work, first = self.work, self.ranks[0]
+        fake = self.device == "fake"
+        where = f"rank {first.rank} alone on fake tensors" if fake else f"on {len(self.ranks)} {self.device} ranks"
         return (
             f"{self.arch.name}, a training step of {work.batch:,} × {work.seq_len:,} tokens a replica, "
-            f"{settings(self.training, work)}, {sharding_words(self.sharding)}, on {count} {self.device} ranks"
+            f"{self.training.words(work)}, {sharding_words(self.sharding)}, {where}"
         )
 
     def __repr__(self) -> str:
@@ -173,45 +158,19 @@ def compare_ranks(
         raise ValueError(
             f"shardings have {sorted(counts)} ranks; all must have as many, for the same processes run them"
         )
-    check_step(work, training)
     engines = [engine_of(sharding, arch) for sharding in shardings]
-    found = []
-    with RankGroup(counts.pop(), device) as group:
-        for sharding, engine in zip(shardings, engines, strict=True):
-            job = Job(arch, work, training, sharding, engine, device, seed)
-            total = group.world * WORDS
-            with tqdm(total=total, desc=f"{arch.name}, {engine}", unit="", delay=PATIENCE, leave=False) as bar:
-                reports = group.ask(train, job, seconds=seconds, told=lambda *_, bar=bar: bar.update())
-            found.append(
-                RanksRun(arch, work, training, sharding, engine, device, [RankRun.of(each) for each in reports])
-            )
-    return found
-
-
-def check_step(work: Workload, training: Training) -> None:
-    """Raise ValueError for a step that is not run on ranks."""
-    for name in ("batch", "seq_len"):
-        whole_number(name, getattr(work, name), what="one number, and one workload is run at a time")
-    refused = {
-        f"lora_rank={training.lora_rank}": training.lora_rank is not None,
-        f"loss_chunk={training.loss_chunk}": training.loss_chunk is not None,
-        "step_in_backward=True": training.step_in_backward,
-    }
-    found = next((what for what, is_so in refused.items() if is_so), None)
-    if found:
-        raise ValueError(f"{found} is not run on ranks; leave it out, or see dsmem.measure(..., training=...)")
-
-
-def sharding_words(sharding: Sharding) -> str:
-    """How a model is spread, in words.
-
-    >>> sharding_words(Sharding(data=4, zero=3)), sharding_words(Sharding(tensor=2))
-    ('data 4 (zero 3)', 'tensor 2')
-    """
-    degrees = {name: getattr(sharding, name) for name in ("data", "tensor", "expert")}
-    said = [
-        f"{name} {count}" + f" (zero {sharding.zero})" * (name == "data")
-        for name, count in degrees.items()
-        if count > 1
+    check_step(work, training, engines)
+    jobs = [
+        Job(arch, work, training, sharding, engine, device, seed)
+        for sharding, engine in zip(shardings, engines, strict=True)
     ]
-    return ", ".join(said) or "one rank"
+    with RankGroup(counts.pop(), device) as group:
+        return [run_job(group, job, seconds) for job in jobs]
+
+
+def run_job(group: RankGroup, job: Job, seconds: float = SECONDS) -> RanksRun:
+    """One step on the processes of `group`. seconds: as in `run_ranks`."""
+    words = f"{job.arch.name}, {job.engine}"
+    with tqdm(total=group.world * WORDS, desc=words, unit="", delay=PATIENCE, leave=False) as bar:
+        ranks = [RankRun.of(report) for report in group.ask(train, job, seconds=seconds, told=lambda *_: bar.update())]
+    return RanksRun(job.arch, job.work, job.training, job.sharding, job.engine, job.device, ranks)

@@ -12,16 +12,15 @@ from dsmem.config.sharding import Sharding
 from dsmem.config.training import Training
 from dsmem.config.workload import Workload
 from dsmem.memory.ledger import Ledger
-from dsmem.memory.records import plain_tensors
+from dsmem.memory.records import BEFORE, plain_tensors
 from dsmem.model.decoder import build_model
 from dsmem.model.training import TrainingStep, next_token_loss
-from dsmem.runs.ranks.engines import spread
 from dsmem.runs.ranks.launcher import say
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One step on all ranks; fields as in `run_ranks`. engine: one of `engines.ENGINES`."""
+    """One step on all ranks; fields as in `run_ranks`. engine: one of `plan.ENGINES`."""
 
     arch: Architecture
     work: Workload
@@ -54,8 +53,8 @@ class Held:
 class RankReport:
     """What one rank tells of a step. held: {"parameters", "gradients", "optimizer_states": a `Held` each}.
 
-    events, marks, device: of its ledger, as `Ledger.of` takes them. loss: the mean of all ranks' in the first step.
-    beside: {what: number} that is told beside, such as rows that its experts were given.
+    events, marks, device: of its ledger, as `Ledger.of` takes them. loss: the mean of all ranks' in the first step,
+    None on fake tensors. beside: {what: number} that is told beside, such as rows that its experts were given.
     """
 
     rank: int
@@ -63,7 +62,7 @@ class RankReport:
     events: list
     marks: dict[str, int]
     device: str
-    loss: float
+    loss: float | None
     beside: dict[str, int]
 
 
@@ -88,6 +87,8 @@ class Watcher:
 
 def train(job: Job) -> RankReport:
     """One step of `job` on this rank, one of a process group of as many ranks as its sharding has."""
+    from dsmem.runs.ranks.engines import spread  # not above: whoever asks for a step need not load all engines
+
     say("the building of the model")
     rank = dist.get_rank()
     model = build_model(job.arch, weights=job.training.parameters(job.work), device=job.device, seed=job.seed)
@@ -101,11 +102,22 @@ def train(job: Job) -> RankReport:
     loss = step.run()
     for _ in range(ready.warm - 1):
         step.run()
-    dist.all_reduce(loss)
     gc.collect()
     report = watched(step, model, ready.made, rank)
+    if ready.call is not model:
+        _name_buckets(report.events)
+    if job.device != "fake":
+        dist.all_reduce(loss)
+        report = dataclasses.replace(report, loss=loss.item() / dist.get_world_size())
     say("the end")
-    return dataclasses.replace(report, loss=loss.item() / dist.get_world_size())
+    return report
+
+
+def _name_buckets(events):
+    """What DistributedDataParallel adds gradients up in is there before the step, and the last of its kind."""
+    for record, _ in events:
+        if record.op == BEFORE and record.category == "temporary":
+            record.category = "gradient"
 
 
 def watched(step: TrainingStep, model: torch.nn.Module, optimizers: list, rank: int) -> RankReport:
@@ -126,14 +138,14 @@ def watched(step: TrainingStep, model: torch.nn.Module, optimizers: list, rank: 
     rows = {"rows of experts": sum(getattr(module, "arrived", 0) for module in model.modules())}
     found = {"parameters": parameters, "gradients": watcher.gradients, "optimizer_states": states}
     beside = {what: number for what, number in rows.items() if number}
-    return RankReport(rank, found, ledger.events, ledger.marks, ledger.device, 0.0, beside)
+    return RankReport(rank, found, ledger.events, ledger.marks, ledger.device, None, beside)
 
 
 def tokens_of(job: Job, rank: int) -> torch.Tensor:
     """Token ids of the rank's replica, (batch, seq_len): ranks of one replica have the same."""
     source = torch.Generator().manual_seed(job.seed + job.sharding.place(rank).data)
     tokens = torch.randint(job.arch.vocab_size, (job.work.batch, job.work.seq_len), generator=source)
-    return tokens.to(job.device)
+    return tokens if job.device == "fake" else tokens.to(job.device)
 
 
 def held(named: Any) -> list[Held]:

@@ -1,0 +1,94 @@
+"""The devices that a model is to run on: so many of one GPU, a rented machine, the one at hand, or so many bytes."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from dsmem.config.hardware import GPU, capacities, counted
+from dsmem.units import format_bytes, whole_number
+
+HERE = "here"  # the device of the machine at hand
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """`count` devices of one kind.
+
+    name: of one. usable_bytes: of each, all that its driver reports; usable_bytes_range: the least and the most that
+    was seen of this kind. backend: "cuda", "rocm", "metal", "cpu", or "unknown" where only bytes are known. capability:
+    CUDA's, or None. shared: whether the memory is the CPU's, too. instance: the rented machine's name, or "".
+    host_bytes: the memory of the machine around them, or None.
+    """
+
+    name: str
+    count: int
+    usable_bytes: int
+    usable_bytes_range: tuple[int, int]
+    backend: str
+    capability: tuple[int, int] | None = None
+    shared: bool = False
+    instance: str = ""
+    host_bytes: int | None = None
+
+    def several(self, count: int) -> "Devices":
+        """The same with another count of devices."""
+        return dataclasses.replace(self, count=whole_number("count", count, what="a count of GPUs"), instance="")
+
+    def __str__(self) -> str:
+        label = self.name if self.count == 1 else f"{self.count} × {self.name}"
+        return f"{self.instance} ({label})" if self.instance else label
+
+
+def devices(gpu: Any, count: int = 1) -> Devices:
+    """The `Devices` of any form that `gpu=` takes.
+
+    gpu: a GPU's name ("T4", "8 x H200"), a rented machine's ("p4d.24xlarge"), a `GPU`, what `dsmem.here()` returns, a
+    pair (label, bytes), or {label: bytes}. count: how many of that. Raises ValueError for anything else.
+
+    >>> print(devices("p4d.24xlarge"), devices("RTX 4090", 2), devices({"mine": "24 GiB"}).usable_bytes)
+    p4d.24xlarge (8 × A100 40 GB) 2 × RTX 4090 25769803776
+    """
+    count = whole_number("count", count, what="a count of GPUs")
+    if isinstance(gpu, str) and gpu.strip().lower() == HERE:
+        raise ValueError("gpu='here' is a word of dsmem.fit and its command line; elsewhere give dsmem.here()")
+    if isinstance(gpu, Devices):
+        return gpu.several(gpu.count * count) if count > 1 else gpu
+    if hasattr(gpu, "total_bytes") and hasattr(gpu, "device"):
+        return _of_machine(gpu, count)
+    if isinstance(gpu, GPU):
+        gpu = gpu.name
+    if isinstance(gpu, str):
+        return _named(gpu, count)
+    pair = isinstance(gpu, tuple) and len(gpu) == 2
+    if not (pair or isinstance(gpu, Mapping) and len(gpu) == 1):
+        raise ValueError(
+            f"gpu={gpu!r} is not a device; it must be a GPU's name, a rented machine's, 'here', (label, bytes) or "
+            "{label: bytes}"
+        )
+    label, nbytes = next(iter(capacities(gpu).items()))
+    return Devices(label, count, nbytes, (nbytes, nbytes), "unknown")
+
+
+def _named(text, count):
+    gpu, found, instance = counted(text)
+    if gpu.usable_bytes is None:
+        capacities(text)  # which refuses it
+    where = (instance.name, instance.host_bytes) if instance and found == instance.count and count == 1 else ("", None)
+    seen = gpu.usable_bytes_range or (gpu.usable_bytes, gpu.usable_bytes)
+    about = gpu.usable_bytes, seen, gpu.backend, gpu.capability, gpu.shared
+    return Devices(gpu.name, found * count, *about, *where)
+
+
+def _of_machine(machine, count):
+    """The device of what `dsmem.here()` returns."""
+    about = machine.total_bytes, (machine.total_bytes, machine.total_bytes), machine.device, machine.capability
+    return Devices(machine.name, count, *about, shared=machine.device == "cpu")
+
+
+def usable_words(found: Devices) -> str:
+    """How much memory one of the devices has, in words.
+
+    >>> usable_words(devices("T4"))
+    '14.57 GiB'
+    """
+    return format_bytes(found.usable_bytes) + (" each" if found.count > 1 else "")

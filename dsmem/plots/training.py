@@ -1,0 +1,98 @@
+"""A step of training as three bars: the largest instants of forward, of backward and of the optimizer's step."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from dsmem.config.architecture import Architecture
+from dsmem.config.hardware import capacities
+from dsmem.config.training import Training
+from dsmem.config.workload import Workload
+from dsmem.footprint.training import TrainingFootprint, training_footprint
+from dsmem.plots import axes, limits, sources
+from dsmem.plots.families import TRAINING, by_family
+from dsmem.plots.footprint import FootprintPicture, share
+from dsmem.units import format_bytes
+
+PARAMETERS = ("weights", "master copy", "optimizer states")
+"""The families that grow with the parameters alone and are there all the time."""
+
+IN = {"optimizer step": "the optimizer step"}
+
+
+def plot_training(
+    arch: Any,
+    work: Workload | None = None,
+    training: Any = None,
+    *,
+    capacity: Any = None,
+    overhead_bytes: int = 0,
+    hide: str | Iterable[str] = (),
+    ax: Any = None,
+    title: str | None = None,
+    **fields: Any,
+) -> Any:
+    """One stacked bar for each phase of a training step, at its largest instant; the longest is the peak.
+
+    arch, work, training, fields: as in `training_footprint`. capacity, overhead_bytes, hide: as in `plot_footprint`;
+    the families are those of `families.TRAINING`. title: defaults to the model and its peak. Returns the Axes.
+
+    >>> from matplotlib.figure import Figure
+    >>> ax = plot_training("qwen2.5-0.5b", seq_len=1024, capacity="T4", ax=Figure().subplots())
+    >>> " ".join(ax.get_title(loc="left").split())
+    'qwen2.5-0.5b, adamw (foreach), all in bf16: peak 5.65 GiB in backward, 39% of T4'
+    """
+    fp = training_footprint(arch, work, training, **fields)
+    picture = TrainingPicture(ax, tight=True, rows=max(len(capacities(capacity)), 1))
+    picture.show(fp, capacity, overhead_bytes, hide)
+    return picture.done(title)
+
+
+class TrainingPicture(FootprintPicture):
+    """The picture of `plot_training`."""
+
+    height = 3.2
+    families = TRAINING
+    longest = "optimizer step"
+
+    def __call__(
+        self, arch: Architecture, work: Workload, training: Training, capacity=None, overhead_bytes=0, hide=()
+    ):
+        """Show a step of training `arch`; returns in words what there is to see."""
+        return self.show(training_footprint(arch, work, training), capacity, overhead_bytes, hide)
+
+    def show(self, fp: TrainingFootprint, capacity: Any, overhead_bytes: int, hide: str | Iterable[str]) -> str:
+        """The same of a footprint that is there."""
+        apart, largest = sources.hidden(hide, TRAINING), {phase: fp.at(phase) for phase in fp.phases}
+        totals = {phase: sum(parts.values()) for phase, parts in largest.items()}
+        peak = max(totals, key=totals.get)
+        rows = {phase: by_family(parts, TRAINING) for phase, parts in largest.items()}
+        hidden = sum(rows[peak][family] for family in apart)
+        shown = {row: {f: 0 if f in apart else n for f, n in families.items()} for row, families in rows.items()}
+        places = limits.limits_of(capacity, hidden)
+        longest = max(sum(families.values()) for families in shown.values())
+        self._frame(list(shown), max([longest, *places.values()]), apart)
+        self._stack(np.array([list(families.values()) for families in shown.values()], dtype=float))
+        self.peak.set(y=self.rows.index(peak))
+        self.peak.set_text(f"← {axes.in_unit(totals[peak] - hidden, self.reach)}")
+        self._show_limits(places)
+        self.ax.dsmem_data = [(f, row, n) for row, families in shown.items() for f, n in families.items() if n]
+        shares = "".join(f", {share(totals[peak] / n)} {label}" for label, n in capacities(capacity).items())
+        found = f"peak {format_bytes(totals[peak])} in {IN.get(peak, peak)}{shares}"
+        self._say(f"{fp.arch.name}, {fp.training.words(fp.work)}", found)
+        verdict = limits.fit_words(totals[peak], capacities(capacity), overhead_bytes)
+        return _sentence(fp, totals, rows[peak], verdict, apart)
+
+
+def _sentence(fp, totals, families, verdict, apart):
+    """What the picture shows, for those who cannot see it or want to quote it."""
+    work, peak = fp.work, max(totals, key=totals.get)
+    order = sorted(families.items(), key=lambda pair: -pair[1])
+    parts = ", ".join(f"{family} {n / totals[peak]:.1%}" for family, n in order if n >= 0.001 * totals[peak])
+    others = ", ".join(f"{phase} {format_bytes(n)}" for phase, n in totals.items() if phase != peak)
+    return (
+        f"{fp.arch.name}, a step of {work.batch:,} × {work.seq_len:,} tokens, {fp.training.words(work)}, "
+        f"{work.attention} attention: the peak is in {IN.get(peak, peak)}, {totals[peak]:,} bytes ({parts}); {others}"
+        f"{'; it ' if verdict else ''}{verdict}{'; shown without ' * bool(apart)}{', '.join(apart)}."
+    )

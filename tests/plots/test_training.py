@@ -1,0 +1,97 @@
+"""Three bars of a training step: their lengths are the formula's, and every control moves them."""
+
+import pytest
+from matplotlib.figure import Figure
+
+import dsmem
+from dsmem.footprint.training import training_footprint
+from dsmem.plots import explorers, families
+from dsmem.plots.training import PARAMETERS, TrainingPicture, plot_training
+
+MODEL = "qwen2.5-0.5b"
+SHAPE = {"batch": 4, "seq_len": 2048}
+
+
+def drawn(ax, row):
+    return sum(n for _, place, n in ax.dsmem_data if place == row)
+
+
+@pytest.mark.parametrize("precision", ["pure", "master"])
+def test_bars_are_as_long_as_the_footprint_says(precision):
+    fp = training_footprint(MODEL, **SHAPE, precision=precision)
+    ax = plot_training(MODEL, **SHAPE, precision=precision, ax=Figure().subplots())
+    assert {row: drawn(ax, row) for row in fp.phases} == fp.phases
+    states = {family: n for family, row, n in ax.dsmem_data if row == "forward"}
+    assert states["optimizer states"] == 2 * (2 if precision == "master" else 1) * states["weights"] + 4 * 290
+
+
+def test_without_weights_and_states_the_rest_is_shown():
+    ax = plot_training(MODEL, **SHAPE, hide=PARAMETERS, capacity="T4", ax=Figure().subplots())
+    assert not {family for family, *_ in ax.dsmem_data} & set(PARAMETERS)
+    whole = plot_training(MODEL, **SHAPE, ax=Figure().subplots())
+    left = sum(n for family, row, n in whole.dsmem_data if row == "backward" and family not in PARAMETERS)
+    assert drawn(ax, "backward") == left and "without weights" in ax.get_xlabel()
+
+
+def test_every_part_of_a_step_has_a_family():
+    fp = training_footprint("gpt2", seq_len=64, precision="master", attention="eager", dropout=0.1)
+    sums = [families.by_family(parts, families.TRAINING) for parts in fp.instants.values()]
+    assert [sum(each.values()) for each in sums] == list(fp.totals.values())
+    found = {name for each in sums for name, n in each.items() if n}
+    cast = training_footprint("gpt2", seq_len=64, precision="autocast")
+    found |= {
+        name
+        for parts in cast.instants.values()
+        for name, n in families.by_family(parts, families.TRAINING).items()
+        if n
+    }
+    assert found == set(families.TRAINING)
+
+
+def test_every_option_of_every_control_moves_the_picture():
+    explorer = explorers.explore_training([MODEL, "gpt2"], capacity=["T4", "A100 80 GB"], seq_len=[256, 512])
+    for control, widget in explorer.controls.items():
+        start = widget.value
+        options = [value for _, value in widget.options if value != start]
+        seen = {explorer.png}
+        for value in [*options[:1], *options[-1:]]:
+            explorer.set(**{control: value})
+            assert explorer.error is None
+            seen.add(explorer.png)
+        assert len(seen) > 1, control
+        explorer.set(**{control: start})
+    assert "the peak is in" in explorer.alt and "tokens" in explorer.alt
+
+
+def test_the_sentence_names_the_peak_and_what_fits():
+    explorer = explorers.explore_training(MODEL, capacity="T4")
+    explorer.set(batch=8, seq_len=2048)
+    fp = training_footprint(MODEL, batch=8, seq_len=2048, precision="master")
+    assert f"the peak is in {fp.peak_phase}, {fp.total_bytes:,} bytes" in explorer.alt
+    assert "does not fit T4" in explorer.alt
+    explorer.set(hide="weights and states", batch=1)
+    assert "shown without weights, master copy, optimizer states" in explorer.alt
+
+
+def test_what_has_no_formula_leaves_the_picture():
+    explorer = explorers.explore_training(MODEL, lora_rank=[0, 8], loss_chunk=[None, 64], seq_len=256)
+    before = explorer.png
+    explorer.set(attention="eager", checkpointing="selective", precision="pure")
+    assert explorer.error is None and explorer.png != before
+
+
+def test_what_is_no_field_is_refused(refuses):
+    refuses(lambda: explorers.explore_training(MODEL, optimiser=["adamw"]), "field='optimiser'", "optimizer")
+
+
+def test_a_picture_that_is_used_again_is_the_one_drawn_afresh():
+    def rows(picture):
+        return sorted(map(str, picture.ax.dsmem_data))
+
+    arch, used = dsmem.Architecture.of(MODEL), TrainingPicture(Figure(layout="constrained").subplots())
+    fresh = TrainingPicture(Figure(layout="constrained").subplots())
+    training = dsmem.Training()
+    for work in (training.workload(batch=64, seq_len=4096), training.workload(**SHAPE)):
+        used(arch, work, training)
+    fresh(arch, training.workload(**SHAPE), training)
+    assert rows(used) == rows(fresh)

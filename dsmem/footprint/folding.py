@@ -29,12 +29,11 @@ class Line(NamedTuple):
 class Folded:
     """The layers of a decoder on a tape: which run, and what is known of the others.
 
-    alike: {number of a layer: whatever is the same for layers that do the same}, in order. tensors: {name: bytes} of
-    what is trained, filled as layers run.
+    alike: {number of a layer: whatever is the same for layers that do the same}, in order.
     """
 
-    def __init__(self, tape: Tape, alike: dict[int, Any], tensors: dict[str, Any]):
-        self.tape, self.tensors, self.lines = tape, tensors, []
+    def __init__(self, tape: Tape, alike: dict[int, Any]):
+        self.tape, self.lines = tape, []
         self.stretches = list(stretches(alike))
 
     @property
@@ -51,10 +50,9 @@ class Folded:
         if not between:
             yield
         elif forward:
-            begin, known = self._place(), len(self.tensors)
+            begin = self._place()
             yield
             self._count(begin, first, between)
-            self._write_out(list(self.tensors.items())[known:], first, between)
         else:
             begin = []
             t.operators.append(lambda: self._count(*begin, last, between[::-1]))  # backward, it comes second
@@ -94,10 +92,6 @@ class Folded:
         for part, nbytes in growth.items():
             self.tape.count(part, len(layers) * nbytes)
         self.lines.append(Line(start, end, layer, layers, growth))
-
-    def _write_out(self, tensors, layer, layers):
-        for each in layers:
-            self.tensors.update({_renamed(name, layer, each): nbytes for name, nbytes in tensors})
 
 
 def kinds(arch: Architecture) -> dict[int, Any]:

@@ -20,8 +20,7 @@ class Trained:
 
     held: {part: bytes} of what is alive from the first instant to the last. bits: of one number that a product makes.
     stored: of one of the model's own, its weights and the residual stream; under torch.autocast they are FP32.
-    tokens: of all sequences. tensors: {name: bytes} of what is trained, in the order in which the pass meets it.
-    folded: which layers run, and what is known of the others.
+    tokens: of all sequences. folded: which layers run, and what is known of the others.
     """
 
     def __init__(self, arch: Architecture, work: Workload, training: Training, held: dict[str, Any]):
@@ -29,14 +28,12 @@ class Trained:
         self.bits, self.tokens = dtype_bits(work.activations), work.batch * work.seq_len
         self.autocast = training.precision == "autocast" and self.bits < 32
         self.stored = 32 if self.autocast else self.bits
-        self.tensors = {}
-        self.folded = Folded(self.t, kinds(arch), self.tensors)
+        self.folded = Folded(self.t, kinds(arch))
 
     def parameter(self, name: str, elements: Any, uses: int = 1) -> Parameter:
         """A weight of the part of the model that runs now."""
         nbytes = self.bytes(elements)
-        self.tensors.setdefault(self.t.where.removeprefix("again ") + name, nbytes)
-        return Parameter(name, nbytes, self.stored, uses)
+        return Parameter(self.t.where + name, nbytes, self.stored, uses)
 
     def bytes(self, elements: Any, bits: int | None = None) -> Any:
         """Bytes of so many elements, by default in the model's own format."""
@@ -68,11 +65,11 @@ class Trained:
         weight = self.lowered(weight, f"{name}.weight")  # in this order, the last argument first
         x = self.lowered(x, f"{name}.input")
         part = NARROW if weight.bits < self.stored else PASSING
-        given = [Fresh(x.nbytes, viewed=not flat), Fresh(weight.nbytes, part, viewed=True)] + [
-            Summed(b.nbytes, part) for b in added
-        ]
-        made = {out: self.rows(n_out, x.bits)}
-        return self.t.apply(name, [x, weight, *added], made, lambda grad: given, [(x, 1), (weight, 0)])
+        inputs, given = [x, weight], [Fresh(x.nbytes, viewed=not flat), Fresh(weight.nbytes, part, viewed=True)]
+        if bias:  # torch flattens x, then transposes the weight, and without a bias after: backward it is in this order
+            inputs, given = [*added, weight, x], [Summed(added[0].nbytes, part), *given[::-1]]
+        keep = [(x, 1), (weight, inputs.index(x))]
+        return self.t.apply(name, inputs, {out: self.rows(n_out, x.bits)}, lambda grad: given, keep)
 
     def lowered(self, x: "View | Parameter", name: str, held: bool = True) -> "View | Parameter":
         """What torch.autocast hands to a product: a copy in its format.

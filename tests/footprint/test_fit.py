@@ -87,10 +87,12 @@ def counted(answer, make, least, most):
     numbers = np.arange(least, (most or 4000) + 1)
     asked = make(numbers)
     needed = asked.total() + sum(high for _, high in answer._overhead(asked).values())
-    fitting = numbers[np.broadcast_to(needed <= answer.usable_bytes, numbers.shape)]
+    needed = np.broadcast_to(needed, numbers.shape)
+    assert (np.diff(needed) >= 0).all()  # never less for more, or no search could be right
+    fitting = np.flatnonzero(needed <= answer.usable_bytes)
     if most is None and len(fitting) == len(numbers):
         return None
-    return int(fitting[-1]) if len(fitting) else 0
+    return int(numbers[fitting[-1]]) if len(fitting) else 0
 
 
 @pytest.mark.parametrize("first", range(0, 100, 25))
@@ -283,3 +285,21 @@ def test_what_grows_is_what_the_next_token_adds():
 )
 def test_nonsense_is_one_sentence(call, words, refuses):
     refuses(call, *words)
+
+
+@pytest.mark.parametrize(
+    "sharding", [{"data": 2, "zero": 3}, {"data": 2, "zero": 1}, {"tensor": 2}, {"data": 3, "zero": 0}]
+)
+def test_a_step_on_several_devices_is_that_of_the_fullest_rank(sharding):
+    arch = dsmem.Architecture.from_config(SMALL | FAMILIES[0])
+    count = dsmem.Sharding.of(sharding).ranks
+    answer = fit(arch, gpu=("mine", 2**30), count=count, sharding=sharding, training="adamw", seq_len=20)
+    work = answer.asked.work
+    ranks = [dsmem.training_footprint(arch, work, "adamw", sharding, rank).total_bytes for rank in range(count)]
+    assert answer.peak_bytes == max(ranks) and answer.largest_batch > 1
+
+
+def test_several_devices_are_tensor_parallel_and_a_step_shards_all_of_itself():
+    served, trained = (fit("qwen2.5-7b", gpu="H100", count=4, training=t, seq_len=64) for t in (None, True))
+    assert served.asked.sharding == dsmem.Sharding(tensor=4) and "with tensor=4" in served.sentence
+    assert trained.asked.sharding == dsmem.Sharding(data=4, zero=3) and "with data=4, zero=3" in trained.sentence

@@ -14,7 +14,7 @@ from dsmem.runs.ranks.plan import engine_of
 from dsmem.runs.ranks.step import Job, train
 
 # torch.distributed.optim uses torch.jit, which is deprecated
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 
 UNEVEN = TINY | {"vocab_size": 101, "intermediate_size": 90, "num_hidden_layers": 4}
 LARGE = TINY | {"vocab_size": 2000, "num_hidden_layers": 3}

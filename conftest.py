@@ -20,6 +20,7 @@ NEEDED_BY = {
         "tests/plots/test_cache.py",
         "tests/plots/test_page.py",
         "tests/plots/test_page_browser.py",
+        "tests/plots/test_training.py",
         "tests/plots/test_weights.py",
         "tests/plots/test_widgets.py",
         "tests/test_front_door.py",

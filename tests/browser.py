@@ -23,7 +23,9 @@ MISSING = [
     *(["the package playwright"] if importlib.util.find_spec("playwright") is None else []),
     *([] if CHROMIUM else ["a Chromium on the path (on Debian: apt install chromium)"]),
 ]
-needs_browser = pytest.mark.skipif(bool(MISSING), reason=f"there is no {' and no '.join(MISSING)}")
+needs_browser = pytest.mark.skipif(
+    bool(MISSING) and not os.environ.get("DSMEM_REQUIRE_BROWSER"), reason=f"there is no {' and no '.join(MISSING)}"
+)
 ARGUMENTS = [
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"),
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # what asks for another host fails, and is seen

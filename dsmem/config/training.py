@@ -1,6 +1,7 @@
 """How a model is trained: the optimizer and its kernel, the precision of each copy, what is kept for backward."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from dsmem.config.workload import LINEARS, Workload
 from dsmem.units import FLOATS, format_name, names, one_of, whole_number
 
 OPTIMIZERS = ("adamw", "sgd", "adafactor", "muon", "lion", "adamw8bit", "lion8bit", "none")
+BITSANDBYTES = ("lion", "adamw8bit", "lion8bit")
 KERNELS = ("foreach", "loop", "fused")
 _CHOICES = {
     "optimizer": OPTIMIZERS,
@@ -73,6 +75,8 @@ class Training:
                 whole_number(argument, value)
         if type(self.step_in_backward) is not bool:
             raise ValueError(f"step_in_backward={self.step_in_backward!r} is not a choice; allowed: True, False")
+        if self.step_in_backward and self.optimizer == "none":
+            raise ValueError("step_in_backward=True has nothing to step with optimizer='none'; it must be False there")
         if isinstance(self.dropout, bool) or not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout!r} is not a probability; it must be a number from 0 to below 1")
         self._settle("lora_targets", names("lora_targets", self.lora_targets))
@@ -123,12 +127,41 @@ class Training:
         return work.changed(cache="none", logits="all")
 
     def parameters(self, work: Workload) -> str:
-        """The format that the model's parameters, those that are trained, are kept in."""
+        """The format that the model's parameters, those that are trained, are kept in; with LoRA, its adapters."""
+        if self.lora_rank is not None:
+            return self.lora_weights or "fp32"
         return "fp32" if self.precision == "autocast" else work.activations
 
     def stepped(self, work: Workload) -> str:
         """The format of what the optimizer steps: the parameters, or their master copy."""
         return "fp32" if self.precision == "master" else self.parameters(work)
+
+    def check_optimizer(self, stepped: Iterable[str]) -> None:
+        """Raise ValueError for a kernel that the optimizer has not, or moments that it does not keep.
+
+        stepped: formats of what it steps. Optimizers keep moments in the format of what they step; those of FP32 an
+        AdamW of our own keeps in 16 bit.
+        """
+        if self.optimizer_kernel == "fused" and self.optimizer in ("adafactor", "muon"):
+            one_of(f"optimizer_kernel of {self.optimizer}", "fused", [kind for kind in KERNELS if kind != "fused"])
+        if self.moments is None:
+            return
+        if self.optimizer in BITSANDBYTES:
+            raise ValueError(
+                f"moments={self.moments!r} is not a choice of optimizer={self.optimizer!r}, whose name says how its "
+                "states are kept; leave it out"
+            )
+        stepped = set(stepped)
+        if stepped != {self.moments} and (self.optimizer, self.optimizer_kernel, stepped) != (
+            "adamw",
+            "loop",
+            {"fp32"},
+        ):
+            raise ValueError(
+                f"moments={self.moments!r} is not kept by optimizer={self.optimizer!r} with "
+                f"optimizer_kernel={self.optimizer_kernel!r}; moments in 16 bit of FP32 parameters or master copies "
+                "are allowed with optimizer='adamw', optimizer_kernel='loop'"
+            )
 
     def words(self, work: Workload) -> str:
         """How a step trains, in words.

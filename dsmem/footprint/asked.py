@@ -4,6 +4,8 @@ import dataclasses
 import functools
 from typing import Any
 
+import numpy as np
+
 from dsmem.config.architecture import Architecture
 from dsmem.config.schemes import COPY, PACKED, SCHEMES
 from dsmem.config.training import Training
@@ -121,21 +123,25 @@ class Asked:
         return dataclasses.replace(self, sharding=sharding)
 
     @functools.cached_property
-    def footprint(self) -> Footprint:
-        """The `Footprint` of one device, the fullest; of 16 bit where weights or cache have a format without a pass."""
+    def footprints(self) -> list[Footprint]:
+        """The `Footprint` of each device that may be the fullest; of 16 bit where a format has no pass."""
         work = self.work
         if work.kv_cache in STORED_CACHES:
             work = work.changed(kv_cache=work.activations)
+        where = [()] if self.sharding is None else [(self.sharding, rank) for rank in self._ranks()]
         if self.training:
-            return training_footprint(self.arch, work, self.training, self.sharding)
-        if self.sharding is None:
-            return inference_footprint(self.arch, work)
-        ranks = (inference_footprint(self.arch, work, self.sharding, rank) for rank in self._ranks())
-        return max(ranks, key=lambda fp: fp.total_bytes)
+            return [training_footprint(self.arch, work, self.training, *each) for each in where]
+        return [inference_footprint(self.arch, work, *each) for each in where]
 
     def _ranks(self):
-        """The first rank of each stage: all others of it hold as much."""
-        return range(0, self.sharding.ranks, self.sharding.stage_ranks)
+        """The first rank of each stage, whose others hold as much; all where optimizer states are dealt unevenly."""
+        uneven = self.training and self.sharding.zero in (1, 2)
+        return range(0, self.sharding.ranks, 1 if uneven else self.sharding.stage_ranks)
+
+    @property
+    def footprint(self) -> Footprint:
+        """That of the fullest device; of a workload of arrays, by its largest case."""
+        return max(self.footprints, key=lambda fp: np.max(fp.total_bytes))
 
     def parts(self) -> dict[str, Any]:
         """{part: bytes} of one device at the peak."""
@@ -146,7 +152,10 @@ class Asked:
 
     def total(self) -> Any:
         """Bytes of one device at the peak."""
-        return sum(self.parts().values())
+        if self.stored or self.work.kv_cache in STORED_CACHES:
+            return sum(self.parts().values())
+        totals = [fp.total_bytes for fp in self.footprints]
+        return functools.reduce(np.maximum, totals) if isinstance(totals[0], np.ndarray) else max(totals)
 
     def segment_bytes(self) -> Any:
         """The most that whole blocks and segments add; none where llama.cpp, which has neither, stores the weights."""
@@ -156,7 +165,7 @@ class Asked:
 
     def _with_stored_weights(self, parts):
         whole = _stored_bytes(self.arch, self.stored)
-        plain = sum(nbytes for part, nbytes in parts.items() if part.startswith(_WEIGHTS))
+        plain = sum(int(np.max(nbytes)) for part, nbytes in parts.items() if part.startswith(_WEIGHTS))  # all alike
         all_plain = weight_bytes(self.arch, self.work.weights)
         rest = {part: nbytes for part, nbytes in parts.items() if not part.startswith(_WEIGHTS)}
         found = {f"weights_{self.stored}": -(-whole * plain // all_plain)}

@@ -51,7 +51,7 @@ class View:
 
 
 class Parameter:
-    """A weight. name: as in `Architecture.linears` and the like. nbytes: of its gradient, too.
+    """A weight. name: "layers.0.q_proj", from `Architecture.linears` and the like. nbytes: of its gradient, too.
 
     bits: of one of its numbers. learns: whether it is trained.
     """

@@ -1,74 +1,88 @@
-"""What an optimizer keeps for each trained tensor, and what its step makes and lets go of."""
+"""What an optimizer keeps for each tensor that it steps, and the instants of its step."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from dsmem.config.training import Training
-
-ORDER = (
-    *("input_layernorm", "qkv_proj", "q_proj", "k_proj", "v_proj", "q_a_proj", "q_b_proj", "q_a_layernorm"),
-    *("kv_a_proj_with_mqa", "kv_b_proj", "kv_a_layernorm", "o_proj", "q_norm", "k_norm", "post_attention_layernorm"),
-    *("gate_up_proj", "gate_proj", "up_proj", "down_proj", "experts.gate_up_proj", "experts.down_proj", "gate"),
-    *("shared_experts.gate_proj", "shared_experts.up_proj", "shared_experts.down_proj", "shared_expert_gate"),
-)
-"""The tensors of a layer as the decoder names its parameters, one after the other; a bias follows its weight."""
+from dsmem.footprint import stepping
+from dsmem.footprint.stepping import Stepped
 
 MOMENTS = {"adamw": 2, "sgd": 1, "none": 0}
-"""Numbers that each optimizer keeps for a parameter, in the parameter's own format."""
+"""Numbers that each of these optimizers keeps for a parameter, in one format, whatever its shape."""
+
+BITSANDBYTES = {"lion": 1, "adamw8bit": 2, "lion8bit": 1}
+"""The same for those of bitsandbytes: FP32, or 8 bit."""
+
+LEAST_8BIT, BLOCK_8BIT, TABLE_8BIT = 4096, 256, 4 * 256
+"""bitsandbytes' `min_8bit_size`: smaller tensors keep FP32; the numbers that share a float32 scale (`blocksize`); and
+the bytes of the table of what a byte stands for, one for each number kept."""
 
 
-def in_order(tensors: dict[str, Any]) -> list[Any]:
-    """The sizes of `tensors`, {name: bytes}, in the order of the decoder's parameters.
+class Kept(NamedTuple):
+    """Bytes that one tensor makes an optimizer keep: its numbers, their scales, and a count of steps."""
 
-    >>> in_order({"embed_tokens": 1, "layers.0.up_proj": 4, "layers.0.up_proj.bias": 5, "layers.0.q_proj": 2})
-    [1, 2, 4, 5]
+    numbers: int
+    scales: int = 0
+    count: int = 0
+
+
+def states(training: Training, tensors: dict[str, Stepped]) -> dict[str, Any]:
+    """{part: bytes} that the optimizer keeps of `tensors`, {name: `Stepped`}.
+
+    With precision="master" they are FP32 copies that it keeps, too. Counts are float32, one for each tensor of AdamW
+    and Adafactor; of the kernels on a GPU "fused" keeps them there, the others on the host.
     """
-    first = {name: at for at, name in enumerate(tensors)}
-
-    def place(name):
-        layer, bare = name.removesuffix(".bias"), name.endswith(".bias")
-        if not name.startswith("layers."):
-            in_front = name.startswith("embed")
-            return (0 if in_front else 2, 0, first[layer] if layer in first else 0, bare)
-        _, index, own = layer.split(".", 2)
-        return (1, int(index), ORDER.index(own), bare)
-
-    return [tensors[name] for name in sorted(tensors, key=place)]
-
-
-def states(training: Training, tensors: dict[str, Any], bits: int) -> dict[str, Any]:
-    """{part: bytes} that the optimizer keeps of `tensors`, {name: bytes}: moments, and with AdamW a count for each.
-
-    With precision="master" it keeps an FP32 copy of them, too, and its moments are FP32. bits: of one element of them.
-    The counts are float32; of AdamW's kernels on a GPU "fused" keeps them there, the others on the host.
-    """
-    stepped, parts = sum(tensors.values()), {}
+    parts = {}
     if training.optimizer == "none":
         return parts
     if training.precision == "master":
-        stepped = stepped * 32 // bits
-        parts["master_weights"] = stepped
-    if moments := MOMENTS[training.optimizer]:
-        parts["optimizer_states"] = moments * stepped
-    return parts | ({"step_counts": 4 * len(tensors)} if training.optimizer == "adamw" else {})
+        parts["master_weights"] = sum(each.nbytes for each in tensors.values())
+    kept = [_kept(training, each) for each in tensors.values()]
+    parts["optimizer_states"] = sum(each.numbers for each in kept)
+    parts["state_scales"] = sum(each.scales for each in kept)
+    if parts["state_scales"]:
+        own = sum(each.scales > 0 for each in kept) if training.step_in_backward else 1  # optimizers, each with its own
+        parts["state_tables"] = own * BITSANDBYTES[training.optimizer] * TABLE_8BIT
+    parts["step_counts"] = sum(each.count for each in kept)
+    return {part: nbytes for part, nbytes in parts.items() if nbytes}
 
 
-def instants(training: Training, tensors: dict[str, Any], bits: int) -> dict[str, dict[str, Any]]:
+def instants(training: Training, tensors: dict[str, Stepped]) -> dict[str, dict[str, Any]]:
     """{instant: {part: bytes}} of the optimizer's step, what it makes beside all that is there already.
 
-    AdamW divides by the root of its second moment: with "foreach" the roots of all tensors are there at once; with
-    "loop" a tensor's root and its quotient, while the last one's quotient waits to be replaced; with "fused" none is.
-    A master copy is stepped tensor by tensor, each with its gradient in FP32. bits: as in `states`.
+    A master copy is stepped tensor by tensor, each with its gradient widened to FP32; or, where all gradients are in
+    FP32 already, as any other parameters. tensors: in the order of the decoder's parameters.
     """
     if training.optimizer == "none":
         return {}
-    roots = {"foreach": 1, "loop": 2, "fused": 0}[training.optimizer_kernel] * (training.optimizer == "adamw")
-    sizes = in_order(tensors)
-    if training.precision == "master":
-        wide = [size * 32 // bits for size in sizes]
-        steps = [{"wide_gradient": size, "optimizer_temporaries": roots * size} for size in wide]
-    elif roots < 2:
-        steps = [{"optimizer_temporaries": roots * sum(sizes)}]
+    if training.precision == "master" and training.gradients != "fp32":
+        steps = [
+            {"wide_gradient": each.nbytes, "optimizer_temporaries": nbytes}
+            for each in tensors.values()
+            for nbytes in stepping.heights(training, [each])
+        ]
     else:
-        before = [0, *sizes[:-1]]
-        steps = [{"optimizer_temporaries": last + roots * size} for last, size in zip(before, sizes, strict=True)]
+        steps = [{"optimizer_temporaries": nbytes} for nbytes in stepping.heights(training, tensors.values())]
     return {f"optimizer step {number}" if number else "optimizer step": parts for number, parts in enumerate(steps)}
+
+
+def _kept(training, tensor):
+    """`Kept` of one tensor."""
+    if training.optimizer in BITSANDBYTES:
+        return _kept_by_bitsandbytes(training.optimizer, tensor)
+    if training.optimizer == "adafactor":
+        factored = len(tensor.shape) > 1
+        return Kept(tensor.rows + tensor.columns if factored else tensor.nbytes, count=4)
+    if training.optimizer == "muon" and tensor.by_muon:
+        return Kept(tensor.nbytes)
+    if training.optimizer == "adamw" and stepping.narrow(training, tensor):
+        return Kept(2 * 2 * tensor.elements)
+    if training.optimizer == "sgd":
+        return Kept(tensor.nbytes)
+    return Kept(2 * tensor.nbytes, count=4)
+
+
+def _kept_by_bitsandbytes(optimizer, tensor):
+    numbers = BITSANDBYTES[optimizer]
+    if optimizer == "lion" or tensor.elements < LEAST_8BIT:
+        return Kept(4 * numbers * tensor.elements)
+    return Kept(numbers * tensor.elements, scales=4 * numbers * -(-tensor.elements // BLOCK_8BIT))

@@ -61,6 +61,7 @@ def _of_step(answer):
         yield from _trained(answer, checkpointing="full")
     if training.optimizer in LIGHTER:
         yield from _trained(answer, optimizer=LIGHTER[training.optimizer])
+    yield from _trained(answer, optimizer_kernel="fused", checkpointing="full")
 
 
 def _fewer(answer):
@@ -145,7 +146,7 @@ def _together(answer):
     """All that costs no token and no device at once, then with weights further down."""
     asked = answer.asked
     if asked.training:
-        return (yield from _trained(answer, optimizer_kernel="fused", checkpointing="full"))
+        return
     work, fields = asked.work, {}
     if work.logits == "all" and work.phase == "prefill":
         fields["logits"] = "last"

@@ -77,13 +77,13 @@ def _weights_beyond(arch, weights, activations, kept, stored):
 
 def _cache_beyond(arch, work):
     """What they add to the cache, a tensor for each layer and kind of rows."""
-    if work.cache == "none":
+    if work.cache == "none" or work.kv_cache in STORED_CACHES:
         return 0
-    bits = 8 if work.kv_cache in STORED_CACHES else dtype_bits(work.kv_cache)
+    bits, room = dtype_bits(work.kv_cache), work.key_len if work.cache == "growing" else work.cache_len
     beyond = 0
     for name, (heads, width) in arch.cache_rows(work.mla_cache).items():
         for slide in (False, True):
-            tokens, layers = arch.kept_tokens(slide, work.cache_len), arch.layers_caching(name, slide)
+            tokens, layers = arch.kept_tokens(slide, room), arch.layers_caching(name, slide)
             tokens = formulas.paged_tokens(tokens, work.block_size if work.cache == "paged" else 1)
             if layers:
                 size = formulas.cache_rows_bytes(work.batch, tokens, heads, width, bits)

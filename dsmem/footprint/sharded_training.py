@@ -7,7 +7,6 @@ flight (1F1B); its instants are those of a microbatch in the middle, when gradie
 """
 
 import functools
-import re
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from dsmem.footprint import optimizers, sharding
 from dsmem.footprint.inference import resident
 from dsmem.footprint.sharded_step import RankTrained, step
 from dsmem.footprint.sharded_units import units
+from dsmem.footprint.stepping import Stepped
 from dsmem.units import dtype_bits
 
 NOT_HELD = ("rope_tables", "causal_mask", "window_mask")  # they end with the pass, or with what keeps them
@@ -47,7 +47,11 @@ def spread_of(arch: Architecture, work: Workload, training: Training, sharding: 
         and spread.zero == 3,
         f"seq_len={work.seq_len!r} that {spread.tensor} ranks do not divide": spread.sequence_parallel
         and np.any(np.asarray(work.seq_len) % spread.tensor),
+        f"optimizer={training.optimizer!r}": training.optimizer not in optimizers.MOMENTS,
+        "step_in_backward=True": training.step_in_backward,
+        "gradients='fp32'": training.gradients == "fp32",
         "precision='autocast'": training.precision == "autocast",
+        f"lora_rank={training.lora_rank!r}": training.lora_rank is not None,
         f"precision='master' with zero={spread.zero}": spread.zero == 3 and training.precision == "master",
     }
     if found := next((what for what, is_so in refused.items() if is_so), None):
@@ -61,17 +65,18 @@ def phases(arch: Architecture, work: Workload, training: Training, spread: Shard
     """(few, all, the rank's share): {phase: {instant: {part: bytes}}} of the ends of stretches, and a call for all."""
     share = rank_architecture(arch, spread, rank)
     bits = dtype_bits(work.activations)
-    owned = {short(name): count * bits // 8 for name, count in sharding.owned_elements(share).items()}
+    stepped = training.stepped(work)
+    owned = {name: Stepped((count,), stepped) for name, count in sharding.owned_elements(share).items()}
     held = {name: size for name, size in resident(share, work).items() if name not in NOT_HELD}
     if spread.zero == 3:
         held["weights"] = sum(sharding.rank_parameters(arch, work, spread, rank).values())
-    held |= optimizers.states(training, owned, bits)
+    held |= optimizers.states(training, owned)
     whole = sum(count * bits // 8 for count in sharding.elements(share).values())
     if spread.data * spread.context > 1 and spread.zero < 3:
         held["gradient_buckets"] = whole
     p = RankTrained(share, work, training, held)
     step(p)
-    steps = optimizers.instants(training, owned, bits) if owned else {}
+    steps = optimizers.instants(training, owned) if owned else {}
 
     def told(instants):
         found = microbatches(share, held, instants, whole)
@@ -80,17 +85,8 @@ def phases(arch: Architecture, work: Workload, training: Training, spread: Shard
         return _phases(found, steps)
 
     every = functools.cache(lambda: told(p.folded.instants()))
-    # what FSDP2 holds beside a layer depends on its neighbours, so no stretch of layers is a straight line
-    return every() if spread.zero == 3 else told(p.t.instants), every, share
-
-
-def short(name: str) -> str:
-    """A parameter's name as the tape has it.
-
-    >>> short("layers.0.self_attn.q_proj.weight"), short("layers.0.mlp.experts.down_proj.weight")
-    ('layers.0.q_proj', 'layers.0.experts.down_proj')
-    """
-    return re.sub(r"\.(self_attn|mlp)\.", ".", name).removesuffix(".weight")
+    # what FSDP2 holds beside a layer depends on its neighbours, so the ends of a stretch say less
+    return told(p.folded.instants(2) if spread.zero == 3 else p.t.instants), every, share
 
 
 def _phases(instants, steps):

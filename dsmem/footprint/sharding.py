@@ -15,6 +15,7 @@ from dsmem.config.training import Training
 from dsmem.config.workload import Workload
 from dsmem.footprint import optimizers
 from dsmem.footprint.parameters import tensors
+from dsmem.footprint.stepping import Stepped
 from dsmem.units import FLOATS, dtype_bits
 
 # --- Bytes of one rank ------------------------------------------------------------------------------------------------
@@ -72,10 +73,9 @@ def rank_states(
         raise ValueError(
             f"optimizer={training.optimizer!r} is not shared out by a formula; allowed: {', '.join(optimizers.MOMENTS)}"
         )
-    bits = dtype_bits(training.parameters(work))
-    found = owned_elements(share)
-    sizes = {name: formulas.tensor_bytes(count, bits) for name, count in found.items()}
-    parts = {name: optimizers.states(training, {name: size}, bits) for name, size in sizes.items()}
+    dtype = training.stepped(work)
+    flat = {name: Stepped((count,), dtype) for name, count in owned_elements(share).items()}
+    parts = {name: optimizers.states(training, {name: tensor}) for name, tensor in flat.items()}
     if share.sharding.zero and share.sharding.zero_unit == "flat":  # the buffer is one tensor to the optimizer
         counts = {"step_counts": max(each.pop("step_counts", 0) for each in parts.values())}
         parts |= {"step_counts": counts} if any(counts.values()) else {}

@@ -31,13 +31,14 @@ class Tape:
     held: {part: bytes} that are alive from the first instant to the last. instants: {name: {part: bytes}}, each after
     the operator of that name. where: stands before the names, such as "layers.0.". operators: those that have run, and
     calls without arguments, made when backward comes to their place. casts: copies of weights, each with its `where`,
-    that torch.autocast holds until the pass, or the stretch that runs again, is over.
+    that torch.autocast holds until the pass, or the stretch that runs again, is over. use: None, or what is called with
+    the tape, each parameter whose gradient is there, and the name of the operator that made it.
     """
 
     def __init__(self, held: dict[str, Any]):
         self.alive = {part: nbytes for part, nbytes in held.items() if some(nbytes)}
         self.instants, self.operators, self.where = {}, [], ""
-        self._again, self._second, self.trained, self.casts = None, False, [], []
+        self._again, self._second, self.casts, self.use, self._done = None, False, [], None, []
 
     def count(self, part: str, nbytes: Any) -> None:
         """`part` grows by so many bytes."""
@@ -148,6 +149,7 @@ class Tape:
         for edge, grad in zip(edges, given, strict=False):
             if isinstance(edge, Parameter) and isinstance(grad, Tensor):
                 grad.becomes("gradients")
+            del grad
         self.note(name)
         del kept  # of a stretch that ran again; what else it kept goes after the sums
         if any(isinstance(grad, _Sum) for grad in given):
@@ -176,12 +178,12 @@ class Tape:
         """Each gradient to the weight, or to the operator, that its input came from; in order, and gone once there."""
         given.reverse()
         for edge in edges:
-            grad = given.pop()
             if isinstance(edge, Parameter):
-                self._give_to_parameter(edge, grad, name)
+                self._give_to_parameter(edge, given, name)
             elif edge is not None:
-                self._give(*edge, grad, name)
-            del grad
+                self._give(*edge, given.pop(), name)
+            else:
+                given.pop()
 
     def _give(self, operator, index, grad, name):
         """Into its place; a second gradient is added into the first, which nobody else holds, unless that is a view."""
@@ -192,19 +194,23 @@ class Tape:
             operator.grads[index] = self.make(PASSING, waiting.nbytes)
             self.note(f"{name}, sum")
 
-    def _give_to_parameter(self, parameter, grad, name):
-        """Gradients of a weight that is used twice, as a tied head's, wait for each other and are added up likewise."""
+    def _give_to_parameter(self, parameter, given, name):
+        """The last of `given`, which nobody else holds; gradients of a weight used twice are added up likewise."""
+        grads = [given.pop()]
         if parameter.grad is not None:
             if parameter.grad.viewed:
-                grad = self.make(PASSING, grad.nbytes)
+                grads.append(self.make(PASSING, parameter.grad.nbytes))
                 self.note(f"{name}, sum")
             else:
-                grad = parameter.grad
-        parameter.grad = grad
+                grads.append(parameter.grad)
+        parameter.grad = grads[-1]
+        del grads
         parameter.uses -= 1
-        grad.becomes("gradients")
+        parameter.grad.becomes("gradients")
         if not parameter.uses:
-            self.trained.append(parameter)
+            self._done.append(parameter)  # which holds its gradient
+            if self.use:
+                self.use(self, parameter, name)
 
     def _record(self, operator):
         """The operator, which waits for backward, or None where no gradient comes back to it."""

@@ -13,9 +13,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.overrides import TorchFunctionMode
 
-from dsmem.config.training import KERNELS, Training
+from dsmem.config.training import Training
 from dsmem.model.narrow import NarrowAdamW
-from dsmem.units import format_name, one_of
+from dsmem.units import format_name
 
 BITSANDBYTES = {"lion": "Lion32bit", "adamw8bit": "AdamW8bit", "lion8bit": "Lion8bit"}
 NOT_BY_MUON = ("embed", "lm_head", "score")  # matrices, but not of the layers
@@ -125,11 +125,10 @@ def make_optimizer(training: Any, parameters: Iterable) -> ModelOptimizer | None
     named = [(name, parameter) for name, parameter in named if parameter.requires_grad]
     if training.optimizer == "none":
         return None
-    _check_kernel(training)
     if training.precision != "master":
-        _check_moments(training, {parameter.dtype for _, parameter in named})
+        training.check_optimizer(sorted({format_name(parameter.dtype) for _, parameter in named}))
         return ModelOptimizer(training, named)
-    _check_moments(training, {torch.float32})
+    training.check_optimizer(["fp32"])
     for name, parameter in named:
         _check_master(training, name, parameter)
     return MasterOptimizer(training, named)
@@ -189,33 +188,9 @@ def _of_bitsandbytes(name, parameters):
     return optimizer
 
 
-def _check_kernel(training):
-    if training.optimizer_kernel == "fused" and training.optimizer in ("adafactor", "muon"):
-        one_of(f"optimizer_kernel of {training.optimizer}", "fused", [kind for kind in KERNELS if kind != "fused"])
-
-
 def _moments(training):
     named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     return None if training.moments is None else named[training.moments]
-
-
-def _check_moments(training, dtypes):
-    """The optimizers keep moments in the format of what they step; our AdamW alone keeps those of FP32 in 16 bit."""
-    if training.moments is None:
-        return
-    if training.optimizer in BITSANDBYTES:
-        raise ValueError(
-            f"moments={training.moments!r} is not a choice of optimizer={training.optimizer!r}, whose name says how "
-            "its states are kept; leave it out"
-        )
-    if all(dtype == _moments(training) for dtype in dtypes):
-        return
-    if training.optimizer != "adamw" or training.optimizer_kernel != "loop" or dtypes != {torch.float32}:
-        raise ValueError(
-            f"moments={training.moments!r} is not kept by optimizer={training.optimizer!r} with "
-            f"optimizer_kernel={training.optimizer_kernel!r}; moments in 16 bit of FP32 parameters or master copies "
-            "are allowed with optimizer='adamw', optimizer_kernel='loop'"
-        )
 
 
 def _check_master(training, name, parameter):

@@ -26,6 +26,7 @@ __getattr__, __dir__, __all__ = attach(
         "plot_rises": "curves",
         "plot_layer_errors": "errors",
         "plot_dots": "errors",
+        "plot_fit": "fit",
         "plot_footprint": "footprint",
         "plot_lengths": "footprint",
         "plot_training": "training",

@@ -37,7 +37,7 @@ TRAINING_CONTROLS = {
     "seq_len": (128, 32_768, 1024),
     "optimizer": ["adamw", "sgd", "none"],
     "optimizer_kernel": list(KERNELS),
-    "precision": ["master", "pure"],
+    "precision": ["master", "autocast", "pure"],
     "checkpointing": ["none", "selective", "full"],
     "attention": ["fused", "eager"],
     "hide": ["nothing", "weights and states"],

@@ -29,7 +29,8 @@ TRAINING = {  # the same of a training step
     "gradients": (("gradients",), "gradients"),
     "optimizer's temporaries": (("optimizer_temporaries", "wide_gradient"), "temporary"),
     "logits and loss": (("logits", "log_prob", "loss", "labels"), "logits"),
-    "gradients on the way": (("activation_gradients",), "working"),
+    "gradients on the way": (("activation_gradients", "narrow_gradients"), "working"),
+    "copies for autocast": (("weight_casts",), "weight_copy"),
     "activations": (("",), "residual"),
 }
 

@@ -28,7 +28,7 @@ NAMED = ("weights", "activations", "kv_cache", "batch", "seq_len", "phase", "att
 
 
 def explore_fit(
-    arch: Any, *, gpu: Any = None, count: Any = None, sharding: Any = None, overhead_bytes: Any = 0, **controls: Any
+    arch: Any, *, gpu: Any = None, count: Any = None, sharding: Any = None, overhead_bytes: Any = None, **controls: Any
 ) -> PageExplorer:
     """Will it fit? One bar of the peak against a GPU's memory, and the answer in a sentence, drawn in the page.
 
@@ -37,7 +37,8 @@ def explore_fit(
     count: numbers of GPUs to choose from, tensor parallel; [1, 2, 4, 8] if not given. sharding: in place of count,
     {text: whatever `Sharding.of` takes} to choose from, or one of these; the bytes are those of its first rank, and
     the batch is of one replica.
-    overhead_bytes: what is kept free for context and allocator: bytes, or a list of them for a slider. controls: for
+    overhead_bytes: None for what context, workspaces and segments take at most, as `dsmem.fit` counts it; else what is
+    kept free in place of that: bytes, or a list of them, of None and bytes for a menu. controls: for
     any field of `Workload`, as in `dsmem.explore`, or {text: value} for a menu; they replace or extend `FIT`.
     Raises ValueError, one sentence, for anything else, and where the choices make too large a page.
     """
@@ -113,5 +114,7 @@ def _knob(name, spec):
     knob = knobs.read(name, spec)
     if knob.kind == "menu" and len(knob.values) == 1:
         return Knob(name, "fixed", knob.values, 0, knob.texts)
-    sizes = tuple(format_bytes(n) for n in knob.values) if name == "overhead_bytes" else knob.texts
+    sizes = knob.texts
+    if name == "overhead_bytes":
+        sizes = tuple("what is usual" if n is None else format_bytes(n) for n in knob.values)
     return Knob(name, knob.kind, knob.values, knob.at, sizes)

@@ -7,7 +7,7 @@ from dsmem.config.architecture import Architecture
 from dsmem.config.sharding import Sharding
 from dsmem.config.workload import Workload
 from dsmem.footprint.inference import inference_footprint
-from dsmem.plots import footprint, limits, memory, sources
+from dsmem.plots import beside, footprint, limits, memory, sources
 from dsmem.plots.families import FAMILIES, by_family
 from dsmem.plots.knobs import Knob
 from dsmem.plots.page import PageExplorer, Shown, fill, looks_of
@@ -34,13 +34,15 @@ WORDS = {
         "The peak is {peak:n} bytes{each} at {instant} ({shares}){shown}.",
         "fits": "fits {several}{gpu} ({size:b}{each}) with {spare:b} to spare",
         "lacks": "does not fit {several}{gpu} ({size:b}{each}): {spare:b} are missing",
-        "kept": ", {free:b} kept free",
+        "counted": ", counting up to {beside:b} beside its tensors",
+        "kept": ", {beside:b} kept free",
         "sequences": "the largest batch of this length is {most:n}{more}",
         "tokens": "the longest context of this batch is {most:n} tokens{more}",
         "more": " or more",
         "none": "needs {peak:b}",
     },
 }
+BESIDE = "beside_tensors"
 ONE = {"several": "", "each": "", "one": ""}
 ROW, ROWS, CURVES = 23, (150, 62), 330  # pixels: a row, one bar with its axes, the axes beside rows, curves
 
@@ -65,13 +67,15 @@ class Pass:
         rows = max((len({_row(table, place) for place in each[1]}) for each in table["states"]), default=1)
         more = {
             "kind": self.kind,
-            "families": looks_of(),
+            "families": looks_of(dict.fromkeys(FAMILIES) | ({"beside tensors": BESIDE} if self.kind == "fit" else {})),
             "usable": [nbytes and str(nbytes) for nbytes in self.cards.values()],
             "hides": [sources.hidden(_hide(value), FAMILIES) for value in self._values("hide")],
+            "free": [None if n is None else str(n) for n in self._values("overhead_bytes")],
             "heights": [CURVES] * 2 if self.kind == "curves" else [ROWS[0], ROWS[1] + ROW * rows],
             "say": WORDS[self.kind],
         }
         more |= {"lengths": list(lengths.values)} if self.kind == "curves" else {}
+        more |= beside.facts(self.cards) if self.kind == "fit" else {}
         self.table = table
         return PageExplorer(list(self.knobs.values()), self.show, self.draw, table | more)
 
@@ -93,14 +97,18 @@ class Pass:
         arch, work, sharding = self._asked(chosen)
         ranks = sharding.ranks if sharding else 1
         several = {"several": f"{ranks} × ", "each": " each", "one": "one "} if ranks > 1 else ONE
-        return {"weights": work.weights, "activations": work.activations, "kv_cache": work.kv_cache} | several
+        segments = (
+            {"segments": beside.rule(arch, work, sharding, chosen.get("cached_tokens"))} if self.kind == "fit" else {}
+        )
+        formats = {"weights": work.weights, "activations": work.activations, "kv_cache": work.kv_cache}
+        return formats | several | segments
 
     def show(self, values: Mapping[str, Any]) -> Shown:
         """What the page shows at these values, from the formulas."""
         arch, work, sharding = self._asked(values)
         fp, card = inference_footprint(arch, work, sharding), self._card(values)
         hide = _hide(values.get("hide"))
-        free, apart = values.get("overhead_bytes", 0), sources.hidden(hide, FAMILIES)
+        free, apart = values["overhead_bytes"], sources.hidden(hide, FAMILIES)
         title = footprint.title_of(arch, work, fp, card)
         shown = f"; shown without {', '.join(apart)}" if apart else ""
         if self.kind != "fit":
@@ -125,19 +133,23 @@ class Pass:
         say, usable = WORDS["fit"], self.cards[values["gpu"]]
         if usable is None:
             return dict.fromkeys(("answer", "verdict"), fill(say["none"], words))
-        fits = limits.fits(words["peak"], usable, free)
-        words = words | {
-            "gpu": values["gpu"],
-            "size": usable,
-            "spare": abs(usable - free - words["peak"]),
-            "free": free,
-        }
-        answer = fill(say["fits" if fits else "lacks"], words) + (fill(say["kept"], words) if free else "")
+        kept = self._beside(values)
+        fits = limits.fits(words["peak"], usable, kept)
+        spare = abs(usable - kept - words["peak"])
+        words = words | {"gpu": values["gpu"], "size": usable, "spare": spare, "beside": kept}
+        answer = fill(say["fits" if fits else "lacks"], words)
         reaches = {"sequences": ("batch", 1), "tokens": ("seq_len", 2)}
         known = {text: name for text, (name, least) in reaches.items() if self._known(values) >= least}
-        most = {text: self._most(values, name, usable - free) for text, name in known.items()}
+        most = {text: self._most(values, name, usable) for text, name in known.items()}
         ends = [fill(say[text], words | {"most": n, "more": more}) for text, (n, more) in most.items() if n]
-        return {"answer": answer, "verdict": answer + (f"; {', '.join(ends)}" if ends else "")}
+        about = fill(say["counted"], words) if free is None else fill(say["kept"], words) if free else ""
+        return {"answer": answer, "verdict": answer + about + (f"; {', '.join(ends)}" if ends else "")}
+
+    def _beside(self, values):
+        """Bytes that the GPU holds beside tensors, at most, or those that are asked to be kept free."""
+        if values["overhead_bytes"] is not None:
+            return values["overhead_bytes"]
+        return beside.most(values["gpu"], self.cards[values["gpu"]], *self._asked(values))
 
     def _known(self, values):
         place = 0
@@ -146,17 +158,18 @@ class Pass:
         return self.table["states"][self.table["index"][place]][2]
 
     def _most(self, values, name, room):
-        """The largest batch or length up to the slider's end with a peak within `room`, and words for "or more"."""
-        last = max(n for n in self.knobs[name].values if self._peak(values, name, n) is not None)
+        """The largest batch or length up to the slider's end that still fits, and words for "or more"."""
+        last = max(n for n in self.knobs[name].values if self._needed(values, name, n) is not None)
         low, high = 0, last + 1
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if self._peak(values, name, middle) <= room else (low, middle)
+            low, high = (middle, high) if self._needed(values, name, middle) <= room else (low, middle)
         return low, WORDS["fit"]["more"] if low == last else ""
 
-    def _peak(self, values, name, number):
+    def _needed(self, values, name, number):
+        values = values | {name: number}
         try:
-            return inference_footprint(*self._asked(values | {name: number})).total_bytes
+            return inference_footprint(*self._asked(values)).total_bytes + self._beside(values)
         except ValueError:
             return None
 
@@ -170,11 +183,12 @@ class Pass:
         if self.kind == "pass":
             footprint.plot_footprint(arch, work, capacity=card, hide=hide, ax=ax)
             return
-        fp, title = inference_footprint(arch, work, sharding), ": ".join(self.show(values).title)
+        fp, title = inference_footprint(arch, work, sharding), "; ".join(self.show(values).title)
         if values.get("every_instant"):
             memory.plot_instants(fp, capacity=card, hide=hide, by="family", ax=ax, title=title)
             return
-        memory.plot_stack({fp.peak_instant: by_family(fp.parts)}, capacity=card, hide=hide, ax=ax, title=title)
+        parts = by_family(fp.parts) | ({BESIDE: self._beside(values)} if card else {})
+        memory.plot_stack({fp.peak_instant: parts}, capacity=card, hide=hide, ax=ax, title=title)
 
 
 def _sharding(chosen):

@@ -32,7 +32,7 @@ FAMILIES = {
     "#92dadd": r"gated=mlp gate=gate_proj:/// gate_activated=up_activated:xxx up=up_proj:--- mlp_out=down_proj:\\\ "
     r"experts=expert_rows:... shared_experts=shared_out:+++ router=router_logits:||| expert_gate_up:/. "
     r"expert_gated:x. expert_out=experts_out:-. expert_activated:|. routing:o.",
-    "#f2f2f2": r"other free=other_free:// rounding:\\\ largest_free:.. padding:xx",
+    "#f2f2f2": r"other free=other_free:// rounding:\\\ largest_free:.. padding:xx beside_tensors:/",
 }
 DARK = ("#3f90da", "#bd1f01", "#832db6", "#a96b59", "#717581")  # under a white hatch; the others are under a dark one
 LOOKS = {

@@ -198,6 +198,9 @@ def _label(row):
     if "input_tokens" in row:
         gpus = "" if row["gpus"] == "1" else f", {row['gpus']} GPUs"
         return f"{row['model'].removesuffix('-Instruct')} {row['format']}, {_tokens(int(row['input_tokens']))}{gpus}"
+    if "tensor" in row:
+        cut = " ".join(f"{word}={row[word]}" for word in ("tensor", "pipeline", "data") if row[word] > 1)
+        return f"{row['model']}, {row['layers']} layers, {cut}"
     if "rank" in row:
         return f"{row['model'].rpartition('/')[2]} {row['quant']} {row['attn']}, {row['batch']} x {row['seq']:,}"
     words = (re.split(r" \(|, ", row.get(key, ""))[0] for key in ("model", "quant", "engine"))

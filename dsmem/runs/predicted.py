@@ -11,9 +11,11 @@ from typing import Any
 
 from dsmem import formulas
 from dsmem.config.architecture import Architecture
+from dsmem.config.sharding import Sharding
 from dsmem.config.workload import Workload
 from dsmem.footprint.gguf import gguf_bytes, gguf_tensors, tensor_bytes
 from dsmem.footprint.inference import inference_footprint
+from dsmem.footprint.megatron import megatron_footprint
 from dsmem.footprint.published import published_tensors
 from dsmem.footprint.recipes import bytes_per_parameter
 from dsmem.footprint.stored import cache_bytes, cache_rows, weight_bytes
@@ -32,9 +34,9 @@ def predict(row: dict) -> dict[str, Any]:
     """{name: bytes} for the figures of a row that are modelled, by the names that the row gives them.
 
     row: a dict from `measured.rows()`, or as the publisher's file holds it: with "n_ctx" (a cache that llama.cpp
-    printed), "input_tokens" (a peak of transformers), "rank" (a training run), "minus" (one run less another) or
-    "measured" (a report). The values are bytes, whatever unit the name ends with; a list where the row has a list.
-    Raises ValueError, in one sentence, where no figure of the row is modelled.
+    printed), "input_tokens" (a peak of transformers), "rank" (a training run), "tensor" (ranks of Megatron-LM), "minus"
+    (one run less another) or "measured" (a report). The values are bytes, whatever unit the name ends with; a list
+    where the row has a list. Raises ValueError, in one sentence, where no figure of the row is modelled.
 
     >>> predict({"n_ctx": 32768, "cache": "latent q8_0", "kv_mib": 1166.62})
     {'kv_mib': 1223294976}
@@ -88,6 +90,21 @@ def _training(row, name):
     return peaks[name.removesuffix("_mib")]
 
 
+MEGATRON = {"llama3-70b": "deepseek-r1-distill-llama-70b", "llama3-405b": "llama-3.1-405b"}
+NULL_TOKENIZER = 128_256 + 1  # words of Llama 3, and one that the tokenizer of the runs adds
+
+
+def _megatron(row, name):
+    if name != "peak_allocated_mib":
+        raise ValueError("what the allocator reserves under Megatron-LM is not replayed")
+    arch = Architecture.of(MEGATRON[row["model"]]).scaled(num_hidden_layers=row["layers"], vocab_size=NULL_TOKENIZER)
+    arch = arch.scaled(num_key_value_heads=row.get("num_key_value_heads", arch.num_key_value_heads))
+    spread = Sharding(tensor=row["tensor"], pipeline=row["pipeline"], data=row["data"])
+    ranks = range(0, spread.ranks, spread.stage_ranks)
+    peaks = [megatron_footprint(arch, spread, rank).total_bytes for rank in ranks]
+    return peaks if len(peaks) > 1 else peaks[0]
+
+
 def _report(row, name):
     for pattern, predictor in REPORTS.items():
         if re.fullmatch(pattern, name):
@@ -108,6 +125,7 @@ PREDICTORS = {
     "n_ctx": _cache_log,
     "input_tokens": _generation,
     "rank": _training,
+    "tensor": _megatron,
     "minus": _difference,
     "measured": _report,
 }

@@ -21,6 +21,7 @@ from dsmem.config.workload import Workload
         ({"lora_rank": 8.0}, ["lora_rank=8.0"]),
         ({"lora_targets": ("q",)}, ["lora_targets='q'"]),
         ({"step_in_backward": 1}, ["step_in_backward=1"]),
+        ({"step_in_backward": True, "optimizer": "none"}, ["step_in_backward=True", "none"]),
         ({"dropout": 1.0}, ["dropout=1.0"]),
         ({"dropout": "a"}, ["dropout='a'"]),
     ],

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dsmem
+from dsmem import formulas
 from dsmem.config.devices import devices
 from dsmem.config.overhead import CONTEXT_BYTES, CONTEXTS, WORKSPACES, overhead
 from dsmem.footprint.asked import GGUF_MIXES, STORED
@@ -87,10 +88,12 @@ def counted(answer, make, least, most):
     numbers = np.arange(least, (most or 4000) + 1)
     asked = make(numbers)
     needed = asked.total() + sum(high for _, high in answer._overhead(asked).values())
-    fitting = numbers[np.broadcast_to(needed <= answer.usable_bytes, numbers.shape)]
+    needed = np.broadcast_to(needed, numbers.shape)
+    assert (np.diff(needed) >= 0).all()  # never less for more, or no search could be right
+    fitting = np.flatnonzero(needed <= answer.usable_bytes)
     if most is None and len(fitting) == len(numbers):
         return None
-    return int(fitting[-1]) if len(fitting) else 0
+    return int(numbers[fitting[-1]]) if len(fitting) else 0
 
 
 @pytest.mark.parametrize("first", range(0, 100, 25))
@@ -283,3 +286,33 @@ def test_what_grows_is_what_the_next_token_adds():
 )
 def test_nonsense_is_one_sentence(call, words, refuses):
     refuses(call, *words)
+
+
+@pytest.mark.parametrize(
+    "sharding", [{"data": 2, "zero": 3}, {"data": 2, "zero": 1}, {"tensor": 2}, {"data": 3, "zero": 0}]
+)
+def test_a_step_on_several_devices_is_that_of_the_fullest_rank(sharding):
+    arch = dsmem.Architecture.from_config(SMALL | FAMILIES[0])
+    count = dsmem.Sharding.of(sharding).ranks
+    answer = fit(arch, gpu=("mine", 2**30), count=count, sharding=sharding, training="adamw", seq_len=20)
+    work = answer.asked.work
+    ranks = [dsmem.training_footprint(arch, work, "adamw", sharding, rank).total_bytes for rank in range(count)]
+    assert answer.peak_bytes == max(ranks) and answer.largest_batch > 1
+
+
+def test_several_devices_are_tensor_parallel_and_a_step_shards_all_of_itself():
+    served, trained = (fit("qwen2.5-7b", gpu="H100", count=4, training=t, seq_len=64) for t in (None, True))
+    assert served.asked.sharding == dsmem.Sharding(tensor=4) and "with tensor=4" in served.sentence
+    assert trained.asked.sharding == dsmem.Sharding(data=4, zero=3) and "with data=4, zero=3" in trained.sentence
+
+
+def test_where_bytes_grow_by_a_line_the_capacity_equation_has_the_limits():
+    """Decoding on a CPU, where nothing stands beside the tensors: weights are fixed, a cache for each sequence."""
+    machine = dsmem.config.devices.Devices("CPU", 1, 20 * 2**30, (20 * 2**30,) * 2, "cpu")
+    fields = {"weights": "int8", "phase": "decode", "seq_len": 4096}
+    answer = fit("deepseek-r1-distill-qwen-7b", gpu=machine, **fields)
+    fixed = answer.peak_bytes - answer.grows["sequence"]
+    assert answer.largest_batch == formulas.most_sequences(2**30 * 20, fixed, answer.grows["sequence"])
+    fixed = answer.peak_bytes - 4096 * answer.grows["token"]
+    equation = formulas.longest_context_tokens(2**30 * 20, fixed, 1, answer.grows["token"])
+    assert answer.grows["token"] == 57_344 and answer.longest_context == min(equation, 131_072)

@@ -70,7 +70,7 @@ def states_of(data):
 
 def rows_of(data, state, values):
     """{instant: {family: values at every stop}} of a state; values: of every function."""
-    names = [family["name"] for family in data["families"]]
+    names = [family["name"] for family in data["families"]][: len(state[0])]  # what is beside tensors is in no state
     rows = {}
     for instant in (data["instants"][number] for number in state[1]):
         places = list(state[0])
@@ -87,7 +87,7 @@ EXPLORERS = {
         SMALL,
         gpu=["T4", "RTX 4090"],
         count=[1, 2],
-        overhead_bytes=[0, 2**30],
+        overhead_bytes=[None, 2**30],
         weights=["fp16", "int8_w8a8", "fp8"],
         activations={"as weights": None, "fp32": "fp32"},
         attention="fused",
@@ -230,6 +230,18 @@ def some_states(explorer, count):
 
 
 MORE = {
+    "beside": lambda: dsmem.explore_fit(
+        [CONFIG, "deepseek-v2-lite"],
+        gpu=["T4", "H100", "MI300X"],
+        count=[1, 2],
+        weights=["bf16", "int4"],
+        attention="fused",
+        cache=["paged", "static", "growing"],
+        phase="prefill",
+        kv_cache=[None, "fp8"],
+        logits="last",
+        cached_tokens=[0, 100],
+    ),
     "weights": lambda: dsmem.explore_weights([SMALL, "deepseek-r1"], capacity=["T4", "8 x H200"], page=True),
     "cache": lambda: dsmem.explore_cache([SMALL, "deepseek-r1"], page=True),
 }
@@ -338,6 +350,27 @@ def test_what_it_refuses(call, words, explorers, refuses):
     assert explorers["fit"].values == before
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    "values", [{"batch": 4}, {"batch": 64, "seq_len": 8192}, {"kv_cache": "int8", "phase": "decode"}]
+)
+def test_it_answers_as_dsmem_fit_does(count, values, explorers):
+    explorer = explorers["fit"]
+    fields = {"batch": 1, "seq_len": 1024, "weights": "fp16", "phase": "prefill", "logits": "all"} | values
+    explorer.set(
+        **{"gpu": "RTX 4090", "count": count, "overhead_bytes": None, "activations": None, "kv_cache": None} | fields
+    )
+    asked = dsmem.fit(SMALL, gpu="RTX 4090", count=count, attention="fused", **fields)
+    words = "with {} to spare" if asked.fits else "{} are missing"
+    assert words.format(dsmem.units.format_bytes(abs(asked.spare_bytes))) in explorer.alt
+    largest = re.search(r"largest batch of this length is ([\d,]+)( or more)?", explorer.alt)
+    batch = int(largest[1].replace(",", "")) if largest else 0
+    assert batch == asked.largest_batch or (largest[2] and batch == 512 < asked.largest_batch)
+    longest = re.search(r"longest context of this batch is ([\d,]+) tokens( or more)?", explorer.alt)
+    tokens = int(longest[1].replace(",", "")) if longest else 0
+    assert tokens == asked.longest_context or asked.context_limit == "model"
+
+
 def test_several_gpus():
     ways = {"one": 1, "tensor": 2, "experts": {"data": 2, "expert": 2}}
     explorer = dsmem.explore_fit(
@@ -355,6 +388,7 @@ def test_it_says_what_fits_and_how_far_it_would(explorers):
     values = {"phase": "prefill", "logits": "all", "activations": None, "kv_cache": None, "hide": "nothing", "count": 1}
     explorer.set(batch=4, seq_len=1024, weights="fp16", gpu="T4", overhead_bytes=2**30, **values)
     assert "fits T4 (14.57 GiB) with 11.43 GiB to spare, 1.00 GiB kept free; the largest batch" in explorer.alt
+    assert explorer.state.title[0] == f"{SMALL} in fp16 fits T4 (14.57 GiB) with 11.43 GiB to spare"
     most = int(re.search(r"largest batch of this length is (\d+)", explorer.alt)[1])
     usable = dsmem.GPUS["T4"].usable_bytes - 2**30
     fits = [dsmem.inference_footprint(SMALL, batch=n, seq_len=1024).total_bytes <= usable for n in (most, most + 1)]

@@ -133,26 +133,8 @@ function machine(data) {
     });
   }
 
-  // The largest batch of the slider's range that leaves no instant above `room`; null where none does, or
-  // where it is not known.
-  function mostSequences(at, room) {
-    if (data.states[stateOf(at)][2] < 1) return null;
-    const [s, last] = [lengths[at.seq_len], batches.at(-1)];
-    const most = sums(at).map((t) => {
-      const [rest, each] = [0, 1].map((k) => t[k] + s * (t[k + 2] + s * t[k + 4]));
-      return rest > room ? 0n : each > 0n ? (room - rest) / each : last;
-    });
-    const n = most.reduce((a, each) => (each < a ? each : a), last);
-    return n > 0n ? { n, last } : null;
-  }
-
-  // The same for the length; it is looked for by halves, since no total falls as the length grows.
-  function mostTokens(at, room) {
-    const [, , known, lacking = []] = data.states[stateOf(at)];
-    if (known < 2) return null;
-    const [found, b] = [sums(at), batches[at.batch]];
-    const fits = (s) => found.every((t) => t[0] + b * t[1] + s * (t[2] + b * t[3] + s * (t[4] + b * t[5])) <= room);
-    const last = lengths.filter((_, k) => !lacking.includes(k)).at(-1);
+  // The largest number up to `last` for which `fits` holds, by halves; null where it holds for none.
+  function largest(last, fits) {
     let [low, high] = [0n, last + 1n];
     while (high - low > 1n) {
       const middle = (low + high) / 2n;
@@ -162,9 +144,55 @@ function machine(data) {
     return low > 0n ? { n: low, last } : null;
   }
 
+  const peakOf = (found, b, s) => found
+    .map((t) => t[0] + b * t[1] + s * (t[2] + b * t[3] + s * (t[4] + b * t[5])))
+    .reduce((a, n) => (n > a ? n : a));
+
+  // The largest batch of the slider's range at this length with which `fits(peak, batch, length)`; null where none does,
+  // or where it is not known.
+  function mostSequences(at, fits) {
+    const [, , known, lacking = []] = data.states[stateOf(at)];
+    if (known < 1 || lacking.includes(at.seq_len)) return null;
+    const [found, s] = [sums(at), lengths[at.seq_len]];
+    return largest(batches.at(-1), (b) => fits(peakOf(found, b, s), b, s));
+  }
+
+  // The same for the length at this batch.
+  function mostTokens(at, fits) {
+    const [, , known, lacking = []] = data.states[stateOf(at)];
+    if (known < 2) return null;
+    const [found, b] = [sums(at), batches[at.batch]];
+    return largest(lengths.filter((_, k) => !lacking.includes(k)).at(-1), (s) => fits(peakOf(found, b, s), b, s));
+  }
+
+  // Bytes of one of many equal tensors in the allocator's segments: `footprint.segments.shared_bytes`.
+  function sharedBytes(nbytes) {
+    const [block, small, alone, shared, unit] = data.segments.map(BigInt);
+    const up = (n, size) => ((n + size - 1n) / size) * size;
+    const whole = up(nbytes, block);
+    if (whole >= alone || whole === 0n) return up(whole, unit);
+    const [room, together] = whole <= small ? [unit, unit / whole] : [shared, shared / whole];
+    return (room + together - 1n) / together;
+  }
+
+  // What a GPU holds beside its tensors, at most: `config.overhead` with `footprint.segments`.
+  function beside(at, b, s) {
+    const [kept, counts] = data.beside[at.gpu];
+    if (!counts) return BigInt(kept);
+    const [fixed, plus, least, page, rows] = words(at).segments;
+    let tokens = s + BigInt(plus);
+    if (tokens < BigInt(least)) tokens = BigInt(least);
+    return rows.reduce((sum, [unit, layers, most]) => {
+      const seen = most && tokens > BigInt(most) ? BigInt(most) : tokens;
+      const pages = ((seen + BigInt(page) - 1n) / BigInt(page)) * BigInt(page);
+      const size = (b * pages * BigInt(unit) + 7n) / 8n;
+      return sum + BigInt(layers) * (sharedBytes(size) - size);
+    }, BigInt(kept) + BigInt(fixed));
+  }
+
   const words = (at) => ({
     ...Object.fromEntries(data.knobs.map(({ name, texts }) => [name, texts[at[name]]])),
     ...data.words[data.said[placeOf(at)]],
   });
-  return { data, knobs, rows, curve, words, mostSequences, mostTokens, batches, lengths };
+  return { data, knobs, rows, curve, words, mostSequences, mostTokens, beside, batches, lengths };
 }

@@ -9,7 +9,7 @@ function view(m, at) {
   const hidden = hide ? m.data.hides[at.hide] : [];
   return {
     limits: size ? [{ name: gpu.texts[at.gpu], size: BigInt(size) }] : [],
-    free: BigInt(free ? free.numbers[at.overhead_bytes] : 0),
+    free: free && m.data.free[at.overhead_bytes] !== null ? BigInt(m.data.free[at.overhead_bytes]) : null,
     hidden: new Set(hidden),
     every: every ? at.every_instant === 1 : m.data.kind === "pass",
   };
@@ -17,25 +17,28 @@ function view(m, at) {
 
 // The part of the sentence on capacities, by the kit's one rule of what fits; {answer} and {verdict}.
 function verdicts(m, at, words, { limits, free }) {
-  const spares = limits.map(({ name, size }) => ({ name, size, room: size - free, spare: size - free - words.peak }));
-  if (m.data.kind === "fit") return answer(m, at, words, spares[0], free);
+  if (m.data.kind === "fit") return answer(m, at, words, limits[0], free);
   const kept = free ? `with ${formatBytes(free)} kept for` : "before";
-  const each = spares.map(({ name, size, spare }) =>
-    `${spare >= 0n ? "fits" : "does not fit"} ${name} (${formatBytes(size)})`);
+  const each = limits.map(({ name, size }) =>
+    `${words.peak <= size - (free ?? 0n) ? "fits" : "does not fit"} ${name} (${formatBytes(size)})`);
   return { verdict: each.length ? `; it ${each.join(", ")} ${kept} context and allocator` : "" };
 }
 
-// Whether it fits, what is spare or missing, and how far batch and length could go.
+// Whether it fits, what is spare or missing, and how far batch and length could go; {beside} its tensors, or kept free.
 function answer(m, at, words, card, free) {
-  const { none, fits, lacks, kept, sequences, tokens, more } = m.data.say;
-  if (!card) return { answer: fill(none, words), verdict: fill(none, words) };
-  const { name, size, room, spare } = card;
-  const all = { ...words, gpu: name, size, spare: spare < 0n ? -spare : spare, free };
-  const said = fill(spare >= 0n ? fits : lacks, all) + (free ? fill(kept, all) : "");
-  const ends = [[sequences, m.mostSequences(at, room)], [tokens, m.mostTokens(at, room)]]
+  const { none, fits, lacks, counted, kept, sequences, tokens, more } = m.data.say;
+  if (!card) return { answer: fill(none, words), verdict: fill(none, words), beside: 0n };
+  const besideOf = (b, s) => free ?? m.beside(at, b, s);
+  const beside = besideOf(m.batches[at.batch], m.lengths[at.seq_len]);
+  const spare = card.size - beside - words.peak;
+  const all = { ...words, gpu: card.name, size: card.size, spare: spare < 0n ? -spare : spare, beside };
+  const said = fill(spare >= 0n ? fits : lacks, all);
+  const still = (peak, b, s) => peak + besideOf(b, s) <= card.size;
+  const ends = [[sequences, m.mostSequences(at, still)], [tokens, m.mostTokens(at, still)]]
     .filter(([, most]) => most)
     .map(([text, { n, last }]) => fill(text, { ...all, most: n, more: n === last ? more : "" }));
-  return { answer: said, verdict: said + (ends.length ? "; " + ends.join(", ") : "") };
+  const about = free === null ? fill(counted, all) : free ? fill(kept, all) : "";
+  return { answer: said, verdict: said + about + (ends.length ? "; " + ends.join(", ") : ""), beside };
 }
 
 // What a picture shows: title, sentence, rows, capacities; or {error}.
@@ -92,7 +95,7 @@ function passScene(m, at, found) {
   return {
     title: m.data.say.title.map((text) => fill(text, words)),
     sentence: fill(m.data.say.sentence, words),
-    rows: how.every ? byName(found) : [{ ...peak, marked: true }],
+    rows: (how.every ? byName(found) : [{ ...peak, marked: true }]).map((row) => ({ ...row, beside: words.beside })),
     named: how.every,
     hidden,
     peak,
@@ -100,7 +103,8 @@ function passScene(m, at, found) {
       name: `${name}, ${formatBytes(size - left)}${known.each ?? ""}${left ? " left" : ""}`, size: size - left,
     })).filter(({ size }) => size > 0n),
     label: "memory" + (without.length ? ` without ${without.map(({ name }) => name).join(", ")}` : ""),
-    marks: [peak.total - left],
+    marks: [peak.total - left + (words.beside ?? 0n)],
+    beside: words.beside,
     curve: m.data.kind === "curves" ? m.curve(at) : undefined,
     length: m.knobs.seq_len.numbers[at.seq_len],
   };

@@ -63,8 +63,10 @@ const line = (x1, y1, x2, y2, kind) =>
 function drawBars(shown, width, height, left, looks) {
   const [top, bottom, right] = [22, 40, shown.named ? 84 : 12];
   const across = width - left - right;
-  const sizes = [...shown.marks, ...shown.limits.map(({ size }) => size)].map(Number);
-  const reach = reachFor(1.02 * Math.max(...sizes, 1));
+  const most = Math.max(...shown.marks.map(Number), 1);
+  // where parts are left out so that the rest can be seen, a capacity far beyond is only named
+  const near = ({ size }) => !shown.hidden.includes(true) || Number(size) <= 3 * most;
+  const reach = reachFor(1.02 * Math.max(most, ...shown.limits.filter(near).map(({ size }) => Number(size))));
   const x = (n) => left + (across * Number(n)) / reach;
   const down = height - top - bottom;
   const step = Math.min(down / shown.rows.length, 96);
@@ -76,7 +78,7 @@ function drawBars(shown, width, height, left, looks) {
   shown.rows.forEach((row, number) => {
     const [y, tall] = [top + step * (number + 0.13), step * 0.74];
     let end = 0n;
-    row.parts.forEach((n, k) => {
+    [...row.parts, row.beside ?? 0n].forEach((n, k) => {
       if (shown.hidden[k] || !n) return;
       const start = x(end);
       end += n;
@@ -92,7 +94,12 @@ function drawBars(shown, width, height, left, looks) {
       out.push(text(x(end) + 6, middle, row.end ?? `← ${formatBytes(end)}`, `class="end ${weight}"`));
     }
   });
-  for (const { name, size } of shown.limits) {
+  for (const limit of shown.limits) {
+    const { name, size } = limit;
+    if (!near(limit)) {
+      out.push(text(width - 4, top - 8, shorten(`${name}, beyond →`, width - 20), 'text-anchor="end"'));
+      continue;
+    }
     const anchor = x(size) > left + across / 2 ? "end" : "start";
     out.push(line(x(size), top - 4, x(size), height - bottom, "limit"));
     out.push(text(x(size), top - 8, shorten(name, width - 20), `text-anchor="${anchor}"`));

@@ -32,6 +32,7 @@ function start(root) {
 function build(root, m, own) {
   const parts = { inputs: {}, width: 0 };
   const live = root.querySelector(".dsmem-live");
+  live.dataset.kind = m.data.kind;
   const panel = live.appendChild(element("div", { class: "dsmem-knobs", role: "group", "aria-label": "controls" }));
   for (const knob of m.data.knobs) if (knob.kind !== "fixed") panel.append(control(knob, parts));
   parts.title = live.appendChild(element("p", { class: "dsmem-title" }));
@@ -114,7 +115,11 @@ function paint(parts, m, shown, looks) {
   parts.title.replaceChildren(...shown.title.flatMap((words, k) => (k ? [element("br"), words] : [words])));
   parts.words.textContent = shown.sentence;
   parts.amounts.forEach((amount, k) => {
-    const n = shown.peak.parts[k];
+    const n = k < shown.peak.parts.length ? shown.peak.parts[k] : shown.beside;
+    if (k === shown.peak.parts.length) {
+      amount.textContent = n ? `≤ ${formatBytes(n)}` : "–";
+      return;
+    }
     const words = shown.hidden[k] ? "left out" : `${formatBytes(n)} · ${percent(Number(n) / Number(shown.peak.total), 1)}`;
     amount.textContent = n ? words : "–";
   });

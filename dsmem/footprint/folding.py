@@ -69,13 +69,19 @@ class Folded:
                 self.tape.count(part, -max(last - first - 1, 0) * gone)
         self.tape.casts = []
 
-    def instants(self) -> dict[str, dict[str, Any]]:
-        """{instant: {part: bytes}} of all layers, in the order of the step."""
+    def instants(self, most: int | None = None) -> dict[str, dict[str, Any]]:
+        """{instant: {part: bytes}} of all layers, in the order of the step.
+
+        most: of the layers that did not run, so many at each end of a stretch alone; defaults to all.
+        """
         listed, found, at = list(self.tape.instants.items()), [], 0
         for line in sorted(self.lines):
             found += listed[at : line.end]
             told, at = listed[line.start : line.end], line.end
-            for number, layer in enumerate(line.layers, start=1):
+            counted = list(enumerate(line.layers, start=1))
+            if most is not None and len(counted) > 2 * most:
+                counted = counted[:most] + counted[-most:]
+            for number, layer in counted:
                 found += [
                     (_renamed(name, line.layer, layer), _grown(parts, line.growth, number)) for name, parts in told
                 ]
@@ -94,15 +100,16 @@ class Folded:
         self.lines.append(Line(start, end, layer, layers, growth))
 
 
-def kinds(arch: Architecture) -> dict[int, Any]:
+def kinds(arch: Architecture, trained: int = 0) -> dict[int, Any]:
     """What tells a layer from its neighbours in training: {number: ...}.
 
     The first and the first that slides are like no other, for what all layers share lives until they have run backward.
+    Nor is layer `trained`, the first that has something to train: those before it keep nothing.
     """
-    first = {0, *arch.layers_that(True)[:1], *arch.layers_that(False)[:1]}
+    first = {0, trained, *arch.layers_that(True)[:1], *arch.layers_that(False)[:1]}
 
     def kind(index):
-        return index if index in first else (arch.has_experts(index), arch.scales_queries(index))
+        return index if index in first else (arch.has_experts(index), arch.scales_queries(index), index < trained)
 
     return {index: kind(index) for index in range(arch.num_hidden_layers)}
 

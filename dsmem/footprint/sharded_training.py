@@ -51,6 +51,7 @@ def spread_of(arch: Architecture, work: Workload, training: Training, sharding: 
         "step_in_backward=True": training.step_in_backward,
         "gradients='fp32'": training.gradients == "fp32",
         "precision='autocast'": training.precision == "autocast",
+        f"lora_rank={training.lora_rank!r}": training.lora_rank is not None,
         f"precision='master' with zero={spread.zero}": spread.zero == 3 and training.precision == "master",
     }
     if found := next((what for what, is_so in refused.items() if is_so), None):
@@ -84,8 +85,8 @@ def phases(arch: Architecture, work: Workload, training: Training, spread: Shard
         return _phases(found, steps)
 
     every = functools.cache(lambda: told(p.folded.instants()))
-    # what FSDP2 holds beside a layer depends on its neighbours, so no stretch of layers is a straight line
-    return every() if spread.zero == 3 else told(p.t.instants), every, share
+    # what FSDP2 holds beside a layer depends on its neighbours, so the ends of a stretch say less
+    return told(p.folded.instants(2) if spread.zero == 3 else p.t.instants), every, share
 
 
 def _phases(instants, steps):

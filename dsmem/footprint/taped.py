@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dsmem import formulas
-from dsmem.footprint import taped_experts, taped_gpt, taped_latent
+from dsmem.footprint import taped_attention, taped_experts, taped_gpt, taped_latent
 from dsmem.footprint.graph import Fresh, Parameter, View, gives
 from dsmem.footprint.trained import Shared, Trained
 
@@ -24,10 +24,9 @@ def decoder(p: Trained) -> View:
             run = functools.partial(taped_gpt.block if arch.gpt_block else layer, p, shared, index)
             h = t.again(run, h) if p.training.checkpointing == "full" else run(h)
     t.where = ""
-    del shared, run
     h = p.layer_norm("norm", h, "normed") if arch.gpt_block else p.norm("norm", h, "normed", arch.hidden_size)
     logits = p.linear("lm_head", h, "logits", table if arch.tie_word_embeddings else None)
-    del h
+    del h, shared, run
     return loss(p, logits)
 
 
@@ -73,7 +72,7 @@ def grouped(p: Trained, shared: Shared, slides: bool, x: View) -> View:
         q = p.by_head(q)
     else:
         q, k, v = p.autocasted(q, k, v)
-    return p.attended(q, k, v, shared.masks.get(slides))
+    return taped_attention.attended(p, q, k, v, shared.masks.get(slides))
 
 
 def projected(p: Trained, x: View) -> list[View]:

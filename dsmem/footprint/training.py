@@ -14,6 +14,7 @@ from dsmem.config.architecture import Architecture
 from dsmem.config.training import Training
 from dsmem.config.workload import Workload
 from dsmem.footprint import optimizers, sharded_training, taped
+from dsmem.footprint.adapters import adapter_shapes
 from dsmem.footprint.inference import resident
 from dsmem.footprint.instants import Footprint
 from dsmem.footprint.parameters import tensors as parameters
@@ -95,11 +96,13 @@ def training_footprint(
     if sharding is not None:
         spread = sharded_training.spread_of(arch, work, training, sharding)
         return TrainingFootprint(*sharded_training.phases(arch, work, training, spread, rank), work, training)
-    kept = work.changed(weights=training.parameters(work), activations=None)
+    frozen, own = training.lora_rank is not None, training.parameters(work)
+    kept = work if frozen else work.changed(weights=own, activations=None)
     held = {name: size for name, size in resident(arch, kept).items() if name not in NOT_HELD}
     states, steps, few = _steps(arch, training.stepped(work), training)
+    held |= {"adapters": sum(each.nbytes for each in _stepped(arch, own, training).values())} if frozen else {}
     p = Trained(arch, work, training, held | states)
-    p.t.use = user(training, _stepped(arch, training.stepped(work)))
+    p.t.use = user(training, _stepped(arch, training.stepped(work), training))
     taped.all_of(p)
     return TrainingFootprint(
         _phases(p.t.instants, few), lambda: _phases(p.folded.instants(), steps), arch, work, training
@@ -109,17 +112,18 @@ def training_footprint(
 @functools.lru_cache(maxsize=64)  # the same wherever the slider of a batch or a length stands
 def _steps(arch, stepped, training):
     """The optimizer's states, its instants, and of equal ones the first. stepped: the format of what it steps."""
-    tensors, few = _stepped(arch, stepped), {}
+    tensors, few = _stepped(arch, stepped, training), {}
     steps = {} if training.step_in_backward else optimizers.instants(training, tensors)
     for name, parts in steps.items():
         few.setdefault(tuple(parts.items()), name)
     return optimizers.states(training, tensors), steps, {name: steps[name] for name in few.values()}
 
 
-def _stepped(arch, stepped):
-    """{name: `Stepped`} of all parameters. stepped: their format."""
-    held = parameters(arch)
-    return {name: Stepped(each.shape, stepped, name.startswith("layers.")) for name, each in held.items()}
+def _stepped(arch, stepped, training):
+    """{name: `Stepped`} of all that is trained: parameters, or adapters. stepped: their format."""
+    shapes = {name: each.shape for name, each in parameters(arch).items()}
+    shapes = shapes if training.lora_rank is None else adapter_shapes(arch, training)
+    return {name: Stepped(shape, stepped, name.startswith("layers.")) for name, shape in shapes.items()}
 
 
 def _phases(instants, steps):
@@ -139,14 +143,17 @@ def _flat(phases):
 
 def _check(arch, work, training):
     """Raise ValueError, naming what it is, for a step that no formula tells of."""
+    lora, own = training.lora_rank is not None, training.parameters(work)
     refused = {
         f"seq_len={work.seq_len!r}": np.any(np.asarray(work.seq_len) < 2),
         f"eager attention of batches {work.batch!r} at once": work.attention == "eager" and _mixed(work.batch),
-        f"gradients={training.gradients!r}": training.gradients not in (None, work.activations, "fp32"),
+        f"gradients={training.gradients!r}": training.gradients not in (None, own, "fp32"),
         f"precision={training.precision!r} of FP32 weights": training.precision != "pure"
-        and work.activations == "fp32",
+        and (own if training.precision == "master" else work.activations) == "fp32",
         f"attention={work.attention!r}": work.attention not in ("fused", "expanded", "eager", "auto"),
-        f"lora_rank={training.lora_rank!r}": training.lora_rank is not None,
+        f"lora_weights={training.lora_weights!r} beside {work.activations}": lora
+        and own not in ("fp32", work.activations),
+        f"weights={work.weights!r}": lora and work.weights == "int8_w8a8",
         f"loss_chunk={training.loss_chunk!r}": training.loss_chunk is not None,
         f"head={arch.head!r}": arch.head != "lm_head",
         f"the indexer of {arch.name}": arch.indexed,

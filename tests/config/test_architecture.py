@@ -13,7 +13,7 @@ from dsmem import Architecture, model_names
 from dsmem.config.source import DATA
 from dsmem.model import library
 
-# The published counts: elements of each checkpoint.
+# The published counts: elements of each checkpoint; GPT-3's paper says 175.0 billion, and what its shape adds up to.
 PUBLISHED = {
     "deepseek-r1": 671_026_404_352,
     "deepseek-r1-distill-llama-70b": 70_553_706_496,
@@ -28,6 +28,7 @@ PUBLISHED = {
     "gpt-oss-20b": 20_914_757_184,
     "gpt2": 124_439_808,
     "gpt2-xl": 1_557_611_200,
+    "gpt3-175b": 174_604_259_328,
     "kimi-k2-instruct": 1_026_408_209_408,
     "llama-1-65b": 65_285_660_672,
     "llama-2-13b": 13_015_864_320,

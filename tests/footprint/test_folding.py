@@ -29,7 +29,7 @@ def deep(draw, **widths):
 
 def unfolded(*args, **fields):
     """The footprint of a step in which every layer runs."""
-    with mock.patch.object(trained, "kinds", lambda arch: {n: n for n in range(arch.num_hidden_layers)}):
+    with mock.patch.object(trained, "kinds", lambda arch, _: {n: n for n in range(arch.num_hidden_layers)}):
         return training_footprint(*args, **fields)
 
 

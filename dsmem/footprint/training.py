@@ -156,7 +156,8 @@ def _check(arch, work, training):
         f"lora_weights={training.lora_weights!r} beside {work.activations}": lora
         and own not in ("fp32", work.activations),
         f"weights={work.weights!r}": lora and work.weights == "int8_w8a8",
-        f"loss_chunk={training.loss_chunk!r}": training.loss_chunk is not None,
+        f"loss_chunk={training.loss_chunk!r} of {_unlike(work, training)}": training.loss_chunk is not None
+        and _unlike(work, training),
         f"head={arch.head!r}": arch.head != "lm_head",
         f"the indexer of {arch.name}": arch.indexed,
         f"the Gemma blocks of {arch.name}": arch.gemma_block,
@@ -168,6 +169,17 @@ def _check(arch, work, training):
     found = next((what for what, is_so in refused.items() if is_so), None)
     if found:
         raise ValueError(f"{found} has no formula in training; dsmem.measure(..., training=...) runs such a step")
+
+
+def _unlike(work, training):
+    """What a loss in chunks has no formula of; "" for nothing."""
+    if training.precision == "autocast":
+        return "precision='autocast'"
+    if training.lora_rank is not None:
+        return f"lora_rank={training.lora_rank}"
+    if isinstance(work.seq_len, np.ndarray):
+        return "many lengths at once"
+    return "batches of one and of more at once" if _mixed(work.batch) else ""
 
 
 def _mixed(batch):

@@ -2,21 +2,15 @@
 
 import itertools
 
-import torch
-
 from dsmem.footprint.training import training_footprint
 from dsmem.memory.ledger import Ledger
-from dsmem.model.decoder import build_model
-from dsmem.model.training import TrainingStep
+from dsmem.runs.training_run import our_step
 
 
 def stepped(arch, work, training, device="fake"):
     """The closed ledger of one step of our decoder."""
-    model = build_model(arch, weights=training.parameters(work), device=device)
-    step = TrainingStep(
-        model, torch.zeros(work.batch, work.seq_len, dtype=torch.long), training, work.activations, work.attention
-    )
-    with Ledger(model) as ledger:
+    step = our_step(arch, work, training, device)
+    with Ledger(step.module) as ledger:
         step.observer = ledger
         step.run()
     return ledger

@@ -127,7 +127,9 @@ class Training:
         return work.changed(cache="none", logits="all")
 
     def parameters(self, work: Workload) -> str:
-        """The format that the model's parameters, those that are trained, are kept in."""
+        """The format that the model's parameters, those that are trained, are kept in; with LoRA, its adapters."""
+        if self.lora_rank is not None:
+            return self.lora_weights or "fp32"
         return "fp32" if self.precision == "autocast" else work.activations
 
     def stepped(self, work: Workload) -> str:

@@ -3,6 +3,7 @@
 from dsmem import formulas
 from dsmem.footprint.graph import NARROW, PASSING, Fresh, Tensor, View, gives
 from dsmem.footprint.trained import Trained
+from dsmem.footprint.walk import COPIED
 
 
 def swiglu(p: Trained, x: View, out: str, prefix: str = "") -> View:
@@ -100,9 +101,22 @@ def summed(p: Trained, rows: View, weights: View, slot: View) -> View:
 def stack(p: Trained, name: str, x: View, ends: View, out: str) -> View:
     """`operators.grouped_linear`: keeps its rows where the weight learns, the weight, and where each expert's end."""
     _, n_out, n_in = p.arch.expert_stacks()[name]
+    scheme = p.work.scheme(p.arch, name)
+    if scheme in COPIED:
+        return stack_by_copy(p, name, x, ends, out, n_in, n_out, scheme)
     x = p.lowered(x, f"{name}.input")
     weight = p.lowered(p.parameter(name, p.arch.n_routed_experts * n_out * n_in), f"{name}.weight", held=False)
     part = NARROW if weight.bits < p.stored else PASSING
     rule = [Fresh(x.nbytes), Fresh(weight.nbytes, part)]
     made = {out: p.bytes(p.tokens * p.arch.num_experts_per_tok * n_out, x.bits)}
     return p.t.apply(name, [x, weight], made, lambda _: rule, [(x, 1), weight, ends], late=True)
+
+
+def stack_by_copy(p: Trained, name: str, x: View, ends: View, out: str, n_in: int, n_out: int, scheme: str) -> View:
+    """`quantize.QuantizedStack`: a copy of one expert's matrix at a time, in forward and in backward."""
+    copy = {"weight_copy": p.bytes(n_in * n_out)}
+    if scheme == "int4":
+        copy["weight_unpacked"] = formulas.tensor_bytes(n_in, 4) * n_out
+    made = {out: p.bytes(p.tokens * p.arch.num_experts_per_tok * n_out)}
+    rule = [Fresh(x.nbytes), *[Fresh(nbytes, part) for part, nbytes in copy.items()]]
+    return p.t.apply(name, [x], made, lambda _: rule, [ends], late=True, beside=copy)

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 
 from dsmem.footprint.graph import Summed, View, gives
+from dsmem.footprint.taped_attention import attended
 from dsmem.footprint.trained import Shared, Trained
 
 
@@ -52,10 +53,10 @@ def mix(p: Trained, shared: Shared, index: int, x: View) -> View:
     else:
         names = (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"))
         q, k, v = (p.split(p.linear(name, x, part), heads, not eager) for name, part in names)
-    if p.arch.scales_queries(index):
+    if q.learns and p.arch.scales_queries(index):  # else in place
         q = p.like("scale_queries", q, "query_scaled")
     if eager:
         k = p.by_head(k)
         v = p.by_head(v)
         q = p.by_head(q)
-    return p.attended(q, k, v, shared.masks.get(False))
+    return attended(p, q, k, v, shared.masks.get(False))

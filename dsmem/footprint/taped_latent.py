@@ -1,6 +1,7 @@
 """Latent attention in training, where the latent and the rotated key stay apart: `model.attention.LatentAttention`."""
 
 from dsmem.footprint.graph import View, passes_on_twice
+from dsmem.footprint.taped_attention import attended
 from dsmem.footprint.trained import Shared, Trained
 
 
@@ -13,12 +14,12 @@ def mix(p: Trained, shared: Shared, slides: bool, x: View) -> View:
         k = p.by_head(k)
         v = p.by_head(v)
         q = p.by_head(q)
-        return p.attended(q, k, v, shared.masks.get(slides))
+        return attended(p, q, k, v, shared.masks.get(slides))
     q, k, v = p.autocasted(q, k, v)
     if arch.v_head_dim == arch.qk_head_dim:
-        return p.attended(q, k, v, shared.masks.get(slides))
+        return attended(p, q, k, v, shared.masks.get(slides))
     v = p.resized("pad_values", v, "value_padded", q.nbytes)
-    return trimmed(p, p.attended(q, k, v, shared.masks.get(slides)))
+    return trimmed(p, attended(p, q, k, v, shared.masks.get(slides)))
 
 
 def queries(p: Trained, angles: list, x: View) -> View:
@@ -39,6 +40,8 @@ def latents(p: Trained, angles: list, x: View) -> tuple[View, View]:
     """`LatentAttention.latents`."""
     arch = p.arch
     both = p.linear("kv_a_proj_with_mqa", x, "latents")
+    if not both.learns:
+        return in_place(p, both)
     sizes = p.rows(arch.kv_lora_rank, both.bits), p.rows(arch.qk_rope_head_dim, both.bits)
     latent, key = p.t.parts("split_latents", both, sizes)
     del both
@@ -46,6 +49,18 @@ def latents(p: Trained, angles: list, x: View) -> tuple[View, View]:
         "kv_a_layernorm", p.copied("copy_latent", latent, "latent_copy"), "latent_normed", arch.kv_lora_rank
     )
     return latent, p.rotated("rotate_key", key, "key_rotated", angles)
+
+
+def in_place(p: Trained, both: View) -> tuple[View, View]:
+    """The same where no gradient comes back: latent and key are written over what they come from."""
+    arch = p.arch
+    sizes = p.rows(arch.kv_lora_rank, both.bits), p.rows(arch.qk_rope_head_dim, both.bits)
+    latent, key = p.t.parts("split_latents", both, sizes)
+    copy = p.copied("copy_latent", latent, "latent_copy")
+    p.norm("kv_a_layernorm", copy, "latent_normed", arch.kv_lora_rank)
+    del copy
+    p.t.glimpse("rotate_key", key_rotated=key.nbytes)
+    return latent, key
 
 
 def keys_and_values(p: Trained, angles: list, x: View) -> tuple[View, View]:

@@ -1,17 +1,16 @@
 """The operators of a decoder in training, each with what it keeps for backward and what its gradient makes."""
 
-import functools
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from dsmem import formulas
 from dsmem.config.architecture import Architecture
 from dsmem.config.training import Training
 from dsmem.config.workload import Workload
+from dsmem.footprint.adapters import adapted, first_adapted
 from dsmem.footprint.folding import Folded, kinds
 from dsmem.footprint.graph import NARROW, PASSING, Fresh, Parameter, Summed, Tensor, View, gives, passes_on
 from dsmem.footprint.tape import Tape
+from dsmem.footprint.walk import COPIED
 from dsmem.units import dtype_bits
 
 
@@ -19,21 +18,21 @@ class Trained:
     """A step of training `arch`: its operators write on the tape `t`.
 
     held: {part: bytes} of what is alive from the first instant to the last. bits: of one number that a product makes.
-    stored: of one of the model's own, its weights and the residual stream; under torch.autocast they are FP32.
-    tokens: of all sequences. folded: which layers run, and what is known of the others.
+    stored: of one of the model's own, its weights and the residual stream; under torch.autocast they are FP32, but for
+    frozen ones. tokens: of all sequences. folded: which layers run, and what is known of the others.
     """
 
     def __init__(self, arch: Architecture, work: Workload, training: Training, held: dict[str, Any]):
         self.arch, self.work, self.training, self.t = arch, work, training, Tape(held)
         self.bits, self.tokens = dtype_bits(work.activations), work.batch * work.seq_len
         self.autocast = training.precision == "autocast" and self.bits < 32
-        self.stored = 32 if self.autocast else self.bits
-        self.folded = Folded(self.t, kinds(arch))
+        self.stored = 32 if self.autocast and training.lora_rank is None else self.bits
+        self.folded = Folded(self.t, kinds(arch, first_adapted(arch, training)))
 
-    def parameter(self, name: str, elements: Any, uses: int = 1) -> Parameter:
-        """A weight of the part of the model that runs now."""
-        nbytes = self.bytes(elements)
-        return Parameter(self.t.where + name, nbytes, self.stored, uses)
+    def parameter(self, name: str, elements: Any, uses: int = 1, bits: int | None = None) -> Parameter:
+        """A weight of the part of the model that runs now; frozen where LoRA trains its adapters, which say `bits`."""
+        learns = bits is not None or self.training.lora_rank is None
+        return Parameter(self.t.where + name, self.bytes(elements, bits), bits or self.stored, uses, learns)
 
     def bytes(self, elements: Any, bits: int | None = None) -> Any:
         """Bytes of so many elements, by default in the model's own format."""
@@ -46,7 +45,40 @@ class Trained:
     def linear(self, name: str, x: View, out: str, weight: Parameter | None = None) -> View:
         """A linear layer: keeps its input where the weight learns, and the weight where the input does."""
         n_in, n_out, bias = self.arch.linears()[name]
-        return self.product(name, x, out, n_in, n_out, bias, weight)
+        own = adapted(self.training, name)
+        made = "lora_base" if own else out
+        if (scheme := self.work.scheme(self.arch, name)) in COPIED:
+            base = self.by_copy(name, x, made, n_in, n_out, scheme)
+        else:
+            base = self.product(name, x, made, n_in, n_out, bias, weight)
+        return self.with_adapter(name, x, out, base, n_in, n_out) if own else base
+
+    def by_copy(self, name: str, x: View, out: str, n_in: int, n_out: int, scheme: str) -> View:
+        """`quantize.QuantizedLinear`: keeps nothing, for it makes a copy of its weight in forward and in backward."""
+        copy, size = {"weight_copy": self.bytes(n_in * n_out)}, x.nbytes
+
+        def made():
+            if scheme == "int4":  # while the copy is filled
+                self.t.glimpse(f"{name} unpack", **copy, weight_unpacked=formulas.tensor_bytes(n_in, 4) * n_out)
+
+        def rule(grad):
+            made()
+            return [Fresh(size), *[Fresh(nbytes, part) for part, nbytes in copy.items()]]
+
+        made()
+        return self.t.apply(name, [x], {out: self.rows(n_out)}, rule, beside=copy)
+
+    def with_adapter(self, name: str, x: View, out: str, base: View, n_in: int, n_out: int) -> View:
+        """`lora.LoRALinear.forward` after its base: in the adapters' format, and back in that of the base."""
+        rank, bits = self.training.lora_rank, dtype_bits(self.training.lora_weights or "fp32")
+        down, up = (self.parameter(f"{name}.{part}", n * rank, bits=bits) for part, n in (("A", n_in), ("B", n_out)))
+        wide = self.cast(f"{name}.to adapter", x, "lora_input", bits)
+        inner = self.product(f"{name}.A", wide, "lora_inner", n_in, rank, weight=down)
+        del wide
+        added = self.product(f"{name}.B", inner, "lora_added", rank, n_out, weight=up)
+        del inner
+        added = self.like(f"{name}.scale", added, "lora_added")
+        return self.cast(f"{name}.from adapter", self.plus(f"{name}.add", base, added, out), out, base.bits)
 
     def product(
         self,
@@ -62,9 +94,9 @@ class Trained:
         """The same by its sizes; weight: where it has another use, too. flat: whether `x` has rows and no sequences."""
         weight = weight or self.parameter(name, n_in * n_out)
         added = [self.lowered(self.parameter(f"{name}.bias", n_out), f"{name}.bias")] if bias else []
-        weight = self.lowered(weight, f"{name}.weight")  # in this order, the last argument first
+        wide, weight = weight.bits, self.lowered(weight, f"{name}.weight")  # in this order, the last argument first
         x = self.lowered(x, f"{name}.input")
-        part = NARROW if weight.bits < self.stored else PASSING
+        part = NARROW if weight.bits < wide else PASSING
         inputs, given = [x, weight], [Fresh(x.nbytes, viewed=not flat), Fresh(weight.nbytes, part, viewed=True)]
         if bias:  # torch flattens x, then transposes the weight, and without a bias after: backward it is in this order
             inputs, given = [*added, weight, x], [Summed(added[0].nbytes, part), *given[::-1]]
@@ -80,7 +112,7 @@ class Trained:
             return x
         out = "weight_casts" if isinstance(x, Parameter) else f"{x.tensor.part}_cast"
         made = self.cast(f"{name} cast", x, out, self.bits)
-        if isinstance(x, Parameter) and held:
+        if made is not x and isinstance(x, Parameter) and held:
             self.t.casts.append((self.t.where, made))
         return made
 
@@ -168,11 +200,6 @@ class Trained:
         made = {out: x.nbytes, "dropout_mask": x.nbytes * 8 // x.bits}
         return self.t.apply(name, [x], made, gives(x.nbytes), [1], late=True)[0]
 
-    def attended(self, q: View, k: View, v: View, mask: Tensor | None) -> View:
-        """Attention as the workload asks for it; with selective checkpointing it runs again in backward."""
-        run = functools.partial(self.eager, mask) if self.work.attention == "eager" else self.fused
-        return self.t.again(run, q, k, v) if self.training.checkpointing == "selective" else run(q, k, v)
-
     def autocasted(self, *tensors: View) -> list[View]:
         """`layers.autocasted`, before operators of ours, which torch.autocast does not know."""
         return [self.lowered(x, f"attention.{x.tensor.part}") for x in tensors]
@@ -190,51 +217,6 @@ class Trained:
         in_order: whether the gradient comes in that order already.
         """
         return x if in_order or heads == 1 else self.t.seen(f"split_{x.tensor.part}", x)
-
-    def eager(self, mask: Tensor, q: View, k: View, v: View) -> View:
-        """`layers.eager_attention` of queries, keys and values that lie head by head.
-
-        Left out: a GPU's softmax makes one more tensor of the scores' size in backward.
-        """
-        arch = self.arch
-        out = self.rows(arch.num_attention_heads * arch.value_head_dim, self.bits)
-        scores = self.scores(mask, q, k)
-        weights = self.softmax(scores)
-        del scores
-        weights = self.dropped("drop_weights", weights, "attention_weights")
-        rule = gives(weights.nbytes, v.nbytes)
-        mixed = self.t.apply("mix_values", [weights, v], {"attention_mixed": out}, rule, [(weights, 1), (v, 0)])
-        if arch.num_attention_heads > 1 and np.all(np.asarray(self.work.batch) > 1):
-            mixed = self.t.seen("heads_together", mixed)
-        return self.copied("merge_heads", mixed, "attention_out")
-
-    def scores(self, mask: Tensor, q: View, k: View) -> View:
-        """Of every query and key, scaled, and hidden where a key lies in the future."""
-        k = self.lowered(k, "scores.key")
-        q = self.lowered(q, "scores.query")
-        size = self.bytes(self.tokens * self.work.seq_len * self.arch.num_attention_heads, self.bits)
-        scores = self.t.apply("scores", [q, k], {"scores": size}, gives(q.nbytes, k.nbytes), [(q, 1), (k, 0)])
-        return self.t.inside("hide_future", self.t.inside("scale", scores), [mask])
-
-    def softmax(self, scores: View) -> View:
-        """`softmax.softmax`: keeps its result; under torch.autocast that is FP32, and rounded after."""
-        if not self.autocast:
-            return self.like("softmax", scores, "attention_weights", [0], late=True)
-        wide = scores.nbytes * 32 // scores.bits
-        if self.work.activations == "fp16":  # one kernel reads FP16 and writes FP32
-            made = {"attention_weights_float32": wide}
-            weights = self.t.apply("softmax", [scores], made, gives(scores.nbytes), [0], late=True, bits=32)
-        else:
-            weights = self.cast("scores.float32", scores, "scores_float32", 32)
-            weights = self.like("softmax", weights, "attention_weights_float32", [0], late=True)
-        return self.cast("round_weights", weights, "attention_weights", scores.bits)
-
-    def fused(self, q: View, k: View, v: View) -> View:
-        """`operators.attention`: keeps queries, keys, values, what it gives and one float32 a row."""
-        rows = formulas.logsumexp_bytes(self.work.batch, self.work.seq_len, self.arch.num_attention_heads)
-        rule = gives(q.nbytes, k.nbytes, v.nbytes, always=True)
-        made = {"attention_out": q.nbytes, "logsumexp": rows}
-        return self.t.apply("attention", [q, k, v], made, rule, [q, k, v, 0, 1], late=True)[0]
 
     def shared(self) -> "Shared":
         """What all layers of this pass share."""

@@ -14,6 +14,7 @@ from dsmem.config.architecture import Architecture
 from dsmem.config.training import Training
 from dsmem.config.workload import Workload
 from dsmem.footprint import optimizers, sharded_training, taped
+from dsmem.footprint.adapters import adapter_shapes
 from dsmem.footprint.inference import resident
 from dsmem.footprint.instants import Footprint
 from dsmem.footprint.parameters import tensors as parameters
@@ -70,14 +71,16 @@ def training_footprint(
     rank: int = 0,
     **fields: Any,
 ) -> TrainingFootprint:
-    """The `TrainingFootprint` of one step of training all parameters, on one device or on one rank of many.
+    """The `TrainingFootprint` of one step of training, of all parameters or adapters, on one device or a rank of many.
 
     arch: whatever `Architecture.of` takes. work: a `Workload` or its fields as keywords, a prefill; without a format of
     weights it is BF16. training: as in `Training.of`, or its fields as keywords beside those of the workload. sharding:
     None for one device, else a `Sharding` or its fields as a dict; work is then a microbatch of one replica, and these
     are the bytes of `rank`: see `sharded_training`. Gradients are None before the step, and the optimizer has its
     states. With precision="autocast" the residual stream and the norms are FP32, and products make casts of what they
-    take: of weights these are there from their first use to the end of forward, or of the layer that runs again.
+    take: of weights these are there from their first use to the end of forward, or of the layer that runs again. With a
+    lora_rank all but the adapters is frozen, in the workload's format, and nothing before the first of them keeps a
+    thing for backward; a base in "int8", "int4" or "fp8" is copied at each use.
     Raises ValueError, one sentence, for what is not modelled. Left out: allocator rounding, workspaces, the context, a
     GradScaler's few numbers.
 
@@ -95,11 +98,13 @@ def training_footprint(
     if sharding is not None:
         spread = sharded_training.spread_of(arch, work, training, sharding)
         return TrainingFootprint(*sharded_training.phases(arch, work, training, spread, rank), work, training)
-    kept = work.changed(weights=training.parameters(work), activations=None)
+    frozen, own = training.lora_rank is not None, training.parameters(work)
+    kept = work if frozen else work.changed(weights=own, activations=None)
     held = {name: size for name, size in resident(arch, kept).items() if name not in NOT_HELD}
     states, steps, few = _steps(arch, training.stepped(work), training)
+    held |= {"adapters": sum(each.nbytes for each in _stepped(arch, own, training).values())} if frozen else {}
     p = Trained(arch, work, training, held | states)
-    p.t.use = user(training, _stepped(arch, training.stepped(work)))
+    p.t.use = user(training, _stepped(arch, training.stepped(work), training))
     taped.all_of(p)
     return TrainingFootprint(
         _phases(p.t.instants, few), lambda: _phases(p.folded.instants(), steps), arch, work, training
@@ -109,17 +114,18 @@ def training_footprint(
 @functools.lru_cache(maxsize=64)  # the same wherever the slider of a batch or a length stands
 def _steps(arch, stepped, training):
     """The optimizer's states, its instants, and of equal ones the first. stepped: the format of what it steps."""
-    tensors, few = _stepped(arch, stepped), {}
+    tensors, few = _stepped(arch, stepped, training), {}
     steps = {} if training.step_in_backward else optimizers.instants(training, tensors)
     for name, parts in steps.items():
         few.setdefault(tuple(parts.items()), name)
     return optimizers.states(training, tensors), steps, {name: steps[name] for name in few.values()}
 
 
-def _stepped(arch, stepped):
-    """{name: `Stepped`} of all parameters. stepped: their format."""
-    held = parameters(arch)
-    return {name: Stepped(each.shape, stepped, name.startswith("layers.")) for name, each in held.items()}
+def _stepped(arch, stepped, training):
+    """{name: `Stepped`} of all that is trained: parameters, or adapters. stepped: their format."""
+    shapes = {name: each.shape for name, each in parameters(arch).items()}
+    shapes = shapes if training.lora_rank is None else adapter_shapes(arch, training)
+    return {name: Stepped(shape, stepped, name.startswith("layers.")) for name, shape in shapes.items()}
 
 
 def _phases(instants, steps):
@@ -139,15 +145,19 @@ def _flat(phases):
 
 def _check(arch, work, training):
     """Raise ValueError, naming what it is, for a step that no formula tells of."""
+    lora, own = training.lora_rank is not None, training.parameters(work)
     refused = {
         f"seq_len={work.seq_len!r}": np.any(np.asarray(work.seq_len) < 2),
         f"eager attention of batches {work.batch!r} at once": work.attention == "eager" and _mixed(work.batch),
-        f"gradients={training.gradients!r}": training.gradients not in (None, work.activations, "fp32"),
+        f"gradients={training.gradients!r}": training.gradients not in (None, own, "fp32"),
         f"precision={training.precision!r} of FP32 weights": training.precision != "pure"
-        and work.activations == "fp32",
+        and (own if training.precision == "master" else work.activations) == "fp32",
         f"attention={work.attention!r}": work.attention not in ("fused", "expanded", "eager", "auto"),
-        f"lora_rank={training.lora_rank!r}": training.lora_rank is not None,
-        f"loss_chunk={training.loss_chunk!r}": training.loss_chunk is not None,
+        f"lora_weights={training.lora_weights!r} beside {work.activations}": lora
+        and own not in ("fp32", work.activations),
+        f"weights={work.weights!r}": lora and work.weights == "int8_w8a8",
+        f"loss_chunk={training.loss_chunk!r} of {_unlike(work, training)}": training.loss_chunk is not None
+        and _unlike(work, training),
         f"head={arch.head!r}": arch.head != "lm_head",
         f"the indexer of {arch.name}": arch.indexed,
         f"the Gemma blocks of {arch.name}": arch.gemma_block,
@@ -159,6 +169,17 @@ def _check(arch, work, training):
     found = next((what for what, is_so in refused.items() if is_so), None)
     if found:
         raise ValueError(f"{found} has no formula in training; dsmem.measure(..., training=...) runs such a step")
+
+
+def _unlike(work, training):
+    """What a loss in chunks has no formula of; "" for nothing."""
+    if training.precision == "autocast":
+        return "precision='autocast'"
+    if training.lora_rank is not None:
+        return f"lora_rank={training.lora_rank}"
+    if isinstance(work.seq_len, np.ndarray):
+        return "many lengths at once"
+    return "batches of one and of more at once" if _mixed(work.batch) else ""
 
 
 def _mixed(batch):

@@ -58,7 +58,7 @@ def add_lora(
     targets = names("targets", tuple(targets))
     module.requires_grad_(False)
     named = [(path, part) for path, part in module.named_modules() if path.rpartition(".")[2] in targets]
-    layers = [(path, part) for path, part in named if hasattr(part, "in_features")]
+    layers = [(path, part) for path, part in named if hasattr(part, "in_features") and not hasattr(part, "experts")]
     if not layers:
         raise ValueError(f"targets={targets!r} are not in this module; at least one must name a linear layer of it")
     for path, part in layers:

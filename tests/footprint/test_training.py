@@ -10,7 +10,7 @@ from strategies import any_architectures
 
 import dsmem
 from dsmem.config.training import OPTIMIZERS, Training
-from dsmem.config.workload import Workload
+from dsmem.config.workload import LINEARS, Workload
 from dsmem.footprint.training import training_footprint
 
 WIDE = {"intermediate": 96, "vocab": 200}
@@ -77,6 +77,65 @@ def test_under_autocast_products_run_on_casts(checkpointing, attention, weights)
     check(arch, work, Training("none", precision="autocast", checkpointing=checkpointing))
 
 
+LATE = TINY_LATENT | {"num_hidden_layers": 3, "first_k_dense_replace": 2}
+
+
+@pytest.mark.parametrize("precision", ["pure", "autocast"])
+@pytest.mark.parametrize("checkpointing", ["none", "full", "selective"])
+@pytest.mark.parametrize(
+    "config, targets",
+    [
+        (TINY, ("q_proj", "k_proj", "v_proj", "o_proj")),
+        (TINY, ("down_proj",)),  # attention of the first layer keeps nothing
+        (TINY, ("lm_head",)),  # and here no layer does
+        (TINY_LATENT, ("o_proj", "kv_b_proj", "gate_proj")),
+        (LATE | {"n_shared_experts": 1, "joined_gate_up": False}, ("gate_proj",)),
+    ],
+)
+def test_what_is_frozen_has_no_gradient_and_nothing_before_the_first_adapter_keeps_a_thing(
+    config, targets, checkpointing, precision
+):
+    work = Workload(batch=2, seq_len=4, weights="bf16", cache="none")
+    training = Training("adamw", "loop", precision, checkpointing=checkpointing, lora_rank=2, lora_targets=targets)
+    check(dsmem.Architecture.of(config), work, training)
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4", "fp8"])
+@pytest.mark.parametrize("config", [TINY, TINY_LATENT], ids=["dense", "latent, experts"])
+def test_a_quantized_base_is_copied_in_forward_and_again_in_backward(config, weights):
+    work = Workload(batch=2, seq_len=8, weights=weights, activations="bf16", cache="none")
+    training = Training("sgd", precision="autocast", lora_rank=2, lora_targets=("k_proj", "o_proj", "down_proj"))
+    for checkpointing in ("none", "full"):
+        check(dsmem.Architecture.of(config), work, Training.of(training, checkpointing=checkpointing))
+
+
+@settings(max_examples=20)
+@given(
+    arch=any_architectures(width=48, hidden=64, **WIDE),
+    seq_len=st.integers(2, 20),
+    weights=st.sampled_from(("bf16", "fp16", "fp32", "int8")),
+    attention=st.sampled_from(("fused", "expanded", "eager")),
+    checkpointing=st.sampled_from(("none", "full", "selective")),
+    precision=st.sampled_from(("pure", "autocast", "master")),
+    rank=st.integers(1, 4),
+    targets=st.sets(st.sampled_from(LINEARS), min_size=1, max_size=9).map(tuple),
+    adapters=st.sampled_from((None, "bf16")),
+)
+def test_every_height_of_a_step_of_adapters_is_an_instant_of_the_formula(
+    arch, seq_len, weights, attention, checkpointing, precision, rank, targets, adapters
+):
+    assume(min(arch.hidden_size, arch.intermediate_size, arch.vocab_size) > 1)
+    work = Workload(2, seq_len, weights=weights, attention=attention, cache="none")
+    lora = {"lora_rank": rank, "lora_targets": targets, "lora_weights": adapters}
+    training = Training("adamw", "loop", precision, checkpointing=checkpointing, **lora)
+    try:
+        training_footprint(arch, work, training)
+    except ValueError as error:
+        assert "no formula in training" in str(error) or "lora_targets" in str(error)
+        assume(False)
+    check(arch, work, training)
+
+
 @pytest.mark.parametrize("attention", ["fused", "eager"])
 @pytest.mark.parametrize("checkpointing", ["none", "full"])
 def test_dropout_of_a_gpt_block_keeps_its_masks(attention, checkpointing):
@@ -92,8 +151,9 @@ def test_dropout_of_a_gpt_block_keeps_its_masks(attention, checkpointing):
     "fields, words",
     [
         ({"precision": "autocast", "weights": "fp32"}, ["precision='autocast' of FP32 weights"]),
-        ({"lora_rank": 8}, ["lora_rank=8"]),
-        ({"loss_chunk": 8}, ["loss_chunk=8"]),
+        ({"lora_rank": 8, "lora_targets": ("qkv_proj",)}, ["lora_targets=('qkv_proj',)", "qwen2.5-0.5b"]),
+        ({"lora_rank": 8, "weights": "fp16", "lora_weights": "bf16"}, ["lora_weights='bf16' beside fp16"]),
+        ({"lora_rank": 8, "weights": "int8_w8a8"}, ["weights='int8_w8a8'"]),
         ({"sharding": 2}, ["sharding=2", "'data': 8"]),
         ({"seq_len": 1}, ["seq_len=1"]),
         ({"phase": "decode", "cache": "static"}, ["phase='decode'"]),

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+from dsmem import teaching
+from dsmem.teaching import NOTEBOOKS
+
 STYLE = Path(__file__).with_name("site.css")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 KERNEL_ONLY = (
@@ -82,8 +84,10 @@ def build(out: Path | str, notebooks: Path | str = NOTEBOOKS) -> list[Path]:
         _write(out / pages[-1][0], pages[-1][1], _nav(before, after), _linked(body))
     items = "".join(f"<li><a href='{name}'>{html.escape(title)}</a>. {promise}</li>" for name, title, promise in pages)
     heading = "<h1>dsmem: where the memory goes when a language model runs</h1>"
-    _write(out / "index.html", "dsmem", "", f"{heading}\n<ol start='0'>{items}</ol>")
-    return [out / "index.html", *(out / name for name, *_ in pages)]
+    teach = "<p><a href='teaching.html'>For whoever teaches</a>: minutes, paths, what to say.</p>"
+    _write(out / "index.html", "dsmem", "", f"{heading}\n<ol start='0'>{items}</ol>\n{teach}")
+    _write(out / "teaching.html", "For whoever teaches", _nav(None, None), _linked(teaching.page(notebooks)))
+    return [out / "index.html", out / "teaching.html", *(out / name for name, *_ in pages)]
 
 
 def broken(folder: Path | str) -> list[str]:

@@ -29,7 +29,7 @@ def folder(tmp_path):
 
 def test_a_page_holds_what_its_notebook_holds(folder, capsys):
     assert site.main(["--out", str(folder / "out"), "--notebooks", str(folder)]) == 0
-    assert "3 pages" in capsys.readouterr().out
+    assert "4 pages" in capsys.readouterr().out
     page, first = ((folder / "out" / name).read_text(encoding="utf-8") for name in ("a.html", "index.html"))
     assert "<mfrac>" in page and "$x$" in page and "badge" not in page and "VBox" not in page
     assert re.search(r"<img[^>]*one dot", page) and "Here are sliders that a kernel moves" in page
@@ -65,9 +65,9 @@ def test_a_folder_that_will_not_do_is_refused_in_a_sentence(tmp_path, capsys):
 
 def test_the_series_is_whole(tmp_path):
     pages = site.build(tmp_path, NOTEBOOKS)
-    assert len(pages) == 1 + len(list(NOTEBOOKS.glob("*.ipynb")))
+    assert len(pages) == 2 + len(list(NOTEBOOKS.glob("*.ipynb")))
     assert site.broken(tmp_path) == []
-    for page in pages[1:]:
+    for page in pages[2:]:
         text = page.read_text(encoding="utf-8")
         assert "VBox(children" not in text and "No description has been provided" not in text and "$$" not in text
     shutil.rmtree(tmp_path)

@@ -25,6 +25,7 @@ from dsmem.formulas.cache import (
     paged_tokens,
     transposed_latents_bytes,
 )
+from dsmem.formulas.capacity import longest_context_tokens, most_sequences
 from dsmem.formulas.experts import touched_experts
 from dsmem.formulas.sharding import (
     first_stage_activation_bytes,
@@ -131,9 +132,11 @@ __all__ = [
     "layer_norm_statistics_bytes",
     "logits_bytes",
     "logsumexp_bytes",
+    "longest_context_tokens",
     "lora_params",
     "mlp_saved_bytes",
     "mlp_width_bytes",
+    "most_sequences",
     "nf4_double_linear_bytes",
     "nf4_linear_bytes",
     "norms_saved_bytes",

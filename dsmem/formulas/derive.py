@@ -66,6 +66,9 @@ _LETTERS = {
     "input_bytes": "C_x",
     "layer_bytes": "C_l",
     "rank": "r",
+    "usable_bytes": "C",
+    "fixed_bytes": "C_0",
+    "sequence_bytes": "c_s",
 }
 
 SYMBOLS = {
@@ -77,6 +80,7 @@ SYMBOLS = {
 _UNITS = {
     "_seconds": "seconds",
     "_tokens": "tokens",
+    "_sequences": "sequences",
     "_experts": "experts",
     "_params": "parameters",
     "_bytes_per_s": "bytes per second",

@@ -125,8 +125,9 @@ class Ledger(Booked, TorchDispatchMode):
         record, _ = self._live.get(storage._cdata, (None, None))
         if record is None or record.nbytes != storage.nbytes():
             record = self._bear(storage, tensor, op)
-        if record.dtype == UNSEEN:  # the first tensor that views what was refilled
-            record.shape, record.dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+        if record.dtype == UNSEEN:  # the first tensor that views what was refilled; a fake one's storage is on "meta"
+            record.shape, record.device = tuple(tensor.shape), str(tensor.device)
+            record.dtype = str(tensor.dtype).removeprefix("torch.")
         record.category = category or record.category
 
     def _bear(self, storage, tensor, op):

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         kind = int if name in _NUMBERS else str
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=None, help=_HELP.get(name))
     parser.add_argument("--engine", choices=("vllm", "llama.cpp"), help="what this engine would take, by formulas")
-    parser.add_argument("--utilization", type=float, default=0.9, help="vLLM's --gpu-memory-utilization (0.9)")
+    parser.add_argument("--utilization", type=float, help="vLLM's --gpu-memory-utilization (0.9)")
     parser.add_argument("--json", action="store_true", help="the answer as JSON")
 
 
@@ -68,6 +68,8 @@ def _fit(options, gpu):
     from dsmem.runs.fit import fit
 
     training = _given(options, TRAINING)
+    if options.utilization is not None:
+        raise ValueError("utilization is vLLM's alone; it goes with --engine vllm")
     if training and not options.train:
         raise ValueError(f"{next(iter(training))} is a choice of training; it goes with --train")
     sharding = _given(options, SHARDING) or None
@@ -86,7 +88,9 @@ def _engine(options, gpu):
     fields = _given(options, ("batch", "seq_len", "weights", "kv_cache"))
     found = here(gpu, options.count)
     if options.engine == "vllm":
-        return vllm(options.model, found, options.utilization, **fields)
+        return vllm(options.model, found, 0.9 if options.utilization is None else options.utilization, **fields)
+    if options.utilization is not None:
+        raise ValueError("utilization is vLLM's alone; it goes with --engine vllm")
     return llama_cpp(options.model, found, **fields)
 
 

@@ -35,7 +35,8 @@ class OffloadRun:
 
     placed: {place: bytes of the parameters that the map puts there}. found: {place: bytes that are there}: of tensors
     in memory, and of files in the offload folder. resident_bytes: on the main device before a pass, buffers and all.
-    peak_bytes: the most alive there in a pass, by the ledger. largest_bytes: of the one module whose weights are
+    peak_bytes: the most alive there in a pass, by the ledger; where the CPU is the main device, a tensor that is being
+    fetched stands there twice, as its mapped file and as its copy. largest_bytes: of the one module whose weights are
     fetched that takes most. crossing_bytes: what a pass fetches.
     equal: whether logits are those of the same model in one place, bit for bit. seconds: {"in one place", "offloaded"},
     medians of a pass. read_bytes_per_s: of the offload folder's files, read in the same run.

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dsmem
+from dsmem import formulas
 from dsmem.config.devices import devices
 from dsmem.config.overhead import CONTEXT_BYTES, CONTEXTS, WORKSPACES, overhead
 from dsmem.footprint.asked import GGUF_MIXES, STORED
@@ -303,3 +304,15 @@ def test_several_devices_are_tensor_parallel_and_a_step_shards_all_of_itself():
     served, trained = (fit("qwen2.5-7b", gpu="H100", count=4, training=t, seq_len=64) for t in (None, True))
     assert served.asked.sharding == dsmem.Sharding(tensor=4) and "with tensor=4" in served.sentence
     assert trained.asked.sharding == dsmem.Sharding(data=4, zero=3) and "with data=4, zero=3" in trained.sentence
+
+
+def test_where_bytes_grow_by_a_line_the_capacity_equation_has_the_limits():
+    """Decoding on a CPU, where nothing stands beside the tensors: weights are fixed, a cache for each sequence."""
+    machine = dsmem.config.devices.Devices("CPU", 1, 20 * 2**30, (20 * 2**30,) * 2, "cpu")
+    fields = {"weights": "int8", "phase": "decode", "seq_len": 4096}
+    answer = fit("deepseek-r1-distill-qwen-7b", gpu=machine, **fields)
+    fixed = answer.peak_bytes - answer.grows["sequence"]
+    assert answer.largest_batch == formulas.most_sequences(2**30 * 20, fixed, answer.grows["sequence"])
+    fixed = answer.peak_bytes - 4096 * answer.grows["token"]
+    equation = formulas.longest_context_tokens(2**30 * 20, fixed, 1, answer.grows["token"])
+    assert answer.grows["token"] == 57_344 and answer.longest_context == min(equation, 131_072)

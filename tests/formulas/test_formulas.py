@@ -97,7 +97,7 @@ def test_a_formula_is_plain_arithmetic(formula):
 @every_formula
 def test_a_formula_says_what_it_is(formula):
     assert formula.__doc__ and formula.__name__.endswith(
-        ("_bytes", "_seconds", "_tokens", "_experts", "_bytes_per_s", "_tokens_per_s", "_params")
+        ("_bytes", "_seconds", "_tokens", "_sequences", "_experts", "_bytes_per_s", "_tokens_per_s", "_params")
     )
 
 

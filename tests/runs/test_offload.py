@@ -17,10 +17,10 @@ def test_what_lives_where_is_what_the_device_map_says(run):
     assert run.placed["cpu"] <= 1_500_000 and run.crossing_bytes == run.placed["disk"]
 
 
-def test_a_pass_needs_what_stays_and_the_largest_module_that_comes(run):
+def test_a_pass_needs_what_stays_and_the_largest_tensor_twice_while_it_is_fetched(run):
     assert run.largest_bytes == 8 * 3 * 96 * 128 * 2  # one layer's experts
-    assert run.resident_bytes + run.largest_bytes <= run.peak_bytes < 2 * 1_368_576
-    assert run.peak_bytes - run.resident_bytes < run.largest_bytes + 500_000
+    largest = 8 * 2 * 96 * 128 * 2  # of which gate and up are one tensor: its file is mapped, then copied
+    assert 0 < run.peak_bytes - run.resident_bytes - 2 * largest < 20_000
 
 
 def test_the_answer_is_that_of_one_place_and_takes_longer_than_the_link_allows(run):

@@ -5,6 +5,7 @@ It is started by `group.RankGroup` alone. It has one thread and imports what the
 
 import contextlib
 import ctypes
+import gc
 import multiprocessing
 import os
 import shutil
@@ -86,6 +87,9 @@ def main(pipe: int, folder: str, world: int, device: str) -> None:
 def _import_all():
     """What takes seconds to import, once for all ranks."""
     from dsmem.runs.ranks import engines, step  # noqa: F401
+
+    gc.collect()
+    gc.freeze()  # what is shared with the ranks: a collection there need not touch it
 
 
 def _answer(group, ranks, call, seconds):

@@ -98,10 +98,12 @@ class RanksRun:
         return Table({"rank": None} | columns, [rank.row() for rank in self.ranks], f"{self}. {self.said}")
 
     def __str__(self) -> str:
-        work, count = self.work, len(self.ranks)
+        work, first = self.work, self.ranks[0]
+        fake = self.device == "fake"
+        where = f"rank {first.rank} alone on fake tensors" if fake else f"on {len(self.ranks)} {self.device} ranks"
         return (
             f"{self.arch.name}, a training step of {work.batch:,} × {work.seq_len:,} tokens a replica, "
-            f"{self.training.words(work)}, {sharding_words(self.sharding)}, on {count} {self.device} ranks"
+            f"{self.training.words(work)}, {sharding_words(self.sharding)}, {where}"
         )
 
     def __repr__(self) -> str:

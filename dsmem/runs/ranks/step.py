@@ -12,7 +12,7 @@ from dsmem.config.sharding import Sharding
 from dsmem.config.training import Training
 from dsmem.config.workload import Workload
 from dsmem.memory.ledger import Ledger
-from dsmem.memory.records import plain_tensors
+from dsmem.memory.records import BEFORE, plain_tensors
 from dsmem.model.decoder import build_model
 from dsmem.model.training import TrainingStep, next_token_loss
 from dsmem.runs.ranks.launcher import say
@@ -104,11 +104,20 @@ def train(job: Job) -> RankReport:
         step.run()
     gc.collect()
     report = watched(step, model, ready.made, rank)
+    if ready.call is not model:
+        _name_buckets(report.events)
     if job.device != "fake":
         dist.all_reduce(loss)
         report = dataclasses.replace(report, loss=loss.item() / dist.get_world_size())
     say("the end")
     return report
+
+
+def _name_buckets(events):
+    """What DistributedDataParallel adds gradients up in is there before the step, and the last of its kind."""
+    for record, _ in events:
+        if record.op == BEFORE and record.category == "temporary":
+            record.category = "gradient"
 
 
 def watched(step: TrainingStep, model: torch.nn.Module, optimizers: list, rank: int) -> RankReport:

@@ -179,6 +179,7 @@ def test_ddp_peaks_where_one_device_does_with_its_buckets_beside(runs, name, wor
         bucket = rank.bytes_of("gradients")
         peaks = {phase: step.phases[phase] + bucket + states for phase in ("forward", "backward")}
         assert {phase: rank.peaks[phase] for phase in peaks} == peaks
+        assert rank.ledger.by_category("forward")["gradient"] == bucket
 
 
 def units(config, world):
@@ -236,18 +237,25 @@ def test_tensor_ranks_share_out_what_lies_between_a_cut_by_columns_and_one_by_ro
 def test_one_rank_alone_on_fake_tensors_is_that_rank(runs, name, world):
     """Backward apart: threads of gloo free its buffers when they come to it."""
     real = runs[name, world]
-    kinds = ("parameters", "gradients", "optimizer_states")
-    for number in (0, world - 1):
-        alone = fake_rank(real.arch, real.work, real.sharding, TRAINING, rank=number)
-        (fake,), rank = alone.ranks, real.ranks[number]
-        assert [fake.bytes_of(kind) for kind in kinds] == [rank.bytes_of(kind) for kind in kinds]
-        assert [fake.peaks[phase] for phase in ("forward", "optimizer step")] == [
-            rank.peaks[phase] for phase in ("forward", "optimizer step")
-        ]
-        buffer = max(units(JOBS[name][0], world).values())
-        assert abs(fake.peaks["backward"] - rank.peaks["backward"]) <= buffer
-        assert fake.peaks == fake_rank(real.arch, real.work, real.sharding, TRAINING, rank=number).ranks[0].peaks
-        assert alone.loss is None
+    (fake,) = fake_rank(real.arch, real.work, real.sharding, TRAINING, rank=world - 1).ranks
+    rank = real.ranks[world - 1]
+    for kind in ("parameters", "gradients", "optimizer_states"):
+        assert fake.bytes_of(kind) == rank.bytes_of(kind)
+    for phase in ("forward", "optimizer step"):
+        assert fake.peaks[phase] == rank.peaks[phase]
+    assert abs(fake.peaks["backward"] - rank.peaks["backward"]) <= max(units(JOBS[name][0], world).values())
+
+
+def test_one_rank_of_256_peaks_at_the_same_byte_every_time():
+    asked = {"sharding": {"data": 256, "zero": 3}, "rank": 255, **BATCH}
+    one_layer = TINY | {"num_hidden_layers": 1}
+    first, again = fake_rank(one_layer, **asked), fake_rank(one_layer, **asked)
+    assert first.ranks[0].peaks == again.ranks[0].peaks and first.loss is None
+    assert "rank 255 alone on fake tensors" in str(first)
+    # every tensor has room for one row, and the last rank has a row of none
+    held = first.ranks[0].held["parameters"]
+    assert {each.nbytes for each in held} == {0}
+    assert [each.storage for each in held] == [bytes_of(each.shape, 1) for each in held]
 
 
 # ---- The same training ----------------------------------------------------------------------------------------------
@@ -288,3 +296,5 @@ def test_what_is_not_run_on_ranks_is_refused(refuses):
     refuses(lambda: run_ranks(TINY, sharding={"data": 2}, batch=[1, 2]), "batch")
     refuses(lambda: run_ranks(TINY, sharding={"data": 2, "zero": 1}, training="muon"), "optimizer", "muon")
     refuses(lambda: compare_ranks(TINY, shardings=[2, 4]), "shardings", 2, 4)
+    refuses(lambda: fake_rank(TINY, sharding={"data": 2}), "ddp", "fsdp2")
+    refuses(lambda: fake_rank(TINY, sharding={"data": 2, "zero": 3}, rank=2), "rank=2")

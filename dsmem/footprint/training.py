@@ -71,14 +71,16 @@ def training_footprint(
     rank: int = 0,
     **fields: Any,
 ) -> TrainingFootprint:
-    """The `TrainingFootprint` of one step of training all parameters, on one device or on one rank of many.
+    """The `TrainingFootprint` of one step of training, of all parameters or adapters, on one device or a rank of many.
 
     arch: whatever `Architecture.of` takes. work: a `Workload` or its fields as keywords, a prefill; without a format of
     weights it is BF16. training: as in `Training.of`, or its fields as keywords beside those of the workload. sharding:
     None for one device, else a `Sharding` or its fields as a dict; work is then a microbatch of one replica, and these
     are the bytes of `rank`: see `sharded_training`. Gradients are None before the step, and the optimizer has its
     states. With precision="autocast" the residual stream and the norms are FP32, and products make casts of what they
-    take: of weights these are there from their first use to the end of forward, or of the layer that runs again.
+    take: of weights these are there from their first use to the end of forward, or of the layer that runs again. With a
+    lora_rank all but the adapters is frozen, in the workload's format, and nothing before the first of them keeps a
+    thing for backward; a base in "int8", "int4" or "fp8" is copied at each use.
     Raises ValueError, one sentence, for what is not modelled. Left out: allocator rounding, workspaces, the context, a
     GradScaler's few numbers.
 

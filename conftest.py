@@ -19,11 +19,18 @@ NEEDED_BY = {
         "dsmem/plots/widgets.py",
         "tests/plots/test_cache.py",
         "tests/plots/test_page.py",
+        "tests/plots/test_page_browser.py",
+        "tests/plots/test_training.py",
         "tests/plots/test_weights.py",
         "tests/plots/test_widgets.py",
         "tests/test_front_door.py",
     ],
-    "nbformat": ["tests/plots/test_memory.py", "tests/test_notebooks.py", "tests/test_publish.py"],
+    "nbformat": [
+        "tests/plots/test_memory.py",
+        "tests/test_notebooks.py",
+        "tests/test_publish.py",
+        "tests/test_site.py",
+    ],
 }
 MISSING = [package for package in NEEDED_BY if importlib.util.find_spec(package) is None]
 collect_ignore = [path for package in MISSING for path in NEEDED_BY[package]]

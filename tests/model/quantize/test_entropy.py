@@ -1,6 +1,7 @@
 """Huffman coding: bit for bit there and back, as short as the theory allows, and beside published sizes."""
 
 import heapq
+import itertools
 import time
 
 import numpy as np
@@ -76,6 +77,16 @@ def test_the_code_is_complete_and_the_best_there_is(counts):
     assert 0 <= bits / counts.sum() + (shares * np.log2(shares)).sum() + 1e-9 < 1 + 1e-9 or lengths.max() == 15
 
 
+@given(st.lists(st.integers(1, 500), min_size=5, max_size=5))
+@settings(max_examples=20)
+def test_under_a_limit_the_code_is_the_best_of_all(counts):
+    counts = np.array(counts)
+    lengths = huffman.code_lengths(counts, limit=3)
+    every = (np.array(each) for each in itertools.product((1, 2, 3), repeat=5))
+    best = min(int((counts * each).sum()) for each in every if (0.5**each).sum() <= 1)
+    assert lengths.max() <= 3 and int((counts * lengths).sum()) == best
+
+
 def test_the_codes_are_those_of_the_standards_example():
     # RFC 1951, section 3.2.2
     lengths = np.array([3, 3, 3, 3, 3, 2, 4, 4])
@@ -89,6 +100,11 @@ def test_the_trained_model_comes_back_bit_for_bit(coder):
     weights = torch.cat([weight.detach().flatten() for weight in model.parameters()])
     packed = entropy.pack(weights, coder)
     assert same_bits(entropy.unpack(packed), weights)
+    if coder == "own":  # to the byte: signs and mantissas, the bits of all codes, the table, the starts
+        counts, coded = np.bincount(entropy.fields(weights)[0], minlength=256), packed.coded
+        bits = int((counts * coded.lengths).sum())
+        assert huffman_bits(counts) <= bits < 1.0002 * huffman_bits(counts)  # a few rare ones would be longer than 15
+        assert packed.nbytes == len(weights) + -(-bits // 8) + 128 + 8 * -(-len(weights) // huffman.CHUNK)
     assert 0.66 < packed.nbytes / weights.nbytes < PUBLISHED[1]
 
 

@@ -19,6 +19,8 @@ NEEDED_BY = {
         "dsmem/plots/widgets.py",
         "tests/plots/test_cache.py",
         "tests/plots/test_page.py",
+        "tests/plots/test_page_browser.py",
+        "tests/plots/test_training.py",
         "tests/plots/test_weights.py",
         "tests/plots/test_widgets.py",
         "tests/test_front_door.py",

@@ -20,6 +20,7 @@ __getattr__, __dir__, __all__ = attach(
         "Footprint": "footprint.instants",
         "inference_footprint": "footprint.inference",
         "training_footprint": "footprint.training",
+        "levers": "footprint.levers",
         "find_tensor": "footprint.find",
         "checkpoint": "footprint.weigh",
         "build_model": "model.decoder",

@@ -16,6 +16,7 @@ from dsmem.check import allocator, cache, forward, frontier, quantization, start
 from dsmem.check.exercise import Exercise
 from dsmem.check.predictions import Predictions
 from dsmem.check.progress import summary
+from dsmem.check.quiz import quiz
 
 EXERCISES: dict[str, Exercise] = {
     name: value
@@ -25,5 +26,5 @@ EXERCISES: dict[str, Exercise] = {
 }
 """Every exercise by its name."""
 
-__all__ = ["EXERCISES", "Predictions", "summary", *EXERCISES]
+__all__ = ["EXERCISES", "Predictions", "quiz", "summary", *EXERCISES]
 globals().update(EXERCISES)

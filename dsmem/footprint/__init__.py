@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = attach(
         "Footprint": "instants",
         "inference_footprint": "inference",
         "training_footprint": "training",
+        "levers": "levers",
         "bytes_per_parameter": "recipes",
         "recipes_table": "recipes",
         "find_tensor": "find",

@@ -16,24 +16,27 @@ from dsmem.footprint.tape import Tape, some
 class Line(NamedTuple):
     """Instants of a layer that ran, to be told again for each of `layers`, in this order.
 
-    start, end: their places among all. layer: its number. growth: {part: bytes} that each further layer adds.
+    start, end: their places among all. path: what stands before its number in their names. layer: its number. growth:
+    {part: bytes} that each further layer adds.
     """
 
     start: int
     end: int
+    path: str
     layer: int
     layers: range
     growth: dict[str, Any]
 
 
 class Folded:
-    """The layers of a decoder on a tape: which run, and what is known of the others.
+    """The layers of a decoder on a tape, or whatever else repeats: which run, and what is known of the others.
 
-    alike: {number of a layer: whatever is the same for layers that do the same}, in order.
+    alike: {number of a layer: whatever is the same for layers that do the same}, in order. path: stands before the
+    number in the names of instants. others: what repeats beside it on this tape, and is told with it.
     """
 
-    def __init__(self, tape: Tape, alike: dict[int, Any]):
-        self.tape, self.lines = tape, []
+    def __init__(self, tape: Tape, alike: dict[int, Any], path: str = "layers", others: "Folded | None" = None):
+        self.tape, self.path, self.lines = tape, path, others.lines if others else []
         self.stretches = list(stretches(alike))
 
     @property
@@ -82,9 +85,7 @@ class Folded:
             if most is not None and len(counted) > 2 * most:
                 counted = counted[:most] + counted[-most:]
             for number, layer in counted:
-                found += [
-                    (_renamed(name, line.layer, layer), _grown(parts, line.growth, number)) for name, parts in told
-                ]
+                found += [(_renamed(name, line, layer), _grown(parts, line.growth, number)) for name, parts in told]
         return dict(found + listed[at:])
 
     def _place(self):
@@ -97,7 +98,7 @@ class Folded:
         growth = {part: nbytes for part, nbytes in growth.items() if some(nbytes)}
         for part, nbytes in growth.items():
             self.tape.count(part, len(layers) * nbytes)
-        self.lines.append(Line(start, end, layer, layers, growth))
+        self.lines.append(Line(start, end, self.path, layer, layers, growth))
 
 
 def kinds(arch: Architecture, trained: int = 0) -> dict[int, Any]:
@@ -125,8 +126,8 @@ def stretches(alike: dict[int, Any]) -> Iterator[tuple[int, int]]:
         yield run[0], run[-1]
 
 
-def _renamed(name, layer, other):
-    return name.replace(f"layers.{layer}.", f"layers.{other}.", 1)
+def _renamed(name, line, other):
+    return name.replace(f"{line.path}.{line.layer}.", f"{line.path}.{other}.", 1)
 
 
 def _grown(parts, growth, times):

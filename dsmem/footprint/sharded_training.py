@@ -49,6 +49,7 @@ def spread_of(arch: Architecture, work: Workload, training: Training, sharding: 
         and np.any(np.asarray(work.seq_len) % spread.tensor),
         f"optimizer={training.optimizer!r}": training.optimizer not in optimizers.MOMENTS,
         "step_in_backward=True": training.step_in_backward,
+        f"loss_chunk={training.loss_chunk}": training.loss_chunk is not None,
         "gradients='fp32'": training.gradients == "fp32",
         "precision='autocast'": training.precision == "autocast",
         f"lora_rank={training.lora_rank!r}": training.lora_rank is not None,

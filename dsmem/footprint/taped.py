@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dsmem import formulas
-from dsmem.footprint import taped_attention, taped_experts, taped_gpt, taped_latent
+from dsmem.footprint import taped_attention, taped_chunks, taped_experts, taped_gpt, taped_latent
 from dsmem.footprint.graph import Fresh, Parameter, View, gives
 from dsmem.footprint.trained import Shared, Trained
 
@@ -13,7 +13,8 @@ from dsmem.footprint.trained import Shared, Trained
 def decoder(p: Trained) -> View:
     """`Decoder.forward` and the loss; what is to run backward stays on the tape."""
     arch, t = p.arch, p.t
-    table = p.parameter("embed_tokens", arch.vocab_size * arch.hidden_size, 1 + arch.tie_word_embeddings)
+    uses = taped_chunks.uses(p)
+    table = p.parameter("embed_tokens", arch.vocab_size * arch.hidden_size, 1 + uses * arch.tie_word_embeddings)
     shared = p.shared()
     h = embedding(p, table)
     if arch.learned_positions:
@@ -25,6 +26,10 @@ def decoder(p: Trained) -> View:
             h = t.again(run, h) if p.training.checkpointing == "full" else run(h)
     t.where = ""
     h = p.layer_norm("norm", h, "normed") if arch.gpt_block else p.norm("norm", h, "normed", arch.hidden_size)
+    if p.training.loss_chunk is not None:
+        del shared, run
+        head = table if arch.tie_word_embeddings else p.parameter("lm_head", arch.vocab_size * arch.hidden_size, uses)
+        return taped_chunks.loss(p, h, head)
     logits = p.linear("lm_head", h, "logits", table if arch.tie_word_embeddings else None)
     del h, shared, run
     return loss(p, logits)

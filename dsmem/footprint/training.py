@@ -71,14 +71,16 @@ def training_footprint(
     rank: int = 0,
     **fields: Any,
 ) -> TrainingFootprint:
-    """The `TrainingFootprint` of one step of training all parameters, on one device or on one rank of many.
+    """The `TrainingFootprint` of one step of training, of all parameters or adapters, on one device or a rank of many.
 
     arch: whatever `Architecture.of` takes. work: a `Workload` or its fields as keywords, a prefill; without a format of
     weights it is BF16. training: as in `Training.of`, or its fields as keywords beside those of the workload. sharding:
     None for one device, else a `Sharding` or its fields as a dict; work is then a microbatch of one replica, and these
     are the bytes of `rank`: see `sharded_training`. Gradients are None before the step, and the optimizer has its
     states. With precision="autocast" the residual stream and the norms are FP32, and products make casts of what they
-    take: of weights these are there from their first use to the end of forward, or of the layer that runs again.
+    take: of weights these are there from their first use to the end of forward, or of the layer that runs again. With a
+    lora_rank all but the adapters is frozen, in the workload's format, and nothing before the first of them keeps a
+    thing for backward; a base in "int8", "int4" or "fp8" is copied at each use.
     Raises ValueError, one sentence, for what is not modelled. Left out: allocator rounding, workspaces, the context, a
     GradScaler's few numbers.
 
@@ -154,7 +156,8 @@ def _check(arch, work, training):
         f"lora_weights={training.lora_weights!r} beside {work.activations}": lora
         and own not in ("fp32", work.activations),
         f"weights={work.weights!r}": lora and work.weights == "int8_w8a8",
-        f"loss_chunk={training.loss_chunk!r}": training.loss_chunk is not None,
+        f"loss_chunk={training.loss_chunk!r} of {_unlike(work, training)}": training.loss_chunk is not None
+        and _unlike(work, training),
         f"head={arch.head!r}": arch.head != "lm_head",
         f"the indexer of {arch.name}": arch.indexed,
         f"the Gemma blocks of {arch.name}": arch.gemma_block,
@@ -166,6 +169,17 @@ def _check(arch, work, training):
     found = next((what for what, is_so in refused.items() if is_so), None)
     if found:
         raise ValueError(f"{found} has no formula in training; dsmem.measure(..., training=...) runs such a step")
+
+
+def _unlike(work, training):
+    """What a loss in chunks has no formula of; "" for nothing."""
+    if training.precision == "autocast":
+        return "precision='autocast'"
+    if training.lora_rank is not None:
+        return f"lora_rank={training.lora_rank}"
+    if isinstance(work.seq_len, np.ndarray):
+        return "many lengths at once"
+    return "batches of one and of more at once" if _mixed(work.batch) else ""
 
 
 def _mixed(batch):

@@ -21,8 +21,8 @@ class Functions:
 
     >>> functions = Functions([1, 2, 4], [128, 256])
     >>> batch, seq_len = functions.grid
-    >>> functions.add(4 * batch * seq_len), functions.add(7), functions.texts
-    (0, 1, ['=,,,4', '=7'])
+    >>> functions.add(4 * batch * seq_len), functions.add(7), functions.add(batch * seq_len**2 + 2), functions.texts
+    (0, 1, 2, ['=,,,4', '=7', '=2,,,,,1'])
     """
 
     def __init__(self, batches: Iterable[int], lengths: Iterable[int]):

@@ -1,7 +1,9 @@
 """Figures for a report: PDF, SVG and PNG at a paper's width, the plotted numbers beside them as CSV."""
 
+import contextlib
 import csv
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib import style
+from matplotlib import font_manager, style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator
@@ -34,6 +36,7 @@ def save_report(
     parameters: Mapping[str, Any] | None = None,
     labels: Mapping[str, str] | None = None,
     caption: str | None = None,
+    font: "str | Path | None" = None,
 ) -> list[Path]:
     """Save the figure of `ax` for a paper, and the plotted numbers beside it as CSV; returns the paths.
 
@@ -46,10 +49,12 @@ def save_report(
     parameters: {name: value}, kept in the files' keywords. labels: {word: another}, such as {"weights": "Gewichte"}: a
     legend entry, tick or title that is this word, and the first word of an axis, is replaced; colours stay, and so do
     the names in the CSV. caption: written to a text file beside the figure, with what the picture shows.
+    font: for letters that Matplotlib's own font lacks, as Chinese ones: the name of an installed font, such as "Noto
+    Sans CJK SC" (on Colab after `!apt-get install -y fonts-noto-cjk`), or the path of its file.
     A copy is restyled: the figure on screen stays as it is. The CSV has a row for each number, under the name of what
     it is (bytes, seconds, ...), and one for each capacity line.
-    Raises ValueError for another width or format, an Axes that dsmem did not draw, or panels side by side that the
-    width has no room for.
+    Raises ValueError for another width or format, an Axes that dsmem did not draw, panels side by side that the width
+    has no room for, a font that is not there, or letters that no font has.
     """
     fig, inches = _figure(ax), _inches(width)
     _check_words(name, parameters, labels, caption)
@@ -60,7 +65,7 @@ def save_report(
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     keywords = ["dsmem", *(f"{key}={value}" for key, value in (parameters or {}).items())]
     words = figure_text(fig)
-    with style.context([*STYLE, PAPER]):
+    with style.context([*STYLE, PAPER, _fonts(font)]), _every_letter():
         copy = _for_paper(fig, inches, labels or {})
         for kind, path in zip(formats, paths, strict=False):
             copy.savefig(path, format=kind, metadata=_metadata(kind, title_of(ax) or name, keywords, words))
@@ -107,6 +112,36 @@ def _check_room(fig, width, inches):
         )
 
 
+def _fonts(font):
+    """Matplotlib's own fonts with another one behind them, for the letters that they lack."""
+    if font is None:
+        return {}
+    if Path(as_text("font", str(font))).is_file():
+        font_manager.fontManager.addfont(font)
+        font = font_manager.FontProperties(fname=font).get_name()
+    elif font not in (known := font_manager.get_font_names()):
+        font_manager.fontManager = font_manager._load_fontmanager(try_read_cache=False)  # one installed just now
+        if font not in (known := font_manager.get_font_names()):
+            near = [name for name in known if str(font).split()[0].lower() in name.lower()]
+            also = f"; near it: {', '.join(near)}" if near else ""
+            raise ValueError(f"font={str(font)!r} is neither an installed font nor a font's file{also}")
+    return {"font.family": [*matplotlib.rcParams["font.family"], font]}
+
+
+@contextlib.contextmanager
+def _every_letter():
+    """A letter that no font has would be an empty box; it is an error instead."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=r"Glyph \d+ .*missing")
+        try:
+            yield
+        except UserWarning as missing:
+            raise ValueError(
+                f"labels hold a letter that no font here has ({missing}); font='Noto Sans CJK SC', once installed, or "
+                "the path of a font's file brings it"
+            ) from None
+
+
 # --- The copy ---------------------------------------------------------------------------------------------------------
 
 
@@ -117,8 +152,9 @@ def _for_paper(fig, inches, labels):
     drawn = {ax: 0.85 * ax.bbox.height / copy.dpi for ax in copy.axes if hasattr(ax, "dsmem_data")}
     for text in copy.findobj(Text):
         text.set_fontsize(PAPER["font.size"])
+        text.set_fontfamily(matplotlib.rcParams["font.family"])
     for ax in copy.axes:
-        ax.tick_params(labelsize=PAPER["font.size"])
+        ax.tick_params(labelsize=PAPER["font.size"], labelfontfamily=matplotlib.rcParams["font.family"])
     copy.set_layout_engine("constrained")
     copy.set_size_inches(inches, fig.get_figheight() + 4)  # titles and legends get longer: high first, cut then
     for ax in drawn:

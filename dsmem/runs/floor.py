@@ -118,9 +118,8 @@ def decode_floors(
     device: "cpu" or "cuda". Raises ValueError for another model, or a count below 1.
     """
     arch, batches = _plain(Architecture.of(arch)), [whole_number("batch", batch) for batch in batches]
-    models = {
-        name: build_model(arch, "bf16", device, seed=0) for name in FORMATS if name == "bf16" or _has_int8(device)
-    }
+    names = FORMATS if _has_int8(device) else FORMATS[:1]
+    models = {name: build_model(arch, "bf16", device, seed=0) for name in names}
     if "int8" in models:
         _read_int8(models["int8"])
     times, rates = {(name, batch): [] for name in models for batch in batches}, []

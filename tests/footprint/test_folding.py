@@ -49,14 +49,16 @@ def same(one, other):
     checkpointing=st.sampled_from(("none", "full", "selective")),
     kernel=st.sampled_from(("foreach", "loop")),
     precision=st.sampled_from(("pure", "autocast")),
+    lora=st.none() | st.sampled_from(("o_proj", "gate_proj", "up_proj", "lm_head")),
 )
-def test_what_does_not_run_is_told_as_if_it_had(arch, sizes, attention, checkpointing, kernel, precision):
+def test_what_does_not_run_is_told_as_if_it_had(arch, sizes, attention, checkpointing, kernel, precision, lora):
     fields = {"batch": sizes[0], "seq_len": sizes[1], "attention": attention, "checkpointing": checkpointing}
     fields |= {"optimizer_kernel": kernel, "precision": precision}
+    fields |= {"lora_rank": 4, "lora_targets": (lora,)} if lora else {}
     try:
         told = training_footprint(arch, **fields)
     except ValueError as error:
-        assert "no formula in training" in str(error)
+        assert "no formula in training" in str(error) or "lora_targets" in str(error)
         return
     whole = unfolded(arch, **fields)
     same(told.instants, whole.instants)

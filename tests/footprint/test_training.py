@@ -154,7 +154,6 @@ def test_dropout_of_a_gpt_block_keeps_its_masks(attention, checkpointing):
         ({"lora_rank": 8, "lora_targets": ("qkv_proj",)}, ["lora_targets=('qkv_proj',)", "qwen2.5-0.5b"]),
         ({"lora_rank": 8, "weights": "fp16", "lora_weights": "bf16"}, ["lora_weights='bf16' beside fp16"]),
         ({"lora_rank": 8, "weights": "int8_w8a8"}, ["weights='int8_w8a8'"]),
-        ({"loss_chunk": 8}, ["loss_chunk=8"]),
         ({"sharding": 2}, ["sharding=2", "'data': 8"]),
         ({"seq_len": 1}, ["seq_len=1"]),
         ({"phase": "decode", "cache": "static"}, ["phase='decode'"]),

@@ -3,6 +3,7 @@
 import itertools
 import statistics
 
+import nbconvert
 import nbformat
 import numpy as np
 import pytest
@@ -181,6 +182,19 @@ def test_it_can_be_read_aloud_and_driven_by_keys_alone(opened):
         order.append(opened.evaluate("document.activeElement.dataset.knob"))
         opened.keyboard.press("Tab")
     assert order == [each.get_attribute("data-knob") for each in opened.locator("[data-knob]").all()]
+
+
+def test_an_exported_notebook_answers_too(chromium, explorer, tmp_path):
+    output = nbformat.v4.new_output("display_data", {"text/html": explorer._repr_html_()})
+    cell = nbformat.v4.new_code_cell("x", outputs=[output], execution_count=1)
+    text, _ = nbconvert.HTMLExporter().from_notebook_node(nbformat.v4.new_notebook(cells=[cell]))
+    (tmp_path / "exported.html").write_text(text, encoding="utf-8")
+    with page(chromium) as tab:
+        tab.goto((tmp_path / "exported.html").as_uri())
+        before = read(tab)
+        knob(tab, "batch").focus()
+        tab.keyboard.press("End")
+        assert read(tab)["sentence"] != before["sentence"] == explorer.alt
 
 
 # --- In JupyterLab ----------------------------------------------------------------------------------------------------

@@ -1,7 +1,10 @@
 """What a report of a figure keeps, renames, refuses, and writes beside it."""
 
 import csv
+from pathlib import Path
+from xml.etree import ElementTree
 
+import matplotlib.image
 import pytest
 from matplotlib.figure import Figure
 
@@ -115,3 +118,43 @@ def test_an_explorers_figure_lists_only_what_it_shows(tmp_path):
     explorer = dsmem.explore_weights(["llama-2-7b"])
     svg, _ = saved(explorer.figure.axes[0], tmp_path)
     assert ">lm_head<" in svg and ">experts<" not in svg
+
+
+def test_letters_that_no_font_has_are_refused(ax, refuses, tmp_path):
+    plots.plot_stack({"7B": PARTS}, ax=ax)
+    how = {"folder": tmp_path, "labels": {"weights": "权重"}}
+    refuses(lambda: dsmem.save_report(ax, "peak", **how), "labels", "font=")
+    refuses(lambda: dsmem.save_report(ax, "peak", font="No Such Font", **how), "font='No Such Font'", "installed")
+
+
+def test_a_font_brings_its_letters(ax, tmp_path):
+    """STIX, which Matplotlib ships, stands for a font of another script: the default font lacks this letter."""
+    plots.plot_stack({"7B": PARTS}, ax=ax)
+    letter, font = "\u1d81", Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "STIXGeneral.ttf"
+    svg, _ = saved(ax, tmp_path, labels={"weights": letter}, font=font)
+    assert letter in svg and "STIXGeneral" in svg
+    dsmem.save_report(ax, "b", folder=tmp_path, labels={"weights": letter}, font="STIXGeneral")
+    assert b"STIXGeneral" in (tmp_path / "b.pdf").read_bytes()
+
+
+def test_the_csv_draws_the_same_figure_again(tmp_path):
+    bars = {"fp16": PARTS, "int8": PARTS | {"weights": 8 * GIB, "logits": GIB}}
+    pictures = []
+    for _ in range(2):
+        figure = Figure(figsize=(7.5, 3), layout="constrained")
+        _, rows = saved(plots.plot_stack(bars, ax=figure.subplots(), title="Half, nearly"), tmp_path)
+        figure.savefig(tmp_path / "a.png", dpi=80)
+        pictures.append(matplotlib.image.imread(tmp_path / "a.png"))
+        bars = {row["x"]: {} for row in rows}
+        for row in rows:
+            bars[row["x"]][row["series"]] = float(row["bytes"])
+    assert (pictures[0] == pictures[1]).all() and pictures[0].min() < 1
+
+
+def test_pdf_and_svg_hold_text_as_text(tmp_path):
+    ax = plots.plot_stack({"7B": PARTS}, ax=Figure(layout="constrained").subplots(), title="Weights win")
+    pdf, svg, _ = dsmem.save_report(ax, "a", folder=tmp_path, formats=["pdf", "svg"])
+    assert b"/Type /Font" in pdf.read_bytes() and b"/FontFile2" in pdf.read_bytes()  # embedded as TrueType
+    root = ElementTree.parse(svg).getroot()
+    words = ["".join(text.itertext()).strip() for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"Weights win", "7B", "weights"} <= set(words)

@@ -7,7 +7,7 @@ from typing import Any
 from dsmem.config.architecture import Architecture
 from dsmem.config.hardware import capacities
 from dsmem.config.schemes import SCHEMES
-from dsmem.config.training import KERNELS, Training
+from dsmem.config.training import KERNELS, OPTIMIZERS, Training
 from dsmem.config.workload import Workload
 from dsmem.footprint.stored import KEPT
 from dsmem.footprint.training import training_footprint
@@ -35,9 +35,11 @@ CONTROLS = {
 TRAINING_CONTROLS = {
     "batch": (1, 64, 1),
     "seq_len": (128, 32_768, 1024),
-    "optimizer": ["adamw", "sgd", "none"],
+    "optimizer": list(OPTIMIZERS),
     "optimizer_kernel": list(KERNELS),
     "precision": ["master", "autocast", "pure"],
+    "lora_rank": [0, 8, 64],
+    "weights": ["bf16", "int8", "int4"],
     "checkpointing": ["none", "selective", "full"],
     "attention": ["fused", "eager"],
     "hide": ["nothing", "weights and states"],
@@ -127,7 +129,8 @@ def explore_training(arch: Any, *, capacity: Any = None, **controls: Any) -> Exp
     """`plot_training` under sliders: the three phases of a training step; arguments as in `explore_footprint`.
 
     controls: for any field of `Workload` or `Training`; they replace or extend `TRAINING_CONTROLS`. A lora_rank of 0
-    is full training. What has no formula is said under the picture, which then stays.
+    is full training; adapters are in FP32, so that a master copy of them is not another one. What has no formula, or
+    cannot be trained, is said under the picture, which then stays.
     """
     models, gpus = _models(arch), _gpus(capacity)
     of_training = Training.__dataclass_fields__
@@ -142,6 +145,7 @@ def explore_training(arch: Any, *, capacity: Any = None, **controls: Any) -> Exp
         given = dict(given)
         own = {name: given.pop(name) for name in list(given) if name in of_training}
         own |= {"lora_rank": own["lora_rank"] or None} if "lora_rank" in own else {}
+        own |= {"precision": "pure"} if own.get("lora_rank") and own.get("precision") == "master" else {}
         return training_footprint(models[model], training=Training(**own), **given)
 
     def show(picture, model, gpu="none", hide="nothing", overhead_bytes=0, **values):

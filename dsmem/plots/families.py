@@ -23,14 +23,14 @@ FAMILIES = {  # family: (how its parts' names begin, the part whose look it has)
 }
 
 TRAINING = {  # the same of a training step
-    "weights": (("weights", "weight_scales"), "weights"),
+    "weights": (("weights", "weight_scales", "adapters"), "weights"),
     "master copy": (("master_weights",), "master_weights"),
-    "optimizer states": (("optimizer_states", "step_counts"), "optimizer_states"),
+    "optimizer states": (("optimizer_states", "state_", "step_counts"), "optimizer_states"),
     "gradients": (("gradients",), "gradients"),
     "optimizer's temporaries": (("optimizer_temporaries", "wide_gradient"), "temporary"),
     "logits and loss": (("logits", "log_prob", "loss", "labels"), "logits"),
     "gradients on the way": (("activation_gradients", "narrow_gradients"), "working"),
-    "copies for autocast": (("weight_casts",), "weight_copy"),
+    "copies of weights": (("weight_casts", "weight_copy", "weight_unpacked"), "weight_copy"),
     "activations": (("",), "residual"),
 }
 

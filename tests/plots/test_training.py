@@ -34,23 +34,29 @@ def test_without_weights_and_states_the_rest_is_shown():
 
 
 def test_every_part_of_a_step_has_a_family():
-    fp = training_footprint("gpt2", seq_len=64, precision="master", attention="eager", dropout=0.1)
-    sums = [families.by_family(parts, families.TRAINING) for parts in fp.instants.values()]
-    assert [sum(each.values()) for each in sums] == list(fp.totals.values())
-    found = {name for each in sums for name, n in each.items() if n}
+    eager = training_footprint("gpt2", seq_len=64, precision="master", attention="eager", dropout=0.1)
     cast = training_footprint("gpt2", seq_len=64, precision="autocast")
-    found |= {
-        name
-        for parts in cast.instants.values()
-        for name, n in families.by_family(parts, families.TRAINING).items()
-        if n
-    }
-    assert found == set(families.TRAINING)
+    sums = []
+    for fp in (eager, cast):
+        own = [families.by_family(parts, families.TRAINING) for parts in fp.instants.values()]
+        assert [sum(each.values()) for each in own] == list(fp.totals.values())
+        sums += own
+    assert {name for each in sums for name, n in each.items() if n} == set(families.TRAINING)
+
+
+def test_adapters_are_weights_and_a_master_copy_of_them_is_not_another_one():
+    explorer = explorers.explore_training(MODEL, seq_len=256)
+    explorer.set(lora_rank=8, weights="int4")
+    fp = training_footprint(MODEL, seq_len=256, weights="int4", lora_rank=8)
+    assert f"{fp.total_bytes:,} bytes" in explorer.alt and "LoRA of rank 8" in explorer.alt
+    explorer.set(lora_rank=0)
+    assert "weights='int4'" in explorer.error  # and the picture stays
 
 
 def test_every_option_of_every_control_moves_the_picture():
     explorer = explorers.explore_training([MODEL, "gpt2"], capacity=["T4", "A100 80 GB"], seq_len=[256, 512])
     for control, widget in explorer.controls.items():
+        explorer.set(lora_rank=8 if control == "weights" else 0)  # nothing else than floats is trained itself
         start = widget.value
         options = [value for _, value in widget.options if value != start]
         seen = {explorer.png}
@@ -71,13 +77,6 @@ def test_the_sentence_names_the_peak_and_what_fits():
     assert "does not fit T4" in explorer.alt
     explorer.set(hide="weights and states", batch=1)
     assert "shown without weights, master copy, optimizer states" in explorer.alt
-
-
-def test_what_has_no_formula_leaves_the_picture():
-    explorer = explorers.explore_training(MODEL, lora_rank=[0, 8], loss_chunk=[None, 64], seq_len=256)
-    before = explorer.png
-    explorer.set(attention="eager", checkpointing="selective", precision="pure")
-    assert explorer.error is None and explorer.png != before
 
 
 def test_what_is_no_field_is_refused(refuses):

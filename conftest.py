@@ -25,7 +25,12 @@ NEEDED_BY = {
         "tests/plots/test_widgets.py",
         "tests/test_front_door.py",
     ],
-    "nbformat": ["tests/plots/test_memory.py", "tests/test_notebooks.py", "tests/test_publish.py"],
+    "nbformat": [
+        "tests/plots/test_memory.py",
+        "tests/test_notebooks.py",
+        "tests/test_publish.py",
+        "tests/test_site.py",
+    ],
 }
 MISSING = [package for package in NEEDED_BY if importlib.util.find_spec(package) is None]
 collect_ignore = [path for package in MISSING for path in NEEDED_BY[package]]

@@ -16,11 +16,14 @@ Tokens choose experts evenly here; a rank whose experts are chosen more often ho
 
 from typing import Any
 
-from dsmem.config.ranks import RankArchitecture
+from dsmem.config.architecture import Architecture
+from dsmem.config.ranks import RankArchitecture, rank_architecture
 from dsmem.config.sharding import Sharding
 from dsmem.config.workload import Workload
 from dsmem.footprint.sharding import check_blocks
+from dsmem.footprint.stored import cache_bytes
 from dsmem.footprint.walk import Pass
+from dsmem.units import one_of
 
 
 def own_work(share: RankArchitecture, work: Workload) -> Workload:
@@ -43,12 +46,37 @@ def own_work(share: RankArchitecture, work: Workload) -> Workload:
     }
     if found := next((what for what, is_so in refused.items() if is_so), None):
         raise ValueError(
-            f"{found} has no formula of a forward pass; footprint.sharding.rank_parameters says what each rank stores"
+            f"{found} has no formula of a forward pass; footprint.rank_parameters and rank_cache say what a rank stores"
         )
     check_blocks(share, work)
     if sharding.attention == "tensor":
         return work
     return work.changed(batch=-(-work.batch // sharding.tensor))
+
+
+def rank_cache(
+    arch: Any, work: Workload | None = None, sharding: Any = None, rank: int = 0, **fields: Any
+) -> dict[str, Any]:
+    """{part: bytes} of the KV cache that a rank keeps of a replica's sequences, as `stored.cache_bytes` has it.
+
+    Tensor ranks share out key-value heads, as long as there are any, and never a latent; context ranks the tokens of
+    each sequence (vLLM's `--decode-context-parallel-size`); with attention="data" the sequences. Shares are filled up
+    to the largest. Arguments as in `inference_footprint`; a static or paged cache, which has room for all tokens.
+
+    >>> one, cut, by_token = (rank_cache("deepseek-r1", seq_len=4096, weights="bf16", sharding=s)["latent_cache"]
+    ...                       for s in (1, {"tensor": 8}, {"context": 8}))
+    >>> one // cut, one // by_token
+    (1, 8)
+    """
+    arch = Architecture.of(arch)
+    work = Workload.of(work, **fields).on(arch)
+    one_of("cache", work.cache, ("static", "paged"), "a cache that ranks share out here")
+    share = rank_architecture(arch, Sharding.of(sharding), rank)
+    spread = share.sharding
+    sequences = spread.tensor if spread.attention == "data" else 1
+    tokens = -(-work.cache_len // spread.context)
+    whole = {"batch": -(-work.batch // sequences), "seq_len": tokens, "phase": "prefill", "cached_tokens": None}
+    return cache_bytes(share, work.changed(**whole))
 
 
 class RankPass(Pass):

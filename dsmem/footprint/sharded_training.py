@@ -57,7 +57,8 @@ def spread_of(arch: Architecture, work: Workload, training: Training, sharding: 
     }
     if found := next((what for what, is_so in refused.items() if is_so), None):
         raise ValueError(
-            f"{found} has no formula of a step on many ranks; footprint.sharding says what each holds at rest"
+            f"{found} has no formula of a step on many ranks; footprint.rank_parameters, rank_gradients and "
+            "rank_states say what each holds at rest"
         )
     return spread
 

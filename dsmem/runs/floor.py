@@ -49,24 +49,34 @@ class Floors:
     steps: list[Step]
     bandwidth_bytes_per_s: float
 
+    @property
+    def formats(self) -> list[str]:
+        """The formats that were timed: INT8 is left out where this PyTorch has no such product for the device."""
+        return list(dict.fromkeys(step.weights for step in self.steps))
+
     def of(self, weights: str) -> list[Step]:
         """The steps of one format, in the order of their batches."""
-        return [step for step in self.steps if step.weights == one_of("weights", weights, FORMATS, "a format")]
+        one_of("weights", weights, self.formats, "a format that was timed")
+        return [step for step in self.steps if step.weights == weights]
 
     def table(self) -> Table:
         """Milliseconds and shares of the floor, a row for each batch."""
+        names = [f"{name}, ms" for name in self.formats] + [f"floor / {name}" for name in self.formats]
         rows = []
-        for pair in zip(*map(self.of, FORMATS), strict=True):
-            times = [1000 * each.seconds for each in pair]
-            rows.append((pair[0].batch, *times, times[0] / times[1], *(each.share for each in pair)))
-        names = ("bf16, ms", "int8, ms", "bf16 / int8", "floor / bf16", "floor / int8")
-        return Table({"batch": None} | dict.fromkeys(names, ".2f"), rows)
+        for steps in zip(*map(self.of, self.formats), strict=True):
+            times = [1000 * step.seconds for step in steps]
+            ratio = [times[0] / times[1]] if len(times) > 1 else []
+            rows.append((steps[0].batch, *times, *(step.share for step in steps), *ratio))
+        names += ["bf16 / int8"] if len(self.formats) > 1 else []
+        title = f"memory read at {self.bandwidth_bytes_per_s / 1e9:.1f} GB/s in the same run"
+        title += "" if len(self.formats) > 1 else "; int8 is left out: this PyTorch has no such product for the device"
+        return Table({"batch": None} | dict.fromkeys(names, ".2f"), rows, title)
 
     def _repr_html_(self) -> str:
         return self.table()._repr_html_()
 
     def __repr__(self) -> str:
-        return f"{self.table()}\nmemory read at {self.bandwidth_bytes_per_s / 1e9:.1f} GB/s in the same run"
+        return str(self.table())
 
 
 class ReadInt8(nn.Module):
@@ -108,15 +118,17 @@ def decode_floors(
     device: "cpu" or "cuda". Raises ValueError for another model, or a count below 1.
     """
     arch, batches = _plain(Architecture.of(arch)), [whole_number("batch", batch) for batch in batches]
-    models = {name: build_model(arch, "bf16", device, seed=0) for name in FORMATS}
-    _read_int8(models["int8"])
-    times, rates = {(name, batch): [] for name in FORMATS for batch in batches}, []
+    names = FORMATS if _has_int8(device) else FORMATS[:1]
+    models = {name: build_model(arch, "bf16", device, seed=0) for name in names}
+    if "int8" in models:
+        _read_int8(models["int8"])
+    times, rates = {(name, batch): [] for name in models for batch in batches}, []
     for _ in range(whole_number("repeats", repeats)):  # in turns, so that a busy moment meets all of them
         rates.append(read_bandwidth(device, repeats=2))
         for name, batch in times:
             times[name, batch].append(_step(models[name], batch, whole_number("tokens", tokens), device))
     bandwidth = max(rates)
-    floors = {name: _floor(arch, name, np.array(batches), tokens, bandwidth) for name in FORMATS}
+    floors = {name: _floor(arch, name, np.array(batches), tokens, bandwidth) for name in models}
     steps = [
         Step(name, batch, min(seen), float(floors[name][batches.index(batch)])) for (name, batch), seen in times.items()
     ]
@@ -146,6 +158,15 @@ def _seconds(call, device):
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def _has_int8(device):
+    """Whether this PyTorch multiplies BF16 by INT8 on the device."""
+    try:
+        ReadInt8(torch.ones(32, 64, dtype=torch.bfloat16, device=device))(torch.ones(1, 64, device=device).bfloat16())
+    except (NotImplementedError, RuntimeError):
+        return False
+    return True
 
 
 def _read_int8(model):

@@ -190,6 +190,7 @@ def test_the_answer_adds_up_and_the_sentence_has_it():
     assert answer.peak_bytes == fp.total_bytes and answer.parts == fp.parts
     assert answer.needed_bytes == fp.total_bytes + sum(most for _, most in answer.overhead.values())
     assert answer.spare_bytes == dsmem.GPUS["T4"].usable_bytes - answer.needed_bytes > 0
+    assert answer.fits and not answer.close and answer.change is None
     assert str(answer) == answer.sentence and "\n" not in answer.sentence
     for words in ("qwen-7b in int8 fits T4 (14.57 GiB)", "1 × 4,096 tokens", "4.62 GiB spare"):
         assert words in answer.sentence

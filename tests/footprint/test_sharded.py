@@ -10,7 +10,7 @@ from small_configs import SMALL, TINY, TINY_LATENT
 
 import dsmem
 from dsmem import Ledger, inference_footprint
-from dsmem.footprint.sharded import stage_footprints
+from dsmem.footprint.sharded import rank_cache, stage_footprints
 from dsmem.footprint.sharding import rank_parameters
 
 with warnings.catch_warnings():  # torch.distributed.optim uses torch.jit, which is deprecated
@@ -118,6 +118,24 @@ def test_each_stage_has_its_end():
     caches = [fp.instants["mlp" if "mlp" in fp.instants else "add_mlp"]["kv_cache"] for fp in stages.values()]
     whole = inference_footprint("llama-2-7b", seq_len=128).parts["kv_cache"]
     assert caches == [whole // 8] * 4
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+@pytest.mark.parametrize("cache", ["static", "paged"])
+def test_the_cache_of_a_rank_is_that_of_its_pass(phase, cache):
+    asked = {"batch": 16, "seq_len": 1000, "weights": "bf16", "cache": cache, "phase": phase}
+    for model, spread in (("deepseek-r1", 8), ("deepseek-r1", {"tensor": 8, "attention": "data"}), ("llama-2-7b", 8)):
+        held = rank_cache(model, sharding=spread, **asked)
+        parts = inference_footprint(model, sharding=spread, **asked).parts
+        assert held == {part: parts[part] for part in held}
+
+
+def test_context_ranks_share_out_the_tokens():
+    asked = {"batch": 3, "seq_len": 1001, "weights": "bf16"}
+    one, many = (rank_cache("deepseek-r1", sharding={"context": c}, **asked)["latent_cache"] for c in (1, 4))
+    assert one == 3 * 1001 * 70_272 and many == 3 * 251 * 70_272
+    many = rank_cache("llama-2-7b", sharding={"context": 4, "tensor": 2, "pipeline": 4}, **asked)["kv_cache"]
+    assert many == 3 * 251 * 524_288 // (2 * 4)
 
 
 def test_batches_may_be_arrays():

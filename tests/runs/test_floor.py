@@ -35,6 +35,15 @@ def test_a_table_has_a_row_for_each_batch(floors):
     assert "GB/s in the same run" in repr(floors)
 
 
+def test_where_there_is_no_product_in_int8_it_is_left_out(monkeypatch):
+    def refuse(*args):
+        raise NotImplementedError("no kernel")
+
+    monkeypatch.setattr(torch, "_weight_int8pack_mm", refuse)
+    found = decode_floors(SMALL, batches=(1,), tokens=4, repeats=1)
+    assert found.formats == ["bf16"] and "int8 is left out" in repr(found)
+
+
 def test_the_product_in_int8_is_that_of_the_rounded_weight():
     weight = torch.randn(48, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
     x = torch.randn(2, 3, 64, generator=torch.Generator().manual_seed(1)).bfloat16()

@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = attach(
         "plot_tensors": "memory",
         "plot_waterfall": "memory",
         "plot_overhead": "shares",
+        "plot_margins": "margins",
         "plot_areas": "curves",
         "plot_curves": "curves",
         "plot_seconds": "curves",

@@ -196,7 +196,8 @@ class Breaker:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session):
-        for module in {item.module for item in session.items if hasattr(item.module, "settings")}:
+        modules = {getattr(item, "module", None) for item in session.items}  # a doctest has none
+        for module in (module for module in modules if hasattr(module, "settings")):
             module.settings = few_examples
         same = self.found[0][1][0]
         unchanged = ({}, {}) if isinstance(same, dict) else (same, parsed(same))
@@ -260,7 +261,8 @@ def main():
     warm_up()
     breaker, start = Breaker(found), time.time()
     flags = ["-x", "-q", "-n0", "-s", "-p", "no:cacheprovider", "--assert=plain", "-k", "not r1_at_full_size"]
-    pytest.main([*flags, *tests], plugins=[breaker])
+    if pytest.main([*flags, *tests], plugins=[breaker]) != pytest.ExitCode.OK:
+        sys.exit("the tests could not be run")
     print(f"{len(found)} breaks, {len(breaker.survivors)} survive, {time.time() - start:,.0f} s")
 
 

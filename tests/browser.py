@@ -5,6 +5,7 @@ DSMEM_CHROMIUM names another Chromium than the one on the path. Playwright's own
 
 import contextlib
 import importlib.util
+import json
 import os
 import shutil
 import socket
@@ -26,6 +27,7 @@ MISSING = [
 needs_browser = pytest.mark.skipif(
     bool(MISSING) and not os.environ.get("DSMEM_REQUIRE_BROWSER"), reason=f"there is no {' and no '.join(MISSING)}"
 )
+SETTINGS = {"windowingMode": "none"}  # every cell is in the page, wherever one looks
 ARGUMENTS = [
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"),
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # what asks for another host fails, and is seen
@@ -67,9 +69,12 @@ def jupyterlab(folder: Path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     own = folder / ".jupyter"
-    places = {
-        name: str(own / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")
-    }
+    folders = [f"JUPYTER_{name}_DIR" for name in ("CONFIG", "DATA", "RUNTIME")]
+    folders += [f"JUPYTERLAB_{name}_DIR" for name in ("SETTINGS", "WORKSPACES")]
+    places = {name: str(own / name.lower()) for name in folders}
+    kept = Path(places["JUPYTERLAB_SETTINGS_DIR"]) / "@jupyterlab" / "notebook-extension"
+    kept.mkdir(parents=True)
+    (kept / "tracker.jupyterlab-settings").write_text(json.dumps(SETTINGS))
     options = [
         *("--no-browser", "--allow-root", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"),
         *("--IdentityProvider.token=", "--ServerApp.password=", "--LabApp.expose_app_in_browser=True"),
@@ -95,6 +100,23 @@ def _answering(address, server, log, seconds=90):
             return address
         time.sleep(0.1)
     raise RuntimeError(f"JupyterLab did not start: {log.read_text(errors='replace')[-2000:]}")
+
+
+RUN = """async (seconds) => {
+  const commands = window.jupyterapp.commands;
+  await commands.execute('notebook:clear-all-cell-outputs');
+  const late = new Promise((_, no) => setTimeout(() => no(new Error(`not run in ${seconds} s`)), 1000 * seconds));
+  await Promise.race([commands.execute('notebook:run-all-cells'), late]);
+  return window.jupyterapp.shell.currentWidget.content.model.toJSON().cells;
+}"""
+
+
+def run_notebook(tab, address, name, seconds=300):
+    """Open a notebook alone in a page, clear it, run all its cells, and return them as they then are."""
+    tab.goto(f"{address}/doc/tree/{name}")
+    idle = "() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+    tab.wait_for_function(idle, timeout=90_000)
+    return tab.evaluate(RUN, seconds)
 
 
 def open_notebook(tab, address, name, run=False):

@@ -18,6 +18,8 @@ __getattr__, __dir__, __all__ = attach(
         "plot_timeline": "memory",
         "plot_tensors": "memory",
         "plot_waterfall": "memory",
+        "plot_levers": "verdicts",
+        "plot_verdicts": "verdicts",
         "plot_overhead": "shares",
         "plot_margins": "margins",
         "plot_areas": "curves",

@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from small_configs import TINY, TINY_LATENT
 from steps import check
-from strategies import any_architectures
+from strategies import any_architectures, architectures, gpt_architectures, latent_architectures, with_experts
 
 import dsmem
 from dsmem.config.training import OPTIMIZERS, Training
@@ -109,17 +109,26 @@ def test_a_quantized_base_is_copied_in_forward_and_again_in_backward(config, wei
         check(dsmem.Architecture.of(config), work, Training.of(training, checkpointing=checkpointing))
 
 
+PLAIN = {"attention_sinks": False, "expert_bias": False, "swiglu_limit": None}
+PLAIN |= {"scale_emb": 1.0, "scale_depth": None, "dim_model_base": None}
+SMALL = {"hidden": 64, "head_dim": 32} | WIDE
+
+
 @settings(max_examples=20)
 @given(
-    arch=any_architectures(width=48, hidden=64, **WIDE),
+    arch=st.one_of(
+        architectures(**SMALL),
+        gpt_architectures(**SMALL),
+        with_experts(latent_architectures(**SMALL), 48),
+    ).map(lambda arch: arch.scaled(**PLAIN)),
     seq_len=st.integers(2, 20),
-    weights=st.sampled_from(("bf16", "fp16", "fp32", "int8")),
+    weights=st.sampled_from(("bf16", "fp16", "int8")),
     attention=st.sampled_from(("fused", "expanded", "eager")),
     checkpointing=st.sampled_from(("none", "full", "selective")),
     precision=st.sampled_from(("pure", "autocast", "master")),
     rank=st.integers(1, 4),
     targets=st.sets(st.sampled_from(LINEARS), min_size=1, max_size=9).map(tuple),
-    adapters=st.sampled_from((None, "bf16")),
+    adapters=st.sampled_from((None, "bf16", "fp16")),
 )
 def test_every_height_of_a_step_of_adapters_is_an_instant_of_the_formula(
     arch, seq_len, weights, attention, checkpointing, precision, rank, targets, adapters
@@ -132,7 +141,7 @@ def test_every_height_of_a_step_of_adapters_is_an_instant_of_the_formula(
         training_footprint(arch, work, training)
     except ValueError as error:
         assert "no formula in training" in str(error) or "lora_targets" in str(error)
-        assume(False)
+        return
     check(arch, work, training)
 
 

@@ -36,7 +36,8 @@ def test_a_run_says_which_phase_wins_and_what_it_is_made_of():
     run = library_run(training={"optimizer": "adamw"} | MIXED)
     peaks = run.ledger.phases
     assert list(peaks) == list(PHASES) and max(peaks.values()) == run.ledger.peak_bytes
-    assert run.training.checkpointing == "full" and run.footprint is None and run.step_seconds is None
+    assert run.training.checkpointing == "full" and run.step_seconds is None
+    assert run.footprint.peak_phase == max(peaks, key=peaks.get)
     text = repr(run)
     for words in ("a training step of 2 × 16 tokens", "fp32 parameters under bf16 autocast", "full checkpointing"):
         assert words in text

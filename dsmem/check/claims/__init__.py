@@ -29,4 +29,9 @@ def table() -> Table:
     return Table(dict.fromkeys(columns), rows)
 
 
-__all__ = ["CLAIMS", "Claim", "Evidence", "claim", "table"]
+def verdicts() -> dict[str, str]:
+    """{letter: verdict} of every claim."""
+    return {letter: each.verdict for letter, each in CLAIMS.items()}
+
+
+__all__ = ["CLAIMS", "Claim", "Evidence", "claim", "table", "verdicts"]

@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from dsmem.config.quoted import quoted, quotes
 from dsmem.table import Table
 from dsmem.units import gb, gib, one_of
 
-VERDICTS = ("holds", "holds under conditions", "wrong", "no source")
+VERDICTS = ("holds", "holds under conditions", "wrong", "no source", "projection")
 KINDS = ("computed", "measured", "cited")
 _SCALES = {"GiB": gib, "GB": gb, "%": lambda value: 100 * value, "ms": lambda value: 1e3 * value}
 
@@ -96,6 +97,11 @@ def computed(what: str, call: Callable[[], float], unit: str) -> Evidence:
 def measured(what: str, value: Any, unit: str, source: str) -> Evidence:
     """A figure that was measured; `source` says by whom and where."""
     return Evidence(what, "measured", value, unit, source)
+
+
+def quote(what: str, name: str, unit: str) -> Evidence:
+    """A published figure of `data/frontier.json`, by its name there."""
+    return Evidence(what, "cited", quoted(name), unit, quotes([name]).column("source")[0])
 
 
 def cited(what: str, value: float, unit: str, source: str) -> Evidence:

@@ -1,5 +1,7 @@
 """Claims on weights, the forward pass, the KV cache, quantization and the allocator."""
 
+import functools
+
 from dsmem import formulas
 from dsmem.check.claims.claim import Claim, cited, computed, measured
 from dsmem.config.architecture import Architecture
@@ -41,6 +43,7 @@ def _padding(packing):
     return 1 - requests.packed_tokens(lengths) / filled
 
 
+@functools.cache
 def _served(layout, batch):
     """What the requests of notebook 05 leave free of a cache, and how much of it tokens fill."""
     from dsmem.serving import requests

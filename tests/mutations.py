@@ -24,7 +24,10 @@ from _pytest import main as main_plugin
 TESTS = Path(__file__).parent
 TARGETS = {  # what is broken, and the tests that must notice, quick ones first
     "formulas": (
-        [f"dsmem.formulas.{name}" for name in ("tensors", "cache", "weights", "speed")],
+        [
+            f"dsmem.formulas.{name}"
+            for name in ("tensors", "cache", "weights", "speed", "training", "sharding", "experts", "capacity")
+        ],
         ["formulas", "../dsmem/formulas", "footprint/test_inference.py", "footprint/test_instants.py"],
     ),
     "instants": (
@@ -52,6 +55,33 @@ TARGETS = {  # what is broken, and the tests that must notice, quick ones first
     "shapes": (
         ["dsmem.config.architecture", "dsmem.config.shapes", "dsmem.config.indexer", "dsmem.config.workload"],
         ["config", "footprint"],
+    ),
+    "training": (
+        [
+            f"dsmem.footprint.{name}"
+            for name in (
+                "taped",
+                "taped_attention",
+                "taped_experts",
+                "taped_latent",
+                "taped_gpt",
+                "taped_chunks",
+                "tape",
+            )
+        ],
+        ["footprint/test_folding.py", "footprint/test_chunks.py", "footprint/test_training.py"],
+    ),
+    "optimizers": (
+        ["dsmem.footprint.stepping", "dsmem.footprint.optimizers", "dsmem.footprint.recipes"],
+        ["footprint/test_recipes.py", "footprint/test_optimizers.py"],
+    ),
+    "sharding": (
+        ["dsmem.footprint.sharding", "dsmem.config.ranks", "dsmem.footprint.sharded", "dsmem.footprint.sharded_step"],
+        ["footprint/test_sharding.py", "footprint/test_sharded.py", "footprint/test_sharded_training.py"],
+    ),
+    "fit": (
+        ["dsmem.footprint.solve", "dsmem.footprint.fit", "dsmem.footprint.remedies", "dsmem.config.overhead"],
+        ["footprint/test_fit.py", "runs/test_fit.py"],
     ),
     "ledger": (["dsmem.memory.ledger"], ["memory/test_ledger.py"]),
     "replay": (
@@ -166,7 +196,8 @@ class Breaker:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session):
-        for module in {item.module for item in session.items if hasattr(item.module, "settings")}:
+        modules = {getattr(item, "module", None) for item in session.items}  # a doctest has none
+        for module in (module for module in modules if hasattr(module, "settings")):
             module.settings = few_examples
         same = self.found[0][1][0]
         unchanged = ({}, {}) if isinstance(same, dict) else (same, parsed(same))
@@ -230,7 +261,8 @@ def main():
     warm_up()
     breaker, start = Breaker(found), time.time()
     flags = ["-x", "-q", "-n0", "-s", "-p", "no:cacheprovider", "--assert=plain", "-k", "not r1_at_full_size"]
-    pytest.main([*flags, *tests], plugins=[breaker])
+    if pytest.main([*flags, *tests], plugins=[breaker]) != pytest.ExitCode.OK:
+        sys.exit("the tests could not be run")
     print(f"{len(found)} breaks, {len(breaker.survivors)} survive, {time.time() - start:,.0f} s")
 
 

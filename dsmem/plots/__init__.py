@@ -21,6 +21,7 @@ __getattr__, __dir__, __all__ = attach(
         "plot_levers": "verdicts",
         "plot_verdicts": "verdicts",
         "plot_overhead": "shares",
+        "plot_margins": "margins",
         "plot_areas": "curves",
         "plot_curves": "curves",
         "plot_seconds": "curves",

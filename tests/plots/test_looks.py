@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 import dsmem
 from dsmem import plots
+from dsmem.footprint.fit import fit
 from dsmem.memory.replay import replay
 from dsmem.memory.traces import shipped
 from dsmem.plots import alt, limits, picture, segments, shapes, style
@@ -57,6 +58,8 @@ OTHERS = {
     "tensors": lambda **kw: plots.plot_tensors([record(GIB), record(GIB, "weight")], **kw),
     "waterfall": lambda **kw: plots.plot_waterfall(SimpleNamespace(steps=STEPS), **kw),
     "overhead": lambda **kw: plots.plot_overhead({"7B": (100, {"free": 15})}, **kw),
+    "margins": lambda **kw: plots.plot_margins({"7B": fit(SEVEN, gpu="T4")}, **kw),
+    "fit": lambda **kw: plots.plot_fit(SEVEN, gpu="T4", weights="int8", contexts=(256, 8192), most=16, **kw),
     "seconds": lambda **kw: plots.plot_seconds([1, 2], {"a": [1, 30]}, xlabel="x", **kw),
     "throughput": lambda **kw: plots.plot_throughput({"a": ([1, 2], [5, 9])}, {"b": ([1, 2], [5, 8])}, **kw),
     "rises": lambda **kw: plots.plot_rises({"a": ([8, 16], [3.0, 1.0])}, xlabel="x", **kw),

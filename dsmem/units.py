@@ -38,7 +38,7 @@ KIB, MIB, GIB, TIB = 2**10, 2**20, 2**30, 2**40
 GB = 10**9
 
 _ALIASES = {"float32": "fp32", "float": "fp32", "bfloat16": "bf16", "float16": "fp16", "half": "fp16"}
-_ALIASES |= {"float8_e4m3fn": "fp8", "float8": "fp8", "e4m3": "fp8"}
+_ALIASES |= {"float8_e4m3fn": "fp8", "float8": "fp8", "e4m3": "fp8", "f32": "fp32", "f16": "fp16"}
 _BINARY = {"bytes": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": TIB}
 _DECIMAL = {"kB": 10**3, "MB": 10**6, "GB": GB, "TB": 10**12}
 BYTE_UNITS = _BINARY | _DECIMAL

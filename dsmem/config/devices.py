@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from dsmem.config.hardware import GPU, capacities, counted
+from dsmem.config.hardware import GPU, capacities, counted, is_name
 from dsmem.units import format_bytes, whole_number
 
 HERE = "here"  # the device of the machine at hand
@@ -65,11 +65,15 @@ def devices(gpu: Any, count: int = 1) -> Devices:
             f"gpu={gpu!r} is not a device; it must be a GPU's name, a rented machine's, 'here', (label, bytes) or "
             "{label: bytes}"
         )
-    label, nbytes = next(iter(capacities(gpu).items()))
+    label, nbytes = next(iter(capacities(dict([gpu]) if pair else gpu).items()))
     return Devices(label, count, nbytes, (nbytes, nbytes), "unknown")
 
 
 def _named(text, count):
+    if not is_name(text):
+        raise ValueError(
+            f"gpu={text!r} is a size, and no GPU's name; a device of so many bytes is {{'mine': {text!r}}}"
+        )
     gpu, found, instance = counted(text)
     if gpu.usable_bytes is None:
         capacities(text)  # which refuses it

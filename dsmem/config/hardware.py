@@ -117,7 +117,7 @@ def capacities(capacity: Any) -> dict[str, int]:
         capacity = capacity.name
     if isinstance(capacity, str):
         return dict([_named(capacity)])
-    if isinstance(capacity, tuple) and len(capacity) == 2 and not _is_name(capacity[1]):
+    if isinstance(capacity, tuple) and len(capacity) == 2 and not is_name(capacity[1]):
         capacity = dict([capacity])
     if isinstance(capacity, Mapping):
         sizes = {str(label): parse_bytes(size, f"capacity[{label!r}]") for label, size in capacity.items()}
@@ -130,7 +130,7 @@ def capacities(capacity: Any) -> dict[str, int]:
     )
 
 
-def _is_name(value: Any) -> bool:
+def is_name(value: Any) -> bool:
     """Is this the name of a GPU, rather than a size such as "24 GiB"?"""
     return isinstance(value, str) and not re.fullmatch(r"\s*[\d.,_]+\s*[kKMGT]i?B\s*", value)
 

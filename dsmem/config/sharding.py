@@ -74,7 +74,8 @@ class Sharding:
     def __post_init__(self):
         for field in (*_DEGREES, "vocab_multiple"):
             self._settle(field, whole_number(field, getattr(self, field)))
-        if isinstance(self.zero, bool) or self.zero not in (0, 1, 2, 3):
+        self._settle("zero", whole_number("zero", self.zero, least=0, what="a stage of ZeRO"))
+        if self.zero > 3:
             raise ValueError(f"zero={self.zero!r} is not a stage of ZeRO; allowed: 0, 1, 2, 3")
         if type(self.sequence_parallel) is not bool:
             raise ValueError(f"sequence_parallel={self.sequence_parallel!r} is not a choice; allowed: True, False")
@@ -171,7 +172,8 @@ class Sharding:
         Place(pipeline=1, data=1, context=0, tensor=1, expert=5, expert_tensor=0)
         """
         if whole_number("rank", rank, least=0, what="a rank") >= self.ranks:
-            raise ValueError(f"rank={rank} is not among the {self.ranks} ranks; it must be at most {self.ranks - 1}")
+            known = f"among the {self.ranks} ranks" if self.ranks > 1 else "there without a sharding over several"
+            raise ValueError(f"rank={rank} is not {known}; it must be at most {self.ranks - 1}")
         stage, inside = divmod(rank, self.stage_ranks)
         replica, tensor = divmod(inside, self.tensor)
         data, context = divmod(replica, self.context)

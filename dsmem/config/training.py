@@ -82,6 +82,9 @@ class Training:
         self._settle("lora_targets", names("lora_targets", self.lora_targets))
         for name in self.lora_targets:
             one_of("lora_targets", name, LINEARS)
+        for name, default in (("lora_targets", LORA_TARGETS), ("lora_weights", None)):
+            if self.lora_rank is None and (value := getattr(self, name)) != default:
+                raise ValueError(f"{name}={value!r} is of adapters, which lora_rank=None has not; give a lora_rank")
 
     @classmethod
     def of(cls, training: Any = None, **fields: Any) -> "Training":

@@ -17,7 +17,7 @@ from dsmem.footprint.segments import segment_bytes
 from dsmem.footprint.solve import BOUND
 from dsmem.footprint.stored import cache_bytes, weight_bytes
 from dsmem.footprint.training import training_footprint
-from dsmem.units import FLOATS, format_name
+from dsmem.units import FLOATS, QUANTIZED, format_name, one_of
 
 STORED = (*(name for name, scheme in SCHEMES.items() if not scheme.runs), *PACKED)
 """Formats of weights whose stored bytes are known, and no pass."""
@@ -50,10 +50,10 @@ class Asked:
         >>> Asked.of("qwen2.5-7b", weights="awq").stored
         'awq'
         """
-        arch, stored = Architecture.of(arch), ""
+        arch, stored, work = Architecture.of(arch), "", None if work is None else Workload.of(work)
         wanted = format_name(fields.get("weights"))
         if isinstance(wanted, str) and (wanted in STORED or wanted.lower() in GGUF_MIXES):
-            stored, fields = wanted if wanted in STORED else wanted.lower(), fields | {"weights": "fp16"}
+            stored, wanted, fields = wanted if wanted in STORED else wanted.lower(), None, fields | {"weights": "fp16"}
         if fields.get("weights") is None and (work is None or work.weights_from == "default") and arch.stored in STORED:
             stored, fields = arch.stored, fields | {"weights": "fp16"}
         training = None if training is None or training is False else Training.of(training)
@@ -65,6 +65,8 @@ class Asked:
                 )
             work = training.workload(work, **fields)
         else:
+            if wanted is not None:
+                one_of("weights", wanted, FLOATS + QUANTIZED + STORED + GGUF_MIXES)
             work = Workload.of(work, **fields).on(arch)
         return cls(arch, work, training, sharding, stored)
 
@@ -91,7 +93,8 @@ class Asked:
     @property
     def context(self) -> Any:
         """Tokens of a sequence, cached and new."""
-        return self.work.cache_len if self.work.phase == "decode" else self.work.key_len
+        has_room = self.work.phase == "decode" and self.work.cache != "growing"
+        return self.work.cache_len if has_room else self.work.key_len
 
     @property
     def least_context(self) -> int:
@@ -107,8 +110,10 @@ class Asked:
 
     def with_context(self, tokens: int) -> "Asked":
         """The same with sequences of so many tokens."""
-        cached = 0 if self.work.phase == "decode" else self.work.cached_tokens
-        return self.changed(seq_len=tokens - cached)
+        if self.work.phase == "decode":
+            grown = {"cached_tokens": tokens - 1} if self.work.cache == "growing" else {}  # else it has room for them
+            return self.changed(seq_len=tokens, **grown)
+        return self.changed(seq_len=tokens - self.work.cached_tokens)
 
     def with_batch(self, batch: int) -> "Asked":
         """The same with so many sequences."""

@@ -6,10 +6,12 @@ Each answer names what the formulas do not reach; what others measured of it lie
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from dsmem import formulas
 from dsmem.config.architecture import Architecture
 from dsmem.config.devices import Devices, devices, usable_words
-from dsmem.config.overhead import fits, overhead
+from dsmem.config.overhead import fits, overhead, unknown
 from dsmem.config.ranks import rank_architecture
 from dsmem.config.workload import Workload
 from dsmem.footprint.asked import Asked
@@ -17,10 +19,12 @@ from dsmem.footprint.fit import spread
 from dsmem.footprint.gguf import gguf_tensors, tensor_bytes
 from dsmem.footprint.stored import cache_bytes
 from dsmem.table import Table
-from dsmem.units import finite, format_bytes, parse_bytes, whole_number
+from dsmem.units import finite, format_bytes, format_name, one_of, parse_bytes, whole_number
 
 BATCHED_TOKENS = 2048  # vLLM's max_num_batched_tokens where a user sets none; more on large GPUs in later versions
 VLLM_NOTES = ("Not in it: CUDA graphs, sampling, and vLLM's own buffers, which leave the pool smaller than this.",)
+VLLM_FIELDS = ("weights", "activations", "kv_cache", "attention", "mla_cache", "modules_to_not_convert")
+LLAMA_CACHES = ("fp32", "fp16", "bf16", "q8_0", "q4_0")
 LLAMA_NOTES = (
     "Not in it: llama.cpp's compute buffers, which it plans for its own kernels: see data/measured for some of them.",
 )
@@ -84,17 +88,19 @@ def vllm(
     The pool is what `utilization` of the memory leaves after weights, the pass of its profile run
     (`max_num_batched_tokens` tokens, logits of the last), context, workspace and segments.
     model: whatever `Architecture.of` takes. gpu: as in `config.devices.devices`; several are tensor parallel.
-    seq_len: tokens of a request; batch: how many requests must fit. fields: of a `Workload`, such as weights.
+    seq_len: tokens of a request; batch: how many requests must fit. fields: those of a `Workload` in `VLLM_FIELDS`.
     Raises ValueError for what is not modelled.
 
     >>> vllm("deepseek-r1-distill-qwen-14b", "A100 80 GB", seq_len=8192).numbers["requests"]
     28
     """
-    if not 0 < finite("utilization", utilization, "a share of the memory") <= 1:
+    if np.ndim(utilization) or not 0 < finite("utilization", utilization, "a share of the memory") <= 1:
         raise ValueError(f"utilization={utilization!r} is not a share of the memory; it must be above 0 and at most 1")
     found, arch = devices(gpu), Architecture.of(model)
     for name, value in (("seq_len", seq_len), ("batch", batch), ("max_num_batched_tokens", max_num_batched_tokens)):
         whole_number(name, value)
+    for name in fields:
+        one_of("field", name, VLLM_FIELDS, "a field that vLLM's pool depends on")
     profile = {"seq_len": max_num_batched_tokens, "logits": "last", "cache": "none"}
     asked = spread(Asked.of(arch, **profile | fields), found)
     parts = asked.parts() | {part: most for part, (_, most) in overhead(found, asked.segment_bytes()).items()}
@@ -110,12 +116,13 @@ def vllm(
         f"{batch:,} × {seq_len:,} tokens of {arch.name} in {asked.weights_words}: a pool of {format_bytes(pool)} holds "
         f"{blocks * block_size:,} tokens, {numbers['requests']:,} such requests at once"
     )
-    return Engine("vllm", arch.name, found, parts, may, numbers, verdict, sentence, VLLM_NOTES + asked.notes)
+    notes = (*VLLM_NOTES, *asked.notes, *filter(None, [unknown(found)]))
+    return Engine("vllm", arch.name, found, parts, may, numbers, verdict, sentence, notes)
 
 
 def _block_bytes(asked, block_size):
     """Bytes of one block of tokens in all layers, on one device."""
-    work = Workload(seq_len=block_size, kv_cache=asked.work.kv_cache, cache="static")
+    work = asked.work.changed(seq_len=block_size, cache="static")
     if asked.sharding is None:
         arch = asked.arch
     else:
@@ -145,8 +152,10 @@ def llama_cpp(
     True
     """
     found, arch = devices(gpu), Architecture.of(model)
+    seq_len, batch = whole_number("seq_len", seq_len), whole_number("batch", batch)
+    one_of("kv_cache", format_name(kv_cache), LLAMA_CACHES, "a format of llama.cpp's cache")
     work = Workload(seq_len=seq_len, batch=batch, kv_cache=kv_cache)
-    whole_number("seq_len", work.seq_len, what="one number")
+    _check_host(arch, experts_on_host, weight_bytes)
     layers, gpus = arch.num_hidden_layers, found.count
     counts = [layers // gpus + (index < layers % gpus) for index in range(gpus)]
     if weight_bytes is None:
@@ -167,8 +176,20 @@ def llama_cpp(
         f"{format_bytes(needed)}, {format_bytes(abs(left))} {'left for compute buffers' if verdict else 'too much'}"
     )
     numbers = {"n_ctx": batch * seq_len}
-    where = found, parts, found.usable_bytes, numbers, verdict, sentence, LLAMA_NOTES, host
+    notes = (*LLAMA_NOTES, *filter(None, [unknown(found)]))
+    where = found, parts, found.usable_bytes, numbers, verdict, sentence, notes, host
     return Engine("llama.cpp", arch.name, *where)
+
+
+def _check_host(arch, experts_on_host, weight_bytes):
+    if type(experts_on_host) is not bool:
+        raise ValueError(f"experts_on_host={experts_on_host!r} is not a choice; allowed: True, False")
+    if experts_on_host and not arch.n_routed_experts:
+        raise ValueError(f"experts_on_host=True moves routed experts, which {arch.name} has not; it must be False")
+    if experts_on_host and weight_bytes is not None:
+        raise ValueError(
+            f"weight_bytes={weight_bytes!r} is what lies on the GPUs, whatever experts_on_host says; give one of both"
+        )
 
 
 def _by_gpu(arch, mix, counts, experts_on_host, doubled_kv_b):

@@ -166,7 +166,8 @@ class Fit:
     def _work_words(self):
         work = self.asked.work
         if work.phase == "decode":
-            return f"{work.batch:,} × a token after {work.cached_tokens:,}"
+            room = f" in a cache for {work.cache_len:,}" * (work.cache != "growing" and work.cache_len > work.key_len)
+            return f"{work.batch:,} × a token after {work.cached_tokens:,}{room}"
         cached = f" after {work.cached_tokens:,}" if work.cached_tokens else ""
         return f"{work.batch:,} × {work.seq_len:,} tokens{cached}"
 
@@ -175,6 +176,8 @@ class Fit:
             return "how far batch and context reach takes more runs of seconds: see largest_batch and longest_context"
         most, longest = self.largest_batch, self.longest_context
         batch = "any batch" if most is None else f"up to {most:,} such sequence{'s' * (most > 1)}"
+        sharding = getattr(self.asked, "sharding", None)
+        batch += " a replica" * (sharding is not None and sharding.data > 1)
         if longest is None:
             return f"{batch}, or any context"
         model = ", all that the model is made for" if self.context_limit == "model" else ""

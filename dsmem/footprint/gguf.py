@@ -6,7 +6,7 @@ from typing import Any
 from dsmem import formulas
 from dsmem.config.architecture import Architecture
 from dsmem.footprint.published import decoder_tensors
-from dsmem.units import BLOCK_FORMATS, one_of
+from dsmem.units import BLOCK_FORMATS, format_name, one_of
 
 MIXES = ("f32", "f16", "bf16", "q8_0", "q4_k_m")
 """What a file is called after: one type for every matrix, or "q4_k_m", q4_K with some matrices in q6_K."""
@@ -22,7 +22,8 @@ def gguf_tensors(arch: Any, mix: str, doubled_kv_b: bool = False) -> dict[str, t
     kv_b is there a second time, cut into k_b and v_b, as some converters add it. Vectors and routers are float32.
     Raises ValueError for another mix, or a model that llama.cpp mixes by other rules.
     """
-    arch, mix = Architecture.of(arch), one_of("mix", str(mix).lower(), MIXES, "a mix of types")
+    mix = {"fp32": "f32", "fp16": "f16"}.get(format_name(mix), str(mix).lower())
+    arch, mix = Architecture.of(arch), one_of("mix", mix, MIXES, "a mix of types")
     _check(arch, mix)
     found = {}
     for name, (shape, _) in decoder_tensors(arch, "bf16", mtp=False).items():
@@ -41,6 +42,15 @@ def gguf_bytes(arch: Any, mix: str, doubled_kv_b: bool = False) -> int:
     4683073184
     """
     return sum(tensor_bytes(*tensor) for tensor in gguf_tensors(arch, mix, doubled_kv_b).values())
+
+
+def expert_bytes(arch: Any, mix: str) -> int:
+    """Bytes of the routed experts of a GGUF file, all layers together. Arguments and errors as in `gguf_tensors`.
+
+    >>> expert_bytes("deepseek-r1-distill-qwen-7b", "q4_k_m")
+    0
+    """
+    return sum(tensor_bytes(*each) for name, each in gguf_tensors(arch, mix).items() if ".mlp.experts." in name)
 
 
 def tensor_bytes(shape: tuple, kind: str) -> int:

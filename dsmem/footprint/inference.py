@@ -53,6 +53,7 @@ def inference_footprint(
     arch.check_positions(work.key_len)
     check_range(work, lambda largest: inference_footprint(arch, largest, sharding, rank).total_bytes)
     if sharding is None:
+        Sharding().place(rank)  # which refuses any but 0
         p = Pass(arch, work, resident(arch, work))
     else:
         share = rank_architecture(arch, Sharding.of(sharding), rank)

@@ -11,7 +11,7 @@ from dsmem.config.workload import Workload
 from dsmem.footprint.inference import inference_footprint
 from dsmem.footprint.training import training_footprint
 from dsmem.table import Table
-from dsmem.units import FLOATS, format_bytes
+from dsmem.units import FLOATS, format_bytes, whole_number
 
 KINDS = ("quantization", "batching", "attention", "parallelism", "optimizer", "checkpointing", "adapters")
 """What kind of lever each is, in the words of those who advise to pull one first."""
@@ -46,8 +46,8 @@ def levers(arch: Any, work: Workload | None = None, training: Any = None, ranks:
     >>> levers("deepseek-r1-distill-qwen-7b", batch=4, seq_len=1024, weights="fp16").column("lever")[:2]
     ["weights='int4'", "sharding={'tensor': 2}"]
     """
-    arch = Architecture.of(arch)
-    if training is None:
+    arch, ranks = Architecture.of(arch), whole_number("ranks", ranks, least=2, what="a count of GPUs to share over")
+    if training is None or training is False:
         work = Workload.of(work, **fields)
         before, tried = inference_footprint(arch, work).total_bytes, _of_pass(arch, work, ranks)
     else:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dsmem.config.architecture import Architecture
+from dsmem.config.sharding import Sharding
 from dsmem.config.training import Training
 from dsmem.config.workload import Workload
 from dsmem.footprint import optimizers, sharded_training, taped
@@ -98,6 +99,7 @@ def training_footprint(
     if sharding is not None:
         spread = sharded_training.spread_of(arch, work, training, sharding)
         return TrainingFootprint(*sharded_training.phases(arch, work, training, spread, rank), work, training)
+    Sharding().place(rank)  # which refuses any but 0
     frozen, own = training.lora_rank is not None, training.parameters(work)
     kept = work if frozen else work.changed(weights=own, activations=None)
     held = {name: size for name, size in resident(arch, kept).items() if name not in NOT_HELD}

@@ -8,18 +8,16 @@ from dsmem.config.devices import devices, usable_words
 from dsmem.config.source import model_names
 from dsmem.footprint.fit import Fit, fit
 from dsmem.table import Table
-from dsmem.units import format_bytes
+from dsmem.units import format_bytes, names
 
 FORMATS = ("bf16", "fp8", "q8_0", "int8", "q4_k_m", "int4", "awq")
 """Formats of weights, the best first: more bits before fewer; of as many, those that published files have."""
 
 
-def which(
-    gpu: Any, count: int = 1, models: Iterable[Any] | None = None, formats: Iterable[str] = FORMATS, **fields: Any
-) -> Table:
+def which(gpu: Any, count: int = 1, models: Any = None, formats: Iterable[str] = FORMATS, **fields: Any) -> Table:
     """A `Table` of models on a GPU, the best that fits first: each in the first of `formats` that does.
 
-    gpu, count: as in `fit`. models: whatever `Architecture.of` takes, by default R1 and its distilled models.
+    gpu, count: as in `fit`. models: what `Architecture.of` takes, or a list; by default R1 and its distilled models.
     fields: those of a workload, as in `fit`; by default 4,096 tokens and the last logits. A model that fits in none
     has its smallest format, and what is missing; bytes are those of one device.
     Raises ValueError where nothing is known of a model in any format.
@@ -28,9 +26,16 @@ def which(
     'deepseek-r1-distill-qwen-32b'
     """
     found, asked = devices(gpu, count), {"seq_len": 4096, "logits": "last"} | fields
-    names = [name for name in model_names() if name.startswith("deepseek-r1")] if models is None else models
-    archs = sorted(map(Architecture.of, names), key=lambda arch: -arch.n_params)
-    answers = [best(arch, found, tuple(formats), asked) for arch in archs]
+    if "weights" in asked:
+        raise ValueError(f"weights={asked['weights']!r} is what is looked for; formats=[...] says among which")
+    if models is None:
+        models = [name for name in model_names() if name.startswith("deepseek-r1")]
+    archs = [Architecture.of(each) for each in (models if isinstance(models, list | tuple) else [models])]
+    formats = names("formats", formats)
+    for argument, given in (("models", archs), ("formats", formats)):
+        if not given:
+            raise ValueError(f"{argument}=[] names none; it must name at least one")
+    answers = [best(arch, found, formats, asked) for arch in sorted(archs, key=lambda arch: -arch.n_params)]
     answers.sort(key=lambda answer: not answer.fits)  # the larger first, as before
     rows = [_row(answer) for answer in answers]
     columns = {"model": None, "weights": None, "fits": None, "needed": format_bytes, "spare": format_bytes}
@@ -57,7 +62,7 @@ def best(arch: Architecture, found: Any, formats: tuple[str, ...], asked: dict[s
                 return answers[-1]
         count //= 2
     if not answers:
-        raise refused or ValueError(f"formats={formats!r} names none; it must name at least one")
+        raise refused
     return max(answers, key=lambda answer: answer.spare_bytes)
 
 

@@ -35,8 +35,8 @@ def explore_fit(
     arch: a model, or a list of models to choose from, each in any form that `Architecture.of` takes. gpu: the GPUs to
     choose from, in any form that `config.hardware.capacities` takes; all whose memory is known if not given.
     count: numbers of GPUs to choose from, tensor parallel; [1, 2, 4, 8] if not given. sharding: in place of count,
-    {text: whatever `Sharding.of` takes} to choose from, or one of these; the bytes are those of its first rank, and
-    the batch is of one replica.
+    {text: whatever `Sharding.of` takes} to choose from, or one of these, without a pipeline, for its ranks are not
+    alike; the bytes are those of each rank, and the batch is of one replica.
     overhead_bytes: None for what context, workspaces and segments take at most, as `dsmem.fit` counts it; else what is
     kept free in place of that: bytes, or a list of them, of None and bytes for a menu. controls: for
     any field of `Workload`, as in `dsmem.explore`, or {text: value} for a menu; they replace or extend `FIT`.
@@ -56,9 +56,15 @@ def _spread(count, sharding):
         return {"count": [1, 2, 4, 8] if count is None else count}
     if count is not None:
         raise ValueError(f"count={count!r} is given beside a sharding, which says how many GPUs there are; omit one")
-    if isinstance(sharding, Mapping) and not set(sharding) <= set(Sharding.__dataclass_fields__):
-        return {"sharding": {text: Sharding.of(each) for text, each in sharding.items()}}
-    return {"sharding": {"as given": Sharding.of(sharding)}}
+    named = isinstance(sharding, Mapping) and not set(sharding) <= set(Sharding.__dataclass_fields__)
+    ways = {text: Sharding.of(each) for text, each in (sharding if named else {"as given": sharding}).items()}
+    for each in ways.values():
+        if each.pipeline > 1:
+            raise ValueError(
+                f"sharding with pipeline={each.pipeline} has stages that hold unlike amounts, and the page draws one "
+                "rank for all; dsmem.fit answers by the fullest"
+            )
+    return {"sharding": ways}
 
 
 def page_of_passes(kind: str, arch: Any, capacity: Any, specs: Mapping[str, Any]) -> PageExplorer:

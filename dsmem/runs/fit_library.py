@@ -55,7 +55,8 @@ class Ran:
     @property
     def context(self) -> int:
         """Tokens of a sequence, cached and new."""
-        return self.work.cache_len if self.work.phase == "decode" else self.work.key_len
+        has_room = self.work.phase == "decode" and self.work.cache != "growing"
+        return self.work.cache_len if has_room else self.work.key_len
 
     @property
     def least_context(self) -> int:
@@ -64,8 +65,10 @@ class Ran:
 
     def with_context(self, tokens: int) -> "Ran":
         """The same with sequences of so many tokens."""
-        cached = 0 if self.work.phase == "decode" else self.work.cached_tokens
-        return self.changed(seq_len=tokens - cached)
+        if self.work.phase == "decode":
+            grown = {"cached_tokens": tokens - 1} if self.work.cache == "growing" else {}  # else it has room for them
+            return self.changed(seq_len=tokens, **grown)
+        return self.changed(seq_len=tokens - self.work.cached_tokens)
 
     def with_batch(self, batch: int) -> "Ran":
         """The same with so many sequences."""

@@ -14,6 +14,7 @@ from dsmem.config.sharding import Sharding
         ({"tensor": 2.0}, ["tensor=2.0"]),
         ({"zero": 4}, ["zero=4", "0, 1, 2, 3"]),
         ({"zero": True}, ["zero=True"]),
+        ({"zero": 3.0}, ["zero=3.0"]),
         ({"attention": "latent"}, ["attention='latent'", "tensor, data"]),
         ({"sequence_parallel": 1}, ["sequence_parallel=1", "True, False"]),
         ({"data": 2, "expert": 3}, ["expert=3", "3 ranks", "the 2 of data x context x tensor"]),

@@ -24,6 +24,8 @@ from dsmem.config.workload import Workload
         ({"step_in_backward": True, "optimizer": "none"}, ["step_in_backward=True", "none"]),
         ({"dropout": 1.0}, ["dropout=1.0"]),
         ({"dropout": "a"}, ["dropout='a'"]),
+        ({"lora_targets": ("q_proj",)}, ["lora_targets=('q_proj',)", "lora_rank"]),
+        ({"lora_weights": "bf16"}, ["lora_weights='bf16'", "lora_rank"]),
     ],
 )
 def test_one_sentence_names_what_cannot_be(fields, words, refuses):

@@ -17,6 +17,7 @@ from dsmem.footprint.gguf import gguf_bytes
 from dsmem.footprint.segments import reserved_bytes, shared_bytes
 from dsmem.footprint.solve import BOUND, largest
 from dsmem.footprint.stored import cache_bytes, weight_bytes, weights_by_layer
+from dsmem.footprint.which import which
 from dsmem.memory.allocator import segment_bytes
 from dsmem.memory.cuda import expected_workspace_bytes
 from dsmem.memory.replay import replay, smallest_capacity_bytes
@@ -283,10 +284,37 @@ def test_what_grows_is_what_the_next_token_adds():
         (lambda: fit("qwen2.5-0.5b", gpu="T4", size=3), ("field='size'",)),
         (lambda: fit("qwen2.5-0.5b", gpu="here"), ("gpu='here'", "dsmem.here()")),
         (lambda: fit("gpt2", gpu="T4", seq_len=2000), ("seq_len=2000",)),
+        (lambda: fit("gpt2", "T4"), ("work='T4'", "Workload")),
+        (lambda: fit("gpt2", gpu="80GB"), ("gpu='80GB'", "{'mine': '80GB'}")),
+        (lambda: fit("gpt2", gpu=("mine", "80")), ("'mine'", "'80'", "GiB")),
+        (lambda: fit("gpt2", gpu="T4", weights="4bit"), ("weights='4bit'", "q4_k_m", "awq")),
+        (lambda: which("T4", models=[]), ("models", "at least one")),
+        (lambda: which("T4", models="gpt2", formats=[]), ("formats", "at least one")),
+        (lambda: which("T4", weights="int4"), ("weights='int4'", "formats")),
     ],
 )
 def test_nonsense_is_one_sentence(call, words, refuses):
     refuses(call, *words)
+
+
+def test_one_model_and_one_format_may_be_asked_by_name():
+    assert which("T4", models="gpt2", formats="int8", seq_len=512).column("weights") == ["int8"]
+
+
+def test_a_growing_cache_reaches_as_far_as_its_tokens_do():
+    answer = fit("qwen2.5-0.5b", gpu={"mine": "4 GiB"}, phase="decode", cached_tokens=100, cache="growing", batch=32)
+    reached = answer.longest_context
+    assert answer.asked.context == 101 and 101 < reached < 32_768
+    fields = {"gpu": {"mine": "4 GiB"}, "phase": "decode", "cache": "growing", "batch": 32}
+    assert [fit("qwen2.5-0.5b", seq_len=n, **fields).fits for n in (reached, reached + 1)] == [True, False]
+
+
+def test_the_sentence_has_a_caches_room_and_whose_the_batch_is():
+    decode = {"phase": "decode", "cached_tokens": 100}
+    assert "after 100 in a cache for 1,024 need" in str(fit("gpt2", gpu="T4", **decode))
+    assert "after 100 need" in str(fit("gpt2", gpu="T4", cache="growing", **decode))
+    assert "such sequences a replica" in str(fit("gpt2", gpu="T4", count=2, sharding={"data": 2}))
+    assert "a replica" not in str(fit("gpt2", gpu="T4", count=2))
 
 
 @pytest.mark.parametrize(

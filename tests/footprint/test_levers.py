@@ -45,6 +45,9 @@ def test_a_step_with_one_thing_changed():
 def test_what_is_weighed_is_one_pass(refuses):
     refuses(lambda: levers(SEVEN, batch=np.array([1, 2])), "arrays", "one number")
     refuses(lambda: levers("no-such-model"), "no-such-model")
+    for ranks in ("2", 0, 1, None):
+        refuses(lambda ranks=ranks: levers("gpt2", ranks=ranks), f"ranks={ranks!r}")
+    assert levers("gpt2", training=False).rows == levers("gpt2").rows
 
 
 def test_two_sequences_of_two_tokens_have_nothing_to_halve_further():

@@ -9,7 +9,7 @@ from one_rank import rank_of
 from small_configs import SMALL, TINY, TINY_LATENT
 
 import dsmem
-from dsmem import Ledger, inference_footprint
+from dsmem import Ledger, inference_footprint, training_footprint
 from dsmem.footprint.sharded import rank_cache, stage_footprints
 from dsmem.footprint.sharding import rank_parameters
 
@@ -150,3 +150,5 @@ def test_what_has_no_formula_is_refused(refuses):
     for fields in ({"data": 8, "zero": 3}, {"context": 2}, {"tensor": 2, "sequence_parallel": True}):
         refuses(lambda fields=fields: inference_footprint("llama-2-7b", sharding=fields), "no formula")
     refuses(lambda: inference_footprint("qwen2.5-0.5b", sharding={"tensor": 2, "attention": "data"}), "head is tied")
+    for told in (inference_footprint, training_footprint):
+        refuses(lambda told=told: told("qwen2.5-0.5b", rank=1), "rank=1", "without a sharding")

@@ -338,6 +338,8 @@ def test_a_state_that_cannot_be_keeps_the_picture_before(explorers):
         (lambda e: dsmem.explore_fit(SMALL, batches=4), ["field='batches'", "a field of Workload"]),
         (lambda e: dsmem.explore_fit(SMALL, gpu="8 x T4"), ["gpu='8 × T4'", "count"]),
         (lambda e: dsmem.explore_fit(SMALL, count=2, sharding=2), ["count=2", "sharding"]),
+        (lambda e: dsmem.explore_fit(SMALL, sharding={"stages": {"pipeline": 2}}), ["pipeline=2", "dsmem.fit"]),
+        (lambda e: dsmem.explore_fit(SMALL, sharding={"pipeline": 2}), ["pipeline=2", "dsmem.fit"]),
         (lambda e: dsmem.explore_curves(SMALL, page=True, hide="weights"), ["field='hide'"]),
         (lambda e: dsmem.explore_fit(SMALL, gpu="T5"), ["gpu='T5'", "T4"]),
         (lambda e: dsmem.explore_fit(SMALL, batch=(1, 3)), ["batch=(1, 3)", "makes no control"]),

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 
 import dsmem
@@ -169,6 +170,40 @@ def test_llama_cpps_weights_and_cache_of_a_file():
 )
 def test_nonsense_is_one_sentence(call, words, refuses):
     refuses(call, *words)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: vllm("qwen2.5-7b", "T4", training=True), ("field='training'", "weights")),
+        (lambda: vllm("qwen2.5-7b", "T4", cache="static"), ("field='cache'",)),
+        (lambda: vllm("qwen2.5-7b", "T4", utilization=np.array([0.9])), ("utilization",)),
+        (lambda: llama_cpp("qwen2.5-7b", "T4", batch=[1, 2]), ("batch=[1, 2]",)),
+        (lambda: llama_cpp("qwen2.5-7b", "T4", kv_cache="fp8"), ("kv_cache='fp8'", "q8_0, q4_0")),
+        (lambda: llama_cpp("qwen2.5-7b", "T4", experts_on_host=True), ("experts_on_host=True", "qwen2.5-7b")),
+        (lambda: llama_cpp("deepseek-r1", "T4", experts_on_host="yes"), ("experts_on_host='yes'",)),
+        (lambda: llama_cpp("deepseek-r1", "T4", experts_on_host=True, weight_bytes="9 GiB"), ("weight_bytes='9 GiB'",)),
+    ],
+)
+def test_an_engine_refuses_what_would_change_nothing(call, words, refuses):
+    refuses(call, *words)
+
+
+def test_engines_say_what_is_not_published_and_take_their_own_spellings():
+    assert all("ROCm" in engine("qwen2.5-7b", "MI300X").notes[-1] for engine in (vllm, llama_cpp))
+    spelled = [
+        llama_cpp("qwen2.5-7b", "T4", weights=w, kv_cache=c).parts for w, c in (("f16", "f16"), ("fp16", "fp16"))
+    ]
+    assert spelled[0] == spelled[1]
+
+
+def test_a_block_of_expanded_latents_has_all_heads():
+    latent, expanded = (
+        vllm("deepseek-r1", "8 x H200", weights="fp8", mla_cache=kept).numbers["block bytes"]
+        for kept in ("latent", "expanded")
+    )
+    # 512 + 64 numbers on every rank; of 128 heads in eight shares 192 + 128 each
+    assert latent == 61 * 16 * 576 * 2 and expanded == 61 * 16 * (128 // 8) * (192 + 128) * 2
 
 
 # --- Which ------------------------------------------------------------------------------------------------------------

@@ -32,6 +32,13 @@ def test_the_notebook_promises_the_same_minutes(lesson):
     assert lesson.minutes == int(re.search(r"(\d+) minutes", need)[1])
 
 
+@pytest.mark.parametrize("page", ["README.md", "notebooks/00_start_here.ipynb"])
+def test_the_maps_tell_the_same_minutes(page):
+    text = (ROOT / page).read_text(encoding="utf-8").replace("\\n", "\n")
+    told = dict(re.findall(r"\| \[(\d\d) [^|]+\| [^|]+ \| (\d+) \|", text))
+    assert {number: str(lesson.minutes) for number, lesson in LESSONS.items()}.items() <= ({"00": "50"} | told).items()
+
+
 @pytest.mark.parametrize("path", teaching.PATHS)
 def test_a_path_fits_its_time(path):
     minutes, numbers = teaching.PATHS[path]

@@ -44,6 +44,15 @@ def gguf_bytes(arch: Any, mix: str, doubled_kv_b: bool = False) -> int:
     return sum(tensor_bytes(*tensor) for tensor in gguf_tensors(arch, mix, doubled_kv_b).values())
 
 
+def expert_bytes(arch: Any, mix: str) -> int:
+    """Bytes of the routed experts of a GGUF file, all layers together. Arguments and errors as in `gguf_tensors`.
+
+    >>> expert_bytes("deepseek-r1-distill-qwen-7b", "q4_k_m")
+    0
+    """
+    return sum(tensor_bytes(*each) for name, each in gguf_tensors(arch, mix).items() if ".mlp.experts." in name)
+
+
 def tensor_bytes(shape: tuple, kind: str) -> int:
     """Bytes of one tensor of a GGUF type.
 

@@ -1,7 +1,9 @@
 """Models of three years side by side: bytes of a weight, and of a token that was read, from their configs."""
 
 import dataclasses
+from typing import Any
 
+from dsmem import formulas
 from dsmem.config.architecture import Architecture
 from dsmem.config.quoted import published
 from dsmem.footprint.reads import step_reads
@@ -55,6 +57,26 @@ def years_table(years: list[ModelYear]) -> Table:
             for year in years
         ],
     )
+
+
+def linear_caches(tokens: Any) -> dict[str, Any]:
+    """{words: bytes} that one sequence keeps in `published("linear")`'s model: as built, and with no linear layer.
+
+    tokens: of the sequence, a number or an array. Keys and values in BF16, the linear layers' states in FP32; their
+    short convolutions, about 2% of the states, are left out.
+
+    >>> linear_caches(0)
+    {'as built': 150994944, 'if all layers kept keys and values': 0}
+    """
+    row = published("linear")
+    layers, linear = row["num_hidden_layers"], row["linear_layers"]
+    heads, key, value = (row[f"linear_{name}"] for name in ("num_value_heads", "key_head_dim", "value_head_dim"))
+    state = formulas.linear_state_bytes(1, linear, heads, key, value, 32)
+
+    def cache(kept):
+        return formulas.kv_cache_bytes(1, tokens, kept, row["num_key_value_heads"], row["head_dim"], 16)
+
+    return {"as built": cache(layers - linear) + state, "if all layers kept keys and values": cache(layers)}
 
 
 def _year(name, released, report, attention, weights, tokens):

@@ -80,6 +80,22 @@ def routed_experts(
     return _distinct(chosen[places].reshape(batches, -1), whole_number("n_routed_experts", n_routed_experts))
 
 
+def mean_experts(
+    chosen: dict[str, Any], n_routed_experts: int, sizes: list[int], consecutive: bool = False
+) -> list[float]:
+    """Distinct experts that a batch touches, for each size in `sizes`: the mean of `routed_experts` over all routers.
+
+    chosen: as `chosen_experts` returns it. The others as in `routed_experts`, whose errors these are.
+
+    >>> mean_experts({"a router": [[0, 1], [0, 1]]}, n_routed_experts=8, sizes=[1, 2])
+    [2.0, 2.0]
+    """
+    return [
+        float(np.mean([routed_experts(each, n_routed_experts, n, consecutive=consecutive) for each in chosen.values()]))
+        for n in sizes
+    ]
+
+
 def _distinct(chosen, experts):
     """How many different numbers below `experts` there are in each row."""
     seen = np.zeros((len(chosen), experts), dtype=bool)

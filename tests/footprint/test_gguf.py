@@ -74,3 +74,8 @@ def test_the_block_formats_are_the_packages_own():
     theirs = {kind.name.replace("Q", "q", 1): size for kind, size in GGML_QUANT_SIZES.items()}
     theirs = {name if name[0] == "q" else name.lower(): size for name, size in theirs.items()}
     assert theirs | BLOCK_FORMATS == theirs
+
+
+def test_experts_are_what_is_left_of_r1_without_the_rest():
+    # R1 in q8_0: 58 layers with 256 experts of three matrices of 7,168 x 2,048, 34 bytes for each 32 numbers
+    assert dsmem.footprint.gguf.expert_bytes("deepseek-r1", "q8_0") == 58 * 256 * 3 * 7168 * 2048 // 32 * 34

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dsmem.footprint.years import model_years, years_table
+from dsmem.footprint.years import linear_caches, model_years, years_table
 
 YEARS = {year.name: year for year in model_years()}
 
@@ -34,3 +34,10 @@ def test_windows_save_more_of_a_longer_text():
 
 def test_the_table_has_a_row_for_each():
     assert years_table(model_years()).column("model") == list(YEARS)
+
+
+def test_linear_layers_keep_the_same_at_any_length():
+    built, plain = linear_caches(1024).values()
+    # Qwen3.5-27B's config: 48 of 64 layers with 48 heads of 128 × 128 in FP32, the rest 4 heads of 256, key and value
+    assert built == 48 * 48 * 128 * 128 * 4 + 1024 * 16 * 2 * 4 * 256 * 2
+    assert plain == 1024 * 64 * 2 * 4 * 256 * 2

@@ -68,3 +68,10 @@ def test_what_has_no_experts_is_refused(refuses):
     refuses(lambda: routing.chosen_experts(dense, torch.zeros(1, 1)), "model has no router")
     refuses(lambda: routing.simulated_experts(4, 5, 1), "num_experts_per_tok=5 is above n_routed_experts=4")
     refuses(lambda: routing.routed_experts(np.zeros((4, 2), int), 8, 5, consecutive=True), "tokens=5", "4")
+
+
+def test_the_mean_over_routers_is_that_of_each(chosen):
+    alone = [routing.routed_experts(each, 8, 4).mean() for each in chosen.values()]
+    assert routing.mean_experts(chosen, 8, [4]) == pytest.approx([sum(alone) / 3])
+    few, many = (routing.mean_experts(chosen, 8, [4], consecutive=how)[0] for how in (True, False))
+    assert few < many

@@ -152,7 +152,7 @@ CLAIMS = (
         (
             computed("inference of a 7B, INT4 saves", lambda: _saved("weights='int4'", **INFERENCE), "%"),
             computed("8-bit cache", lambda: _saved("kv_cache='fp8'", **INFERENCE), "%"),
-            computed("training of a 7B in BF16, sharing all over 2 GPUs", lambda: _saved(SHARED, **TRAINING), "%"),
+            computed("training of a 7B in BF16, ZeRO 3 over 2 GPUs", lambda: _saved(SHARED, **TRAINING), "%"),
             computed("full checkpointing", lambda: _saved("checkpointing='full'", **TRAINING), "%"),
             computed("adapters of rank 16", lambda: _saved("lora_rank=16", **TRAINING), "%"),
         ),

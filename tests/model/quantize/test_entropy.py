@@ -146,3 +146,10 @@ def test_what_is_no_bf16_is_refused(refuses):
     refuses(lambda: entropy.pack(torch.ones(3)), "weight is in torch.float32")
     refuses(lambda: entropy.pack(torch.ones(3).bfloat16(), "gzip"), "coder='gzip' is not a coder")
     refuses(lambda: huffman.encode(np.array([], np.uint8)), "counts has 0 symbols that come")
+
+
+def test_normal_weights_leave_what_is_published_for_models():
+    shares = entropy.normal_shares()
+    one, mixed = shares["BF16, one layer"], shares["BF16, all layers under one code"]
+    assert one < PUBLISHED[0] < mixed < PUBLISHED[1]
+    assert shares["FP8"] > 0.8 and shares["INT8"] > 0.85

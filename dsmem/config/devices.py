@@ -43,7 +43,8 @@ def devices(gpu: Any, count: int = 1) -> Devices:
     """The `Devices` of any form that `gpu=` takes.
 
     gpu: a GPU's name ("T4", "8 x H200"), a rented machine's ("p4d.24xlarge"), one of GPUS or INSTANCES,
-    `dsmem.here()`, a pair (label, bytes), or {label: bytes}. count: how many of that. Raises ValueError for anything else.
+    `dsmem.here()`, a pair (label, bytes), or {label: bytes}. count: how many of that. Raises ValueError for anything
+    else.
 
     >>> print(devices("p4d.24xlarge"), devices("RTX 4090", 2), devices({"mine": "24 GiB"}).usable_bytes)
     p4d.24xlarge (8 × A100 40 GB) 2 × RTX 4090 25769803776

@@ -56,6 +56,9 @@ def test_json_is_for_scripts():
     [
         (("nothing", "--gpu", "T4"), "source='nothing'"),
         ((MODEL, "--gpu", "T5"), "gpu='T5'"),
+        ((MODEL, "--gpu", "T4", "--memory", "9 GB"), "memory='9 GB'"),
+        ((MODEL, "--gpu", "2 x T4", "--engine", "vllm", "--pipeline", "2"), "field='pipeline'"),
+        ((MODEL, "--gpu", "T4", "--engine", "llama.cpp", "--cache", "none"), "field='cache'"),
         ((MODEL, "--gpu", "T4", "--batch", "0"), "batch=0"),
         ((MODEL, "--gpu", "T4", "--lora-rank", "8"), "--train"),
         ((MODEL, "--gpu", "T4", "--memory", "lots"), "lots"),

@@ -122,7 +122,8 @@ def _fonts(font):
     elif font not in (known := font_manager.get_font_names()):
         font_manager.fontManager = font_manager._load_fontmanager(try_read_cache=False)  # one installed just now
         if font not in (known := font_manager.get_font_names()):
-            near = [name for name in known if str(font).split()[0].lower() in name.lower()]
+            first = str(font).split()[:1]
+            near = [name for name in known if first and first[0].lower() in name.lower()]
             also = f"; near it: {', '.join(near)}" if near else ""
             raise ValueError(f"font={str(font)!r} is neither an installed font nor a font's file{also}")
     return {"font.family": [*matplotlib.rcParams["font.family"], font]}

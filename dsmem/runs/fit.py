@@ -45,6 +45,13 @@ def fit(
     """
     found = here(gpu, count)
     if _weights_alone(model):
+        asked = {"work": work, "sharding": sharding, "training": training or None} | fields
+        for name, value in asked.items():
+            if value is not None:
+                raise ValueError(
+                    f"{name}={value!r} asks for a pass, and {model} holds weights without a config.json, which are "
+                    "weighed as they are; leave it out, or give a config"
+                )
         return FileFit(model, found)
     try:
         arch = Architecture.of(model)

@@ -4,6 +4,9 @@ import argparse
 import json
 from typing import Any
 
+from dsmem.config.devices import HERE
+from dsmem.units import one_of
+
 EXAMPLES = """examples:
   python -m dsmem fit deepseek-r1-distill-qwen-7b --gpu T4 --weights int8 --seq-len 4096
   python -m dsmem fit path/to/config.json --gpu "8 x H200" --batch 16 --json
@@ -25,6 +28,8 @@ WORK = (
 )
 TRAINING = ("optimizer", "optimizer_kernel", "precision", "checkpointing", "lora_rank")
 SHARDING = ("tensor", "pipeline", "data", "expert", "zero")
+_ENGINES = {"llama.cpp": ("batch", "seq_len", "weights", "kv_cache")}
+_ENGINES["vllm"] = (*_ENGINES["llama.cpp"], "attention", "mla_cache")
 _NUMBERS = ("batch", "seq_len", "cached_tokens", "lora_rank", *SHARDING)
 _HELP = {
     "batch": "sequences",
@@ -54,6 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def answer(options: argparse.Namespace) -> tuple[str, int]:
     """The text of the answer, and the exit code. Raises ValueError, one sentence, for what cannot be answered."""
+    if options.memory is not None and options.gpu != HERE:
+        raise ValueError(f"memory={options.memory!r} stands in place of gpu={options.gpu!r}; give one of both")
     gpu = options.gpu if options.memory is None else {options.memory: options.memory}
     found = _engine(options, gpu) if options.engine else _fit(options, gpu)
     if options.json:
@@ -85,7 +92,9 @@ def _engine(options, gpu):
 
     if options.train or _given(options, TRAINING):
         raise ValueError(f"engine={options.engine!r} serves a model; --train does not go with it")
-    fields = _given(options, ("batch", "seq_len", "weights", "kv_cache"))
+    fields = _given(options, (*WORK, *SHARDING))
+    for name in fields:
+        one_of("field", name, _ENGINES[options.engine], f"what --engine {options.engine} goes by")
     found = here(gpu, options.count)
     if options.engine == "vllm":
         return vllm(options.model, found, 0.9 if options.utilization is None else options.utilization, **fields)

@@ -124,7 +124,8 @@ def test_letters_that_no_font_has_are_refused(ax, refuses, tmp_path):
     plots.plot_stack({"7B": PARTS}, ax=ax)
     how = {"folder": tmp_path, "labels": {"weights": "权重"}}
     refuses(lambda: dsmem.save_report(ax, "peak", **how), "labels", "font=")
-    refuses(lambda: dsmem.save_report(ax, "peak", font="No Such Font", **how), "font='No Such Font'", "installed")
+    for font in ("No Such Font", "", " "):
+        refuses(lambda font=font: dsmem.save_report(ax, "peak", font=font, **how), f"font={font!r}", "installed")
 
 
 def test_a_font_brings_its_letters(ax, tmp_path):

@@ -49,7 +49,7 @@ def test_another_is_answered_by_the_ledger_of_transformers_code(tmp_path):
         dsmem.fit(str(path), gpu="T4", count=2)
 
 
-def test_files_alone_are_weighed_and_no_more_is_claimed(tmp_path):
+def test_files_alone_are_weighed_and_no_more_is_claimed(tmp_path, refuses):
     import numpy as np
 
     save_file({"model.embed_tokens.weight": np.zeros((512, 1024), np.float16)}, tmp_path / "model.safetensors")
@@ -58,6 +58,8 @@ def test_files_alone_are_weighed_and_no_more_is_claimed(tmp_path):
         assert answer.asked.depth == "checkpoint" and answer.peak_bytes == checkpoint(tmp_path).total_bytes == 2**20
         assert answer.fits and answer.largest_batch is None and "nothing is claimed" in str(answer)
         assert answer.to_dict()["depth"] == "checkpoint" and repr(answer)
+        for asked in ({"batch": 4}, {"training": True}, {"sharding": 2}):
+            refuses(lambda path=path, asked=asked: dsmem.fit(path, gpu="T4", **asked), next(iter(asked)), "config")
     small = dsmem.fit(tmp_path, gpu=("mine", 2**20))
     assert not small.fits and "do not fit" in str(small)
     assert dsmem.fit(DATA / "small-r1", gpu="T4", seq_len=8).asked.depth == "formula"  # it has a config

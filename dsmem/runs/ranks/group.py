@@ -20,6 +20,7 @@ from typing import Any
 from dsmem.runs.ranks.launcher import BACKENDS
 from dsmem.units import one_of, whole_number
 
+MOST = 64  # processes on a CPU
 SECONDS = 300.0
 START_SECONDS = 240.0  # a first import of torch from a cold disk may take a minute
 END_SECONDS = 3.0  # the launcher sees its pipe closed at once
@@ -40,6 +41,11 @@ class RankGroup:
         self.world, self.device = whole_number("world", world), one_of("device", device, BACKENDS, "where ranks run")
         if not hasattr(os, "fork"):
             raise ValueError(f"world={world} ranks are forked, which sys.platform={sys.platform!r} cannot; use Linux")
+        if device == "cpu" and world > MOST:
+            raise ValueError(
+                f"world={world} is more processes than one machine is asked for; it must be at most {MOST} "
+                "(dsmem.runs.ranks.fake_rank runs one rank of any number)"
+            )
         if device == "cuda":
             import torch  # not above: whoever starts ranks on a CPU need not have it loaded
 

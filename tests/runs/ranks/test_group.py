@@ -104,5 +104,6 @@ def test_a_launcher_that_is_killed_takes_its_ranks_along(group):
 
 def test_what_cannot_be_started_is_refused(refuses):
     refuses(lambda: RankGroup(0), "world", 0)
+    refuses(lambda: RankGroup(1000), "world=1000", "at most 64", "fake_rank")
     refuses(lambda: RankGroup(2, "fake"), "device", "fake", "cpu")
     refuses(lambda: RankGroup(99, "cuda"), "world=99", "GPU")

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from dsmem.config.hardware import GPU, capacities, counted, is_name
+from dsmem.config.hardware import GPU, Instance, capacities, counted, is_name
 from dsmem.units import format_bytes, whole_number
 
 HERE = "here"  # the device of the machine at hand
@@ -42,8 +42,9 @@ class Devices:
 def devices(gpu: Any, count: int = 1) -> Devices:
     """The `Devices` of any form that `gpu=` takes.
 
-    gpu: a GPU's name ("T4", "8 x H200"), a rented machine's ("p4d.24xlarge"), a `GPU`, what `dsmem.here()` returns, a
-    pair (label, bytes), or {label: bytes}. count: how many of that. Raises ValueError for anything else.
+    gpu: a GPU's name ("T4", "8 x H200"), a rented machine's ("p4d.24xlarge"), one of GPUS or INSTANCES,
+    `dsmem.here()`, a pair (label, bytes), or {label: bytes}. count: how many of that. Raises ValueError for anything
+    else.
 
     >>> print(devices("p4d.24xlarge"), devices("RTX 4090", 2), devices({"mine": "24 GiB"}).usable_bytes)
     p4d.24xlarge (8 × A100 40 GB) 2 × RTX 4090 25769803776
@@ -55,7 +56,7 @@ def devices(gpu: Any, count: int = 1) -> Devices:
         return gpu.several(gpu.count * count) if count > 1 else gpu
     if hasattr(gpu, "total_bytes") and hasattr(gpu, "device"):
         return _of_machine(gpu, count)
-    if isinstance(gpu, GPU):
+    if isinstance(gpu, GPU | Instance):
         gpu = gpu.name
     if isinstance(gpu, str):
         return _named(gpu, count)
@@ -85,6 +86,8 @@ def _named(text, count):
 
 def _of_machine(machine, count):
     """The device of what `dsmem.here()` returns."""
+    if machine.device == "cpu" and count > 1:
+        raise ValueError(f"count={count} of this machine's own memory is more than there is; it must be 1")
     about = machine.total_bytes, (machine.total_bytes, machine.total_bytes), machine.device, machine.capability
     return Devices(machine.name, count, *about, shared=machine.device == "cpu")
 

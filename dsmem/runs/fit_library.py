@@ -20,7 +20,8 @@ def asked_of(
     Raises ValueError for several devices, and for what transformers does not run.
     """
     if found.count > 1 or sharding is not None:
-        raise ValueError(f"count={found.count} of a model without formulas is not modelled; allowed: one device")
+        what = f"count={found.count}" if sharding is None else f"sharding={sharding!r}"
+        raise ValueError(f"{what} of a model without formulas is not modelled; allowed: one device")
     training = None if training is None or training is False else Training.of(training)
     run = measure(model, work, training=training, **fields)
     config = getattr(run.arch.config, "text_config", None) or run.arch.config

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from dsmem.memory.ledger import Ledger
+from dsmem.model.devices import TORCH_DTYPES
 from dsmem.model.hub import quiet, require_transformers
 from dsmem.model.small import small_path
 from dsmem.table import Table
-from dsmem.units import format_bytes, parse_bytes, whole_number
+from dsmem.units import format_bytes, format_name, one_of, parse_bytes, whole_number
 
 PASSES = 5
 SHARD_BYTES = 600_000
@@ -83,7 +85,7 @@ class OffloadRun:
 
 
 def run_offload(
-    limits: dict, source: Any = None, seq_len: int = 16, dtype: Any = torch.bfloat16, offload_buffers: bool = True
+    limits: dict, source: Any = None, seq_len: int = 16, dtype: Any = "bf16", offload_buffers: bool = True
 ) -> OffloadRun:
     """Load a checkpoint with `device_map="auto"` under `limits`, run passes of `seq_len` tokens, and say what it took.
 
@@ -92,20 +94,28 @@ def run_offload(
     the small trained model; its weights are first written anew in several files, into a temporary folder. dtype: of the
     weights. offload_buffers: as in Accelerate, whose default is False: then buffers of modules on disk are never read,
     the biases of DeepSeek-V3's routers stay zero, and other experts are chosen without a word. Raises ValueError
-    without transformers, or for limits that are none.
+    without transformers, for limits that are none or leave all on disk, and for a folder without a config.
 
     Those biases stay in FP32, as `from_pretrained` keeps them: a model built in BF16 would round them while it loads.
     """
     require_transformers("offload")
-    sizes = {place: _limit(place, size) for place, size in dict(limits).items()}
+    if not (isinstance(limits, dict) and limits):
+        raise ValueError(f"limits={limits!r} names no place; it must be a dict such as {{'cpu': '1 GiB'}}")
+    sizes = {place: _limit(place, size) for place, size in limits.items()}
     source, seq_len = Path(source or small_path()), whole_number("seq_len", seq_len)
+    dtype = TORCH_DTYPES[one_of("dtype", format_name(dtype), TORCH_DTYPES, "a format of weights")]
+    if not (source / "config.json").is_file():
+        raise ValueError(f"source={str(source)!r} has no config.json; it must be a folder that transformers can load")
     with quiet(), _no_bars(), tempfile.TemporaryDirectory(prefix="dsmem-offload-") as folder, torch.no_grad():
         whole = _one_place(source, dtype)
         save_sharded(whole, files := Path(folder, "checkpoint"))
         tokens = torch.randint(whole.config.vocab_size, (1, seq_len), generator=torch.Generator().manual_seed(0))
         expected, alone = _timed(whole, tokens)
         del whole
-        model = dispatched(source, files, sizes, Path(folder, "offload"), dtype, offload_buffers)
+        try:
+            model = dispatched(source, files, sizes, Path(folder, "offload"), dtype, offload_buffers)
+        except SafetensorError:  # how Accelerate ends where its map has no place but the disk
+            raise ValueError(f"limits={limits!r} leave every module on disk; one at least must fit a device") from None
         main = _main(sizes)
         fetched = _fetched(model)
         resident = sum(t.nbytes for t in (*model.parameters(), *model.buffers()) if str(t.device) == main)
@@ -198,6 +208,8 @@ def _one_place(source, dtype):
 def _limit(place, size):
     if place != "cpu" and (isinstance(place, bool) or not isinstance(place, int)):
         raise ValueError(f"limits has the place {place!r}; it must be 'cpu' or the number of a GPU")
+    if place != "cpu" and not 0 <= place < torch.cuda.device_count():
+        raise ValueError(f"limits has the GPU {place}, and this machine has {torch.cuda.device_count()} of them")
     return whole_number(f"limits[{place!r}]", parse_bytes(size, f"limits[{place!r}]"), what="bytes")
 
 

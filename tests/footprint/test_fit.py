@@ -1,5 +1,6 @@
 """Will it fit: limits against brute force, the allocator's part against replays, the answer in words."""
 
+import dataclasses
 import random
 
 import numpy as np
@@ -284,6 +285,7 @@ def test_what_grows_is_what_the_next_token_adds():
         (lambda: fit("qwen2.5-0.5b", gpu="T4", size=3), ("field='size'",)),
         (lambda: fit("qwen2.5-0.5b", gpu="here"), ("gpu='here'", "dsmem.here()")),
         (lambda: fit("gpt2", gpu="T4", seq_len=2000), ("seq_len=2000",)),
+        (lambda: fit("gpt2", gpu=dataclasses.replace(dsmem.here(), device="cpu"), count=2), ("count=2", "memory")),
         (lambda: fit("gpt2", "T4"), ("work='T4'", "Workload")),
         (lambda: fit("gpt2", gpu="80GB"), ("gpu='80GB'", "{'mine': '80GB'}")),
         (lambda: fit("gpt2", gpu=("mine", "80")), ("'mine'", "'80'", "GiB")),
@@ -299,6 +301,11 @@ def test_nonsense_is_one_sentence(call, words, refuses):
 
 def test_one_model_and_one_format_may_be_asked_by_name():
     assert which("T4", models="gpt2", formats="int8", seq_len=512).column("weights") == ["int8"]
+
+
+def test_a_rented_machine_may_be_given_as_it_is():
+    machine = dsmem.INSTANCES["p4d.24xlarge"]
+    assert devices(machine) == devices(machine.name) and devices(machine).count == 8
 
 
 def test_a_growing_cache_reaches_as_far_as_its_tokens_do():

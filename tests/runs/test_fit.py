@@ -47,6 +47,8 @@ def test_another_is_answered_by_the_ledger_of_transformers_code(tmp_path):
     assert longest == 64 or needed(seq_len=longest) <= room < needed(seq_len=longest + 1)
     with pytest.raises(ValueError, match="count=2 of a model without formulas"):
         dsmem.fit(str(path), gpu="T4", count=2)
+    with pytest.raises(ValueError, match="sharding={'data': 2} of a model without formulas"):
+        dsmem.fit(UNKNOWN, gpu="T4", sharding={"data": 2})
 
 
 def test_files_alone_are_weighed_and_no_more_is_claimed(tmp_path, refuses):

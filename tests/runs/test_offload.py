@@ -45,3 +45,12 @@ def test_a_name_is_no_config():
 def test_limits_that_are_none_are_refused(refuses):
     refuses(lambda: run_offload({"disk": 1}), "limits", "disk", "cpu")
     refuses(lambda: run_offload({"cpu": 0}), "limits", 0)
+    refuses(lambda: run_offload({"cpu": 100}), "limits", "every module on disk")
+    refuses(lambda: run_offload({99: "1 GiB"}), "GPU 99")
+    for limits in ({}, None, "1 GiB"):
+        refuses(lambda limits=limits: run_offload(limits), f"limits={limits!r}", "cpu")
+
+
+def test_a_source_and_a_format_that_are_none_are_refused(refuses):
+    refuses(lambda: run_offload({"cpu": "1 MiB"}, source="no-such-folder"), "no-such-folder", "config.json")
+    refuses(lambda: run_offload({"cpu": "1 MiB"}, dtype="nope"), "dtype='nope'", "bf16")

@@ -38,6 +38,7 @@ __getattr__, __dir__, __all__ = attach(
         "explore_curves": "plots.explorers",
         "explore_weights": "plots.explorers",
         "explore_cache": "plots.explorers",
+        "explore_ranks": "plots.explorers",
         "explore_training": "plots.explorers",
         "explore_settings": "plots.explorers",
         "explore_reads": "plots.explorers",

@@ -12,7 +12,7 @@ are those of a common mistake, its name. The function is given, by name, whateve
 (`batch`, `bits`), the fields of a model (`head_dim`) or the model itself (`arch`). Nothing is ever raised.
 """
 
-from dsmem.check import allocator, cache, fit, forward, frontier, quantization, start, training, weights
+from dsmem.check import allocator, cache, fit, forward, frontier, quantization, sharding, start, training, weights
 from dsmem.check.exercise import Exercise
 from dsmem.check.predictions import Predictions
 from dsmem.check.progress import summary
@@ -20,7 +20,7 @@ from dsmem.check.quiz import quiz
 
 EXERCISES: dict[str, Exercise] = {
     name: value
-    for module in (start, weights, forward, cache, quantization, allocator, training, fit, frontier)
+    for module in (start, weights, forward, cache, quantization, allocator, training, sharding, fit, frontier)
     for name, value in vars(module).items()
     if isinstance(value, Exercise)
 }

@@ -7,6 +7,7 @@ from typing import Any
 from dsmem.config.architecture import Architecture
 from dsmem.config.hardware import capacities
 from dsmem.config.schemes import SCHEMES
+from dsmem.config.sharding import Sharding
 from dsmem.config.training import KERNELS, OPTIMIZERS, Training
 from dsmem.config.workload import Workload
 from dsmem.footprint.stored import KEPT
@@ -16,6 +17,7 @@ from dsmem.plots import pages
 from dsmem.plots.cache import FORMATS, CachePicture
 from dsmem.plots.footprint import FootprintPicture, LengthsPicture
 from dsmem.plots.page import PageExplorer
+from dsmem.plots.ranks import RanksPicture
 from dsmem.plots.reads import FORMATS as READ_FORMATS
 from dsmem.plots.reads import SPEEDS, ReadsPicture
 from dsmem.plots.segments import FREE, SegmentsPicture, part_of
@@ -43,6 +45,20 @@ TRAINING_CONTROLS = {
     "checkpointing": ["none", "selective", "full"],
     "attention": ["fused", "eager"],
     "hide": ["nothing", "weights and states"],
+}
+
+RANK_CONTROLS = {
+    "use": ["training", "serving"],
+    "data": (1, 1024, 8),
+    "zero": range(4),
+    "tensor": (1, 64, 1),
+    "expert": (1, 256, 1),
+    "pipeline": (1, 16, 1),
+    "attention": ["tensor", "data"],
+    "batch": (1, 512, 1),
+    "seq_len": (128, 131_072, 4096),
+    "weights": ["bf16", "fp8"],
+    "precision": ["pure", "master"],
 }
 
 
@@ -153,6 +169,30 @@ def explore_training(arch: Any, *, capacity: Any = None, **controls: Any) -> Exp
         return picture.show(step(model, tuple(values.items())), gpus[gpu], overhead_bytes, hide)
 
     return explore_picture(TrainingPicture, show, **{"figsize": (7.5, 3.7)} | specs)
+
+
+def explore_ranks(arch: Any, *, capacity: Any = None, **controls: Any) -> Explorer:
+    """`plot_ranks` under sliders: an even share, and what the first and the last rank hold at rest.
+
+    arch, capacity: as in `explore_footprint`. controls: for fields of `Sharding`, and use, batch, seq_len, weights,
+    precision; they replace or extend `RANK_CONTROLS`. use: "training" counts weights (always in BF16), gradients and
+    AdamW's states by `precision`; "serving" weights and the cache of `batch` sequences of a replica. What cannot be cut
+    so is said under the picture, which then stays. Raises ValueError, one sentence, for anything else.
+    """
+    models, gpus = _models(arch), _gpus(capacity)
+    of_sharding = Sharding.__dataclass_fields__
+    for name in controls:
+        one_of("field", name, (*RANK_CONTROLS, *of_sharding, "overhead_bytes", "menus", "figsize"), "a field of ranks")
+    specs = {"model": list(models) if len(models) > 1 else next(iter(models))} | RANK_CONTROLS | controls
+    specs |= {"gpu": list(gpus)} if capacity else {}
+
+    def show(picture, model, use, precision, weights, batch, seq_len, gpu="none", overhead_bytes=0, **degrees):
+        training = Training(precision=precision) if use == "training" else None
+        work = {"batch": batch, "seq_len": seq_len, "weights": "bf16" if training else weights}
+        spread = Sharding(**degrees)
+        return picture(models[model], None, spread, training, gpus[gpu], overhead_bytes, **work)
+
+    return explore_picture(RanksPicture, show, **{"figsize": (7.5, 3.2)} | specs)
 
 
 def explore_reads(arch: Any, **controls: Any) -> Explorer:

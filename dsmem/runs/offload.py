@@ -267,14 +267,17 @@ def _fetched(model):
 
 @contextlib.contextmanager
 def _no_bars() -> Iterator[None]:
-    """Inside, transformers draws no bar for each file."""
+    """Inside, neither transformers nor accelerate draws a bar for each file."""
+    from accelerate.utils import modeling
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, asked = logging.is_progress_bar_enabled(), modeling.is_tqdm_available
     logging.disable_progress_bar()
+    modeling.is_tqdm_available = lambda: False  # it has no switch, and in a notebook its bars are no text on stderr
     try:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
             yield
     finally:
+        modeling.is_tqdm_available = asked
         if shown:
             logging.enable_progress_bar()

@@ -43,6 +43,7 @@ BARS = {  # with upright limits
     "instants": lambda **kw: plots.plot_instants(FOOTPRINT, **kw),
     "footprint": lambda **kw: plots.plot_footprint(SEVEN, batch=4, **kw),
     "training": lambda **kw: plots.plot_training("qwen2.5-0.5b", seq_len=2048, **kw),
+    "ranks": lambda **kw: plots.plot_ranks(SEVEN, weights="fp16", **kw),
     "weights": lambda **kw: plots.plot_weights(SEVEN, **kw),
     "cache": lambda **kw: plots.plot_cache(SEVEN, batch=64, **kw),
     "models": lambda **kw: plots.plot_models({"INT8": {"a": 8 * GIB, "b": GIB}}, **kw),
@@ -120,7 +121,7 @@ def test_the_axis_ends_beyond_every_bar_and_limit_but_not_far(name, capacity, ax
     BARS[name](ax=ax, capacity=capacity)
     ends = [bar.get_x() + bar.get_width() for bars in ax.containers for bar in bars]
     paths = [patch.get_path().vertices for patch in ax.patches if patch.get_label()[0] != "_"]
-    ends += [corners[:, 0].max() for corners in paths if len(corners) and name in ("footprint", "training")]
+    ends += [corners[:, 0].max() for corners in paths if len(corners) and name in ("footprint", "training", "ranks")]
     ends += list(ax.dsmem_limits.values()) + [n for *_, n in ax.dsmem_data if name == "models"]
     low, high = ax.get_xlim()
     assert max(ends) < high <= (1.4 if name != "models" else 8) * max(ends)

@@ -1,0 +1,117 @@
+"""What a rank holds at rest, beside the even share that linear scaling would leave it."""
+
+from typing import Any
+
+import numpy as np
+
+from dsmem.config.architecture import Architecture
+from dsmem.config.hardware import capacities
+from dsmem.config.sharding import Sharding
+from dsmem.config.workload import Workload
+from dsmem.footprint.rest import at_rest, even_share
+from dsmem.plots import limits
+from dsmem.plots.footprint import FootprintPicture, share
+from dsmem.units import format_bytes
+
+RANKS = {  # family: (how its parts' names begin, the part whose look it has)
+    "weights": (("weights",), "weights"),
+    "gradients": (("gradients",), "gradients"),
+    "optimizer states": (("optimizer_states",), "optimizer_states"),
+    "KV cache": (("kv_cache", "latent_cache", "indexer_cache", "cache_scales"), "kv_cache"),
+}
+SHORT = {"DP": "data", "CP": "context", "TP": "tensor", "PP": "pipeline", "EP": "expert"}
+ROWS = ("an even share", "first rank", "last rank")
+
+
+def plot_ranks(
+    arch: Any,
+    work: Workload | None = None,
+    sharding: Any = None,
+    *,
+    training: Any = None,
+    capacity: Any = None,
+    ax: Any = None,
+    title: str | None = None,
+    **fields: Any,
+) -> Any:
+    """Three stacked bars: an even share of all that is held, and what the first and the last rank hold at rest.
+
+    arch, work, sharding, training, fields: as in `footprint.rest.at_rest`. capacity: as in `plot_footprint`.
+    title: defaults to the ranks and the largest bar. Returns the Axes.
+
+    >>> from matplotlib.figure import Figure
+    >>> ax = plot_ranks("deepseek-r1", seq_len=65536, weights="fp8", sharding=8, ax=Figure().subplots())
+    >>> " ".join(ax.get_title(loc="left").split())
+    'deepseek-r1 served, 8 ranks (TP 8): 83.58 GiB on a rank, even 78.90 GiB'
+    """
+    picture = RanksPicture(ax, tight=True, rows=max(len(capacities(capacity)), 1))
+    picture(Architecture.of(arch), work, Sharding.of(sharding), training, capacity, **fields)
+    return picture.done(title)
+
+
+class RanksPicture(FootprintPicture):
+    """The picture of `plot_ranks`."""
+
+    height = 2.9
+    families = RANKS
+    longest = "an even share"
+
+    def __call__(self, arch, work=None, sharding=None, training=None, capacity=None, overhead_bytes=0, **fields):
+        """Show what ranks of `sharding` hold of `arch`; returns in words what there is to see."""
+        asked = {"training": training} | fields
+        held = [even_share(arch, work, sharding, **asked)]
+        held += [at_rest(arch, work, sharding, rank, **asked) for rank in (0, sharding.ranks - 1)]
+        rows = {row: _by_family(parts) for row, parts in zip(ROWS, held, strict=True)}
+        totals = {row: sum(families.values()) for row, families in rows.items()}
+        return self.show(rows, totals, words(arch, sharding, training), capacity, overhead_bytes)
+
+    def show(self, rows: dict, totals: dict, about: str, capacity: Any, overhead_bytes: int) -> str:
+        """The same of bytes that are there."""
+        places, even = limits.limits_of(capacity), totals[ROWS[0]]
+        fullest = max(ROWS[1:], key=totals.get)
+        self._frame(list(ROWS), max([*totals.values(), *places.values()]), ())
+        self._stack(np.array([list(families.values()) for families in rows.values()], dtype=float))
+        self.peak.set(y=ROWS.index(fullest))
+        self.peak.set_text(f"← {format_bytes(totals[fullest])}")
+        self._show_limits(places)
+        self.ax.dsmem_data = [(f, row, n) for row, families in rows.items() for f, n in families.items() if n]
+        shares = "".join(f", {share(totals[fullest] / n)} {label}" for label, n in capacities(capacity).items())
+        found = f"{format_bytes(totals[fullest])} on a rank{shares}, even {format_bytes(round(even))}"
+        self._say(about, found)
+        verdict = limits.fit_words(totals[fullest], capacities(capacity), overhead_bytes)
+        return _sentence(about, rows, totals, even, verdict)
+
+
+def words(arch: Architecture, sharding: Sharding, training: Any = None) -> str:
+    """The model and its ranks in words, with the field's short names.
+
+    >>> words(Architecture.of("gpt2"), Sharding(data=8, zero=3, tensor=2), "adamw")
+    'gpt2 trained, 16 ranks (DP 8, ZeRO 3, TP 2)'
+    """
+    degrees = {short: getattr(sharding, name) for short, name in SHORT.items()}
+    said = [f"{short} {count}" for short, count in degrees.items() if count > 1]
+    if sharding.zero and sharding.data > 1:
+        said.insert(1, f"ZeRO {sharding.zero}")
+    said += ["DP attention"] * (sharding.attention == "data")
+    ranks = f"{sharding.ranks:,} ranks ({', '.join(said)})" if said else "one rank"
+    return f"{arch.name} {'served' if training is None else 'trained'}, {ranks}"
+
+
+def _by_family(parts):
+    sums = dict.fromkeys(RANKS, 0)
+    for part, nbytes in parts.items():
+        family = next(family for family, (begins, _) in RANKS.items() if part.startswith(begins))
+        sums[family] += nbytes
+    return sums
+
+
+def _sentence(about, rows, totals, even, verdict):
+    bars = "; ".join(
+        f"{row} {round(totals[row]):,} bytes ("
+        + ", ".join(f"{family} {n / totals[row]:.1%}" for family, n in rows[row].items() if n >= 0.001 * totals[row])
+        + ")"
+        for row in ROWS
+    )
+    most = max(totals[row] for row in ROWS[1:])
+    verdict = f"; it {verdict}" if verdict else ""
+    return f"{about}, at rest: {bars}. A rank holds {most / even:.2f} times an even share{verdict}."

@@ -4,7 +4,8 @@ Each collective writes into a tensor of its own, as torch's functional ones and 
 
 - Ranks that cut a layer each make an addend of attention's output and of the MLP's: "all_reduce ..." has it beside the
   sum. Each makes the logits of its part of the vocabulary: "gather_logits" has them beside those of all ranks, one
-  block a rank, "order_logits" those blocks beside a copy in the vocabulary's order.
+  block a rank, "order_logits" those blocks beside a copy in the vocabulary's order. Where the vocabulary does not
+  divide, DTensor also fills up the logits of the rank with fewest words, in a copy that padded weights spare: left out.
 - Where attention is shared out by sequences, the ranks' tokens are brought together for the MLP and for the head
   ("gather_tokens"), and the MLP's output is added up and handed back ("reduce_scatter ...").
 - Where experts are shared out among replicas, the tokens of all of them are brought together on each rank, which runs

@@ -9,7 +9,7 @@ from one_rank import rank_of
 from small_configs import SMALL, TINY, TINY_LATENT
 
 import dsmem
-from dsmem import Ledger, inference_footprint, training_footprint
+from dsmem import Ledger, formulas, inference_footprint, training_footprint
 from dsmem.footprint.sharded import rank_cache, stage_footprints
 from dsmem.footprint.sharding import rank_parameters
 
@@ -33,15 +33,33 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_the_peak_of_a_tensor_rank_is_dtensor_s_to_the_byte(name, attention):
     arch, asked = dsmem.Architecture.of(CASES[name]), {"weights": "fp32", "attention": attention, "cache": "none"}
-    with rank_of(2, 1):
+    ledger = pass_of_a_rank(arch, attention, rank=1)
+    predicted = inference_footprint(arch, batch=2, seq_len=24, sharding=2, rank=1, **asked)
+    assert predicted.total_bytes == ledger.peak_bytes, (predicted.parts, ledger.at_peak())
+
+
+def test_a_vocabulary_that_does_not_divide_is_filled_up():
+    """The rank with the last words fills its logits up in a copy, which DTensor makes and padded weights spare."""
+    arch = dsmem.Architecture.of(TINY | {"vocab_size": 3001})
+    ledger = pass_of_a_rank(arch, "fused", rank=1)
+    fields = {"batch": 2, "seq_len": 24, "weights": "fp32", "cache": "none"}
+    predicted = inference_footprint(arch, sharding=2, rank=1, **fields)
+    short, full = (formulas.logits_bytes(2, 24, words, 32) for words in (1500, 1501))
+    assert [record.nbytes for record in ledger.at_peak()[:2]] == [2 * full, 2 * full]
+    assert predicted.total_bytes + short == ledger.peak_bytes
+
+
+def pass_of_a_rank(arch, attention, rank):
+    """The ledger of one of two tensor ranks: 2 x 24 tokens in FP32."""
+    with rank_of(2, rank):
         model = spread(dsmem.build_model(arch, "fp32", "cpu"), dsmem.Sharding(tensor=2), "tensor", "cpu").model
         model.requires_grad_(False).eval()
         tokens = torch.zeros(2, 24, dtype=torch.long)
-        model(tokens, attention=attention)  # DTensor remembers what it has worked out
-        with Ledger(model) as ledger:
-            model(tokens, attention=attention)
-    predicted = inference_footprint(arch, batch=2, seq_len=24, sharding=2, rank=1, **asked)
-    assert predicted.total_bytes == ledger.peak_bytes, (predicted.parts, ledger.at_peak())
+        with torch.no_grad():
+            model(tokens, attention=attention)  # DTensor remembers what it has worked out
+            with Ledger(model) as ledger:
+                model(tokens, attention=attention)
+    return ledger
 
 
 @pytest.mark.parametrize("model", ["deepseek-r1", "qwen2.5-0.5b", "gpt2", "qwen3-30b-a3b", "deepseek-v2-lite"])

@@ -8,6 +8,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from dsmem.check.claims.claim import VERDICTS
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 ADDRESS = PROJECT["urls"]["Repository"]
@@ -160,3 +162,12 @@ def test_a_path_of_one_machine_is_recognised(text):
 )
 def test_other_slashes_are_no_path(text):
     assert not ABSOLUTE_PATH.search(text)
+
+
+@every_notebook
+def test_a_verdict_is_one_of_the_words_that_all_notebooks_share(path):
+    for cell in read(path).cells:
+        tables = re.findall(r"^\|[^\n]*\| verdict \|\n((?:\|[^\n]*\n?)+)", cell.source, re.MULTILINE)
+        rows = [row for table in tables for row in table.splitlines()[1:]]
+        words = [re.findall(r"\*\*(.+?)\*\*", row.rstrip(" |").rpartition(" | ")[2]) for row in rows]
+        assert [word for word in words if not word or word[0] not in VERDICTS] == []

@@ -50,8 +50,8 @@ def _sparse(in_features, out_features):
     return kept * 16 // 8 + kept * 2 // 8
 
 
-sparse_linear_bytes = Exercise(
-    "sparse_linear_bytes",
+sparse_weight_bytes = Exercise(
+    "sparse_weight_bytes",
     "Return the bytes of a 16-bit weight of which 2 in every 4 numbers are kept, each with 2 bits for its place.",
     _sparse,
     tuple({name: case[name] for name in ("in_features", "out_features")} for case in LAYERS),

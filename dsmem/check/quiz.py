@@ -15,8 +15,8 @@ class Quiz:
     questions: what is asked. Calling never raises: what is no set of answers is said in a sentence.
 
     >>> quiz = Quiz()
-    >>> quiz("before", "bcb" + "." * 17)
-    dsmem quiz, before: 3 of 20 right, 0 wrong, 17 open  bcb.................
+    >>> quiz("before", "bca" + "." * 17)
+    dsmem quiz, before: 3 of 20 right, 0 wrong, 17 open  bca.................
     """
 
     def __init__(self, questions: tuple[Question, ...] = QUESTIONS):

@@ -31,7 +31,8 @@ def fit(
     arch: whatever `Architecture.of` takes. work: a `Workload`, or its fields as keywords; weights may also be a format
     whose stored size alone is known ("awq", "gptq", "nf4", "mxfp4", "q8_0", "q4_k_m" ...). gpu: whatever
     `config.devices.devices` takes. count: how many of it; more than one without `sharding` are tensor parallel.
-    sharding: a `Sharding`. training: as in `Training.of`, of a step in place of a pass.
+    sharding: a `Sharding`. training: as in `Training.of`, of a step in place of a pass. attention="auto": what torch
+    runs there: "expanded" for shared heads before capability 8.0, as on a T4, else "fused", which is the default.
     Raises ValueError, one sentence, for what is not known or not modelled. `dsmem.fit` also answers for models without
     formulas and for checkpoints.
 
@@ -42,7 +43,16 @@ def fit(
     asked = Asked.of(arch, work, training, **fields)
     for name in ("batch", "seq_len", "cached_tokens"):
         whole_number(name, getattr(asked.work, name), least=0, what="one number, and one workload is asked at a time")
-    return Fit(spread(asked, found, sharding), found)
+    return Fit(spread(_with_kernel(asked, found), found, sharding), found)
+
+
+def _with_kernel(asked, found):
+    """`asked` with attention="auto" settled: PyTorch below capability 8.0 has no fused kernel for shared heads."""
+    if asked.work.attention != "auto":
+        return asked
+    shared = not asked.arch.latent and asked.arch.num_attention_heads > asked.arch.num_key_value_heads
+    old = found.capability is not None and tuple(found.capability) < (8, 0)
+    return asked.changed(attention="expanded" if shared and old else "fused")
 
 
 def spread(asked: Asked, found: Devices, sharding: Any = None) -> Asked:

@@ -7,7 +7,7 @@ RIGHT = {
     "touched_experts": lambda n_routed_experts, num_experts_per_tok, tokens: (
         n_routed_experts - n_routed_experts * ((n_routed_experts - num_experts_per_tok) / n_routed_experts) ** tokens
     ),
-    "sparse_linear_bytes": lambda in_features, out_features: in_features * out_features * 2 * 9 / 16,
+    "sparse_weight_bytes": lambda in_features, out_features: in_features * out_features * 2 * 9 / 16,
     "token_bytes": lambda n_active_params, vocab_size, hidden_size, bytes_per_param: (
         (n_active_params - vocab_size * hidden_size + hidden_size) * bytes_per_param
     ),
@@ -24,7 +24,7 @@ WRONG = {
         ),
         "all of them": lambda n_routed_experts: n_routed_experts,
     },
-    "sparse_linear_bytes": {
+    "sparse_weight_bytes": {
         "places forgotten": lambda in_features, out_features: in_features * out_features,
         "a place for every number": lambda in_features, out_features: in_features * out_features * 1.25,
         "one bit for a place": lambda in_features, out_features: in_features * out_features * (1 + 1 / 16),

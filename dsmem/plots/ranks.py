@@ -42,7 +42,7 @@ def plot_ranks(
     >>> from matplotlib.figure import Figure
     >>> ax = plot_ranks("deepseek-r1", seq_len=65536, weights="fp8", sharding=8, ax=Figure().subplots())
     >>> " ".join(ax.get_title(loc="left").split())
-    'deepseek-r1 served, 8 ranks (TP 8): 83.58 GiB on a rank, even 78.90 GiB'
+    'deepseek-r1 served, TP 8: 83.58 GiB on one of 8 ranks, even 78.90 GiB'
     """
     picture = RanksPicture(ax, tight=True, rows=max(len(capacities(capacity)), 1))
     picture(Architecture.of(arch), work, Sharding.of(sharding), training, capacity, **fields)
@@ -63,9 +63,9 @@ class RanksPicture(FootprintPicture):
         held += [at_rest(arch, work, sharding, rank, **asked) for rank in (0, sharding.ranks - 1)]
         rows = {row: _by_family(parts) for row, parts in zip(ROWS, held, strict=True)}
         totals = {row: sum(families.values()) for row, families in rows.items()}
-        return self.show(rows, totals, words(arch, sharding, training), capacity, overhead_bytes)
+        return self.show(rows, totals, words(arch, sharding, training), sharding.ranks, capacity, overhead_bytes)
 
-    def show(self, rows: dict, totals: dict, about: str, capacity: Any, overhead_bytes: int) -> str:
+    def show(self, rows: dict, totals: dict, about: str, ranks: int, capacity: Any, overhead_bytes: int) -> str:
         """The same of bytes that are there."""
         places, even = limits.limits_of(capacity), totals[ROWS[0]]
         fullest = max(ROWS[1:], key=totals.get)
@@ -76,25 +76,25 @@ class RanksPicture(FootprintPicture):
         self._show_limits(places)
         self.ax.dsmem_data = [(f, row, n) for row, families in rows.items() for f, n in families.items() if n]
         shares = "".join(f", {share(totals[fullest] / n)} {label}" for label, n in capacities(capacity).items())
-        found = f"{format_bytes(totals[fullest])} on a rank{shares}, even {format_bytes(round(even))}"
+        on = f"one of {ranks:,} ranks" if ranks > 1 else "it"
+        found = f"{format_bytes(totals[fullest])} on {on}{shares}, even {format_bytes(round(even))}"
         self._say(about, found)
         verdict = limits.fit_words(totals[fullest], capacities(capacity), overhead_bytes)
         return _sentence(about, rows, totals, even, verdict)
 
 
 def words(arch: Architecture, sharding: Sharding, training: Any = None) -> str:
-    """The model and its ranks in words, with the field's short names.
+    """The model and its ranks in words, with the field's short names; DPA is attention by sequences.
 
     >>> words(Architecture.of("gpt2"), Sharding(data=8, zero=3, tensor=2), "adamw")
-    'gpt2 trained, 16 ranks (DP 8, ZeRO 3, TP 2)'
+    'gpt2 trained, DP 8, ZeRO 3, TP 2'
     """
     degrees = {short: getattr(sharding, name) for short, name in SHORT.items()}
     said = [f"{short} {count}" for short, count in degrees.items() if count > 1]
     if sharding.zero and sharding.data > 1:
         said.insert(1, f"ZeRO {sharding.zero}")
-    said += ["DP attention"] * (sharding.attention == "data")
-    ranks = f"{sharding.ranks:,} ranks ({', '.join(said)})" if said else "one rank"
-    return f"{arch.name} {'served' if training is None else 'trained'}, {ranks}"
+    said += ["DPA"] * (sharding.attention == "data")
+    return f"{arch.name} {'served' if training is None else 'trained'}, {', '.join(said) or 'one rank'}"
 
 
 def _by_family(parts):

@@ -30,7 +30,7 @@ def test_bars_are_as_long_as_what_ranks_hold(training):
 def test_the_title_names_ranks_and_the_share_of_a_card():
     ax = plot_ranks("deepseek-r1", sharding=8, weights="fp8", capacity="H200", ax=Figure().subplots())
     title = " ".join(ax.get_title(loc="left").split())
-    assert "8 ranks (TP 8)" in title and "of H200" in title and "even 78." in title
+    assert "TP 8:" in title and "one of 8 ranks" in title and "of H200" in title and "even 78." in title
 
 
 def test_every_option_of_every_control_moves_the_picture():

@@ -26,7 +26,7 @@ class Place(NamedTuple):
     expert_tensor: int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Sharding:
     """How a model is spread over `ranks` = data x context x tensor x pipeline devices.
 

@@ -125,10 +125,8 @@ CLAIMS = (
             computed("all 8 A100 of 40 GB", lambda: 8 * GPUS["A100 40 GB"].usable_bytes, "GiB"),
             computed("LLaMA-65B in FP16", lambda: weight_bytes("llama-1-65b", "fp16"), "GiB"),
             computed("and its cache at 2,048 tokens", lambda: _cache("llama-1-65b", seq_len=2048), "GiB"),
-            computed("175 billion parameters at 4.25 bits", lambda: 175e9 * 4.25 / 8, "GiB"),
-            computed(
-                "and GPT-3's cache at 2,048 tokens", lambda: formulas.kv_cache_bytes(1, 2048, 96, 96, 128, 16), "GiB"
-            ),
+            computed("GPT-3's 175B in INT4, as stored", lambda: weight_bytes("gpt3-175b", "int4"), "GiB"),
+            computed("and its cache at 2,048 tokens", lambda: _cache("gpt3-175b", seq_len=2048), "GiB"),
         ),
     ),
     Claim(

@@ -61,6 +61,8 @@ OTHERS = {
     "overhead": lambda **kw: plots.plot_overhead({"7B": (100, {"free": 15})}, **kw),
     "margins": lambda **kw: plots.plot_margins({"7B": fit(SEVEN, gpu="T4")}, **kw),
     "fit": lambda **kw: plots.plot_fit(SEVEN, gpu="T4", weights="int8", contexts=(256, 8192), most=16, **kw),
+    "verdicts": lambda **kw: plots.plot_verdicts({"a": "wrong", "b": "holds", "c": "holds"}, **kw),
+    "levers": lambda **kw: plots.plot_levers(dsmem.levers("qwen2.5-0.5b", batch=4), **kw),
     "seconds": lambda **kw: plots.plot_seconds([1, 2], {"a": [1, 30]}, xlabel="x", **kw),
     "throughput": lambda **kw: plots.plot_throughput({"a": ([1, 2], [5, 9])}, {"b": ([1, 2], [5, 8])}, **kw),
     "rises": lambda **kw: plots.plot_rises({"a": ([8, 16], [3.0, 1.0])}, xlabel="x", **kw),

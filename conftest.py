@@ -18,6 +18,7 @@ NEEDED_BY = {
         "dsmem/plots/explorers.py",
         "dsmem/plots/widgets.py",
         "tests/plots/test_cache.py",
+        "tests/plots/test_ranks.py",
         "tests/plots/test_page.py",
         "tests/plots/test_page_browser.py",
         "tests/plots/test_training.py",

@@ -44,7 +44,7 @@ def levers(arch: Any, work: Workload | None = None, training: Any = None, ranks:
     both make the same instant smaller.
 
     >>> levers("deepseek-r1-distill-qwen-7b", batch=4, seq_len=1024, weights="fp16").column("lever")[:2]
-    ["weights='int4'", "sharding={'tensor': 2}"]
+    ["weights='int4'", "weights='int8'"]
     """
     arch, ranks = Architecture.of(arch), whole_number("ranks", ranks, least=2, what="a count of GPUs to share over")
     if training is None or training is False:

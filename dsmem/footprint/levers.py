@@ -13,15 +13,15 @@ from dsmem.footprint.training import training_footprint
 from dsmem.table import Table
 from dsmem.units import FLOATS, format_bytes, whole_number
 
-KINDS = ("quantization", "batching", "attention", "parallelism", "optimizer", "checkpointing", "adapters")
-"""What kind of lever each is, in the words of those who advise to pull one first."""
+KINDS = ("quantization", "batching", "attention", "parallelism", "optimizer", "checkpointing", "adapters", "workload")
+"""What kind of lever each is, in the words of those who advise to pull one first; "workload" asks less of the model."""
 
 _CACHE = {"kv_cache": "fp8"}
 _PASS = (
     ("quantization", {"weights": "int8"}),
     ("quantization", {"weights": "int4"}),
     ("quantization", _CACHE),
-    ("batching", {"logits": "last"}),
+    ("workload", {"logits": "last"}),
     ("attention", {"attention": "fused"}),
     ("attention", {"mla_cache": "latent"}),
 )
@@ -66,8 +66,8 @@ def _of_pass(arch, work, ranks) -> Iterator[tuple[str, str, int]]:
     for kind, change in _PASS:
         if kind != "quantization" or work.weights in FLOATS or change is _CACHE:
             yield from _weighed(kind, change, lambda change=change: inference_footprint(arch, work.changed(**change)))
-    for change in _halves(work):
-        yield from _weighed("batching", change, lambda change=change: inference_footprint(arch, work.changed(**change)))
+    for kind, change in _halves(work):
+        yield from _weighed(kind, change, lambda change=change: inference_footprint(arch, work.changed(**change)))
     sharding = {"tensor": ranks}
     yield from _weighed(
         "parallelism", {"sharding": sharding}, lambda: inference_footprint(arch, work, sharding=sharding)
@@ -78,18 +78,18 @@ def _of_step(arch, work, training, ranks) -> Iterator[tuple[str, str, int]]:
     for kind, change in _STEP:
         other = Training.of(training, **change)
         yield from _weighed(kind, change, lambda other=other: training_footprint(arch, work, other))
-    for change in _halves(work):
+    for kind, change in _halves(work):
         make = lambda change=change: training_footprint(arch, work.changed(**change), training)  # noqa: E731
-        yield from _weighed("batching", change, make)
+        yield from _weighed(kind, change, make)
     for sharding in ({"data": ranks, "zero": 3}, {"tensor": ranks}):
         make = lambda sharding=sharding: training_footprint(arch, work, training, sharding=sharding)  # noqa: E731
         yield from _weighed("parallelism", {"sharding": sharding}, make)
 
 
 def _halves(work):
-    """Half the sequences, and sequences half as long."""
-    least = {"batch": 2, "seq_len": 4}
-    return [{name: getattr(work, name) // 2} for name, number in least.items() if getattr(work, name) >= number]
+    """Half the sequences, and sequences half as long: (kind, change)."""
+    least = (("batching", "batch", 2), ("workload", "seq_len", 4))
+    return [(kind, {name: getattr(work, name) // 2}) for kind, name, number in least if getattr(work, name) >= number]
 
 
 def _weighed(kind, change, make):

@@ -14,10 +14,11 @@ def alt_text(ax: Any) -> str:
     words = [title, "; ".join(f"{name}: {text}" for name, text in zip("xy", scales, strict=True) if text)]
     rows = getattr(ax, "dsmem_data", [])
     quantity = getattr(ax, "dsmem_unit", "bytes")
-    series = dict.fromkeys(str(name) for name, *_ in rows)
+    series, renamed = dict.fromkeys(str(name) for name, *_ in rows), getattr(ax, "dsmem_renamed", {})
     for name in series:
         numbers = [number for other, _, number in rows if str(other) == name and isinstance(number, Real)]
-        words.append(f"{name} {_range(numbers, quantity)}" if numbers else name)
+        word = " ".join(str(renamed.get(name, name)).split())
+        words.append(f"{word} {_range(numbers, quantity)}" if numbers else word)
     words += [f"dashed line: {' '.join(label.split())}" for label in getattr(ax, "dsmem_limits", {})]
     return ". ".join(word.rstrip(".") for word in words if word) + "."
 

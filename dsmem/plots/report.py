@@ -1,9 +1,7 @@
 """Figures for a report: PDF, SVG and PNG at a paper's width, the plotted numbers beside them as CSV."""
 
-import contextlib
 import csv
 import pickle
-import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -11,13 +9,14 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib import font_manager, style
+from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator
 
 from dsmem.plots.alt import figure_text
 from dsmem.plots.axes import finish, title_of
+from dsmem.plots.fonts import every_letter, fonts_with
 from dsmem.plots.style import STYLE
 from dsmem.units import as_text
 
@@ -47,14 +46,16 @@ def save_report(
     it is not there. formats: of the figure. Text is 8 pt, embedded as TrueType; PNG has 300 dpi. What the picture shows
     is kept in the files in words.
     parameters: {name: value}, kept in the files' keywords. labels: {word: another}, such as {"weights": "Gewichte"}: a
-    legend entry, tick or title that is this word, and the first word of an axis, is replaced; colours stay, and so do
-    the names in the CSV. caption: written to a text file beside the figure, with what the picture shows.
-    font: for letters that Matplotlib's own font lacks, as Chinese ones: the name of an installed font, such as "Noto
-    Sans CJK SC" (on Colab after `!apt-get install -y fonts-noto-cjk`), or the path of its file.
+    legend entry, a line of a tick or text, a title that is this word, and the first word of an axis, is replaced;
+    colours stay, and so do the names in the CSV. caption: written to a text file beside the figure, with what the
+    picture shows.
+    font: for letters that Matplotlib's own font lacks, as Chinese ones: the name of an installed font, such as
+    "WenQuanYi Zen Hei" (on Colab after `!apt-get install -y fonts-wqy-zenhei`), or the path of its file. A PDF carries
+    the letters with it and wants a font with TrueType outlines; an SVG names the font, which its reader must have.
     A copy is restyled: the figure on screen stays as it is. The CSV has a row for each number, under the name of what
     it is (bytes, seconds, ...), and one for each capacity line.
     Raises ValueError for another width or format, an Axes that dsmem did not draw, panels side by side that the width
-    has no room for, a font that is not there, or letters that no font has.
+    has no room for, a font that is not there or that a PDF cannot carry, or letters that no font has.
     """
     fig, inches = _figure(ax), _inches(width)
     _check_words(name, parameters, labels, caption)
@@ -64,11 +65,11 @@ def save_report(
     paths = [Path(folder) / f"{name}.{kind}" for kind in (*formats, "csv")]
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     keywords = ["dsmem", *(f"{key}={value}" for key, value in (parameters or {}).items())]
-    words = figure_text(fig)
-    with style.context([*STYLE, PAPER, _fonts(font)]), _every_letter():
+    with style.context([*STYLE, PAPER, fonts_with(font, formats)]), every_letter():
         copy = _for_paper(fig, inches, labels or {})
+        words, title = figure_text(copy), (labels or {}).get(title_of(ax), title_of(ax)) or name
         for kind, path in zip(formats, paths, strict=False):
-            copy.savefig(path, format=kind, metadata=_metadata(kind, title_of(ax) or name, keywords, words))
+            copy.savefig(path, format=kind, metadata=_metadata(kind, title, keywords, words))
     _write_csv(paths[-1], fig.axes)
     if caption is not None:
         paths.append(paths[-1].with_name(f"{name}.txt"))
@@ -112,37 +113,6 @@ def _check_room(fig, width, inches):
         )
 
 
-def _fonts(font):
-    """Matplotlib's own fonts with another one behind them, for the letters that they lack."""
-    if font is None:
-        return {}
-    if Path(as_text("font", str(font))).is_file():
-        font_manager.fontManager.addfont(font)
-        font = font_manager.FontProperties(fname=font).get_name()
-    elif font not in (known := font_manager.get_font_names()):
-        font_manager.fontManager = font_manager._load_fontmanager(try_read_cache=False)  # one installed just now
-        if font not in (known := font_manager.get_font_names()):
-            first = str(font).split()[:1]
-            near = [name for name in known if first and first[0].lower() in name.lower()]
-            also = f"; near it: {', '.join(near)}" if near else ""
-            raise ValueError(f"font={str(font)!r} is neither an installed font nor a font's file{also}")
-    return {"font.family": [*matplotlib.rcParams["font.family"], font]}
-
-
-@contextlib.contextmanager
-def _every_letter():
-    """A letter that no font has would be an empty box; it is an error instead."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=r"Glyph \d+ .*missing")
-        try:
-            yield
-        except UserWarning as missing:
-            raise ValueError(
-                f"labels hold a letter that no font here has ({missing}); font='Noto Sans CJK SC', once installed, or "
-                "the path of a font's file brings it"
-            ) from None
-
-
 # --- The copy ---------------------------------------------------------------------------------------------------------
 
 
@@ -184,13 +154,18 @@ def _rename(ax, labels):
     ax.dsmem_renamed = {label: labels[label] for label in labels if label not in finished} | finished
     for axis in (ax.xaxis, ax.yaxis):
         names = [text.get_text() for text in axis.get_ticklabels()]
-        if any(name in labels for name in names):
-            axis.set_ticks(axis.get_ticklocs(), [labels.get(name, name) for name in names])
+        if (renamed := [_renamed(name, labels) for name in names]) != names:
+            axis.set_ticks(axis.get_ticklocs(), renamed)
         first = next((word for word in labels if axis.get_label_text().startswith(f"{word} (")), None)
         if first:
             axis.set_label_text(labels[first] + axis.get_label_text()[len(first) :])
     for text in ax.texts:
-        text.set_text(labels.get(text.get_text(), text.get_text()))
+        text.set_text(_renamed(text.get_text(), labels))
+
+
+def _renamed(text, labels):
+    """The text that stands for another, or else each of its lines."""
+    return labels.get(text) or "\n".join(labels.get(line, line) for line in text.split("\n"))
 
 
 def _metadata(kind, title, keywords, words):

@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
+from matplotlib.patches import Rectangle
+
 from dsmem.footprint.levers import KINDS
 from dsmem.plots import axes
 from dsmem.plots.style import INK
 from dsmem.units import format_bytes
 
-_FACES = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#b9ac70", "#e76300")
-_HATCHES = ("///", "...", "\\\\\\", "xxx", "---", "|||", "ooo")
+_FACES = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#b9ac70", "#e76300", "#92dadd")
+_HATCHES = ("///", "...", "\\\\\\", "xxx", "---", "|||", "ooo", "+++")
 
 
 def plot_verdicts(verdicts: Mapping[str, str], *, ax: Any = None, title: str | None = None) -> Any:
@@ -27,8 +29,11 @@ def plot_verdicts(verdicts: Mapping[str, str], *, ax: Any = None, title: str | N
         for row, (kind, letters) in enumerate(rows.items()):
             face = _FACES[row % len(_FACES)]
             for place, letter in enumerate(letters):
-                box = {"boxstyle": "square,pad=0.35", "facecolor": "white", "edgecolor": face, "linewidth": 2.2}
-                ax.text(place + 0.5, row, f"{letter:^2}", ha="center", va="center", family="monospace", bbox=box)
+                box = Rectangle(
+                    (place + 0.04, row - 0.28), 0.92, 0.56, facecolor="white", edgecolor=face, linewidth=1.6
+                )
+                ax.add_patch(box)  # as wide as its place: a narrow picture holds two letters, too
+                ax.text(place + 0.5, row, letter, ha="center", va="center")
             ax.dsmem_data += [(kind, letter, 1) for letter in letters]
         ax.dsmem_unit = "claims"
         ax.set_yticks(range(len(rows)), [f"{kind}\n{len(letters)}" for kind, letters in rows.items()])

@@ -52,3 +52,11 @@ def test_what_is_weighed_is_one_pass(refuses):
 
 def test_two_sequences_of_two_tokens_have_nothing_to_halve_further():
     assert not [lever for lever, *_ in levers("qwen2.5-0.5b", training=True, batch=1, seq_len=2) if "seq_len" in lever]
+
+
+def test_only_fewer_sequences_are_batching():
+    kinds = dict(row[:2] for row in levers(SEVEN, batch=4, seq_len=1024, attention="eager"))
+    assert {lever for lever, kind in kinds.items() if kind == "batching"} == {"batch=2"}
+    assert {lever for lever, kind in kinds.items() if kind == "workload"} == {"logits='last'", "seq_len=512"}
+    kinds = dict(row[:2] for row in levers("qwen2.5-0.5b", training=True, batch=4, seq_len=512))
+    assert kinds["batch=2"] == "batching" and kinds["seq_len=256"] == "workload"

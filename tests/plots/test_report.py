@@ -81,6 +81,12 @@ def test_words_are_replaced_and_looks_stay(ax, tmp_path):
     assert ax.get_legend().get_texts()[0].get_text() == "weights"  # the figure on screen stays
 
 
+def test_a_line_of_a_tick_is_replaced(ax, tmp_path):
+    plots.plot_verdicts({"a": "holds", "b": "wrong"}, ax=ax)
+    svg, _ = saved(ax, tmp_path, labels={"holds": "gilt", "wrong": ""})
+    assert ">gilt<" in svg and ">holds<" not in svg and ">wrong<" not in svg and svg.count(">1<") == 2
+
+
 def test_other_can_be_renamed(ax, tmp_path):
     plots.plot_stack({"a": PARTS | {"input": 1, "buffers": 1}}, ax=ax)
     assert ">rest<" in saved(ax, tmp_path, labels={"other": "rest"})[0]

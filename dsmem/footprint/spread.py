@@ -46,9 +46,9 @@ def attention_note(asked: Any, found: Devices) -> str:
     if getattr(asked, "arch", None) is None:
         return ""
     has, counted = attention_kernel(asked.arch, found.capability, asked.work.activations), asked.work.attention
-    where = f"On {found.name} PyTorch's attention"
+    where = f"PyTorch's attention on {found.name}"
     if has == "expanded" and counted == "expanded":
-        return f"{where} wants keys and values written out for all heads: that copy of one layer's is counted."
+        return f"{where} wants keys and values written out for all heads: that copy is counted."
     if has == "expanded" and counted == "fused":
         return f"{where} wants keys and values written out for all heads, which is not counted (attention='auto' does)."
     if has == "eager" and counted == "eager":

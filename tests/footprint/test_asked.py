@@ -54,7 +54,7 @@ def test_the_copies_of_shared_heads_are_counted_or_said():
     fields = {"gpu": "T4", "weights": "int8", "phase": "decode", "seq_len": 4096}
     counted, left = (fit("deepseek-r1-distill-qwen-7b", **fields, **how) for how in ({}, {"attention": "fused"}))
     assert (counted.largest_batch, left.largest_batch) == (22, 26)
-    assert "for all heads: that copy of one layer's is counted" in counted.notes[0]
+    assert "for all heads: that copy is counted" in counted.notes[0]
     assert "which is not counted (attention='auto' does)" in left.notes[0]
     given = fit("deepseek-r1-distill-qwen-7b", dsmem.Workload(), "T4")  # who gives a workload says it all
     assert given.asked.work.attention == "fused" and "not counted" in given.notes[0]

@@ -1,4 +1,4 @@
-"""What whoever teaches the series should know, from the notebooks' own metadata: minutes, what to say, what to skip.
+"""For whoever teaches the series, from the notebooks' own metadata: `python -m dsmem.teaching` prints it.
 
 Each notebook holds, under `teaching` in its metadata: `minutes` of reading and running, `exercises` (minutes more),
 `needs` (numbers of the notebooks before it), and in words `say`, `stumble` and `skip`. `dsmem.site` makes a page of it.
@@ -7,8 +7,9 @@ Each notebook holds, under `teaching` in its metadata: `minutes` of reading and 
 import html
 import json
 import re
+import textwrap
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dsmem.table import Table
 
@@ -63,11 +64,21 @@ def timetable(notebooks: Path | str = NOTEBOOKS) -> Table:
     return Table(columns, rows)
 
 
+def notes(notebooks: Path | str = NOTEBOOKS) -> str:
+    """Timetable, paths and notes as text, for a prompt."""
+    found = {each.number: each for each in lessons(notebooks)}
+    parts = [str(timetable(notebooks)), "\n".join(": ".join(_told(name, found)) for name in PATHS)]
+    for each in found.values():
+        rows = (f"{heading}. {words}" for heading, words in _rows(each))
+        parts.append("\n".join([f"{each.number} {each.title}", *(textwrap.fill(row, 100) for row in rows)]))
+    return "\n\n".join(parts)
+
+
 def page(notebooks: Path | str = NOTEBOOKS) -> str:
     """The body of the page for whoever teaches, as HTML."""
     found = {each.number: each for each in lessons(notebooks)}
-    paths = "".join(_path(name, *path, found) for name, path in PATHS.items())
-    notes = "".join(_notes(each) for each in found.values())
+    paths = "".join("<li><b>{}</b>: {}</li>".format(*_told(name, found)) for name in PATHS)
+    each_note = "".join(_notes(each) for each in found.values())
     how = (
         "<p>Everybody guesses before a cell is run, and says the guess aloud; the notebook keeps it. At the end of a "
         "notebook <code>dsmem.check.summary()</code> is one line that each participant can paste into a chat. "
@@ -77,17 +88,26 @@ def page(notebooks: Path | str = NOTEBOOKS) -> str:
     )
     return (
         f"<h1>For whoever teaches</h1>{how}<h2>How long</h2>{timetable(notebooks)._repr_html_()}"
-        f"<h2>Which notebooks</h2><ul>{paths}</ul><h2>Notes</h2>{notes}"
+        f"<h2>Which notebooks</h2><ul>{paths}</ul><h2>Notes</h2>{each_note}"
     )
 
 
-def _path(name, minutes, numbers, found):
+def _told(name, found):
+    """(how long, its notebooks and what they take) of one of `PATHS`."""
+    minutes, numbers = PATHS[name]
     known = [found[number] for number in numbers if number in found]
     spent = sum(each.minutes for each in known)
-    return f"<li><b>{name}</b>: {', '.join(each.number for each in known)}; {spent} of {minutes} minutes.</li>"
+    return name, f"{', '.join(each.number for each in known)}; {spent} of {minutes} minutes."
+
+
+def _rows(each: Lesson) -> list[tuple[str, str]]:
+    return [("Say", each.say), ("Where people stumble", each.stumble), ("Skip", each.skip)]
 
 
 def _notes(each: Lesson) -> str:
-    rows: list[tuple[str, Any]] = [("Say", each.say), ("Where people stumble", each.stumble), ("Skip", each.skip)]
-    text = "".join(f"<p><b>{name}.</b> {html.escape(words)}</p>" for name, words in rows)
+    text = "".join(f"<p><b>{name}.</b> {html.escape(words)}</p>" for name, words in _rows(each))
     return f"<h3>{each.number} {html.escape(each.title)}</h3>{text}"
+
+
+if __name__ == "__main__":
+    print(notes())

@@ -30,6 +30,7 @@ def test_the_notebook_promises_the_same_minutes(lesson):
     first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
     need = first.partition("What you'll need.")[2]
     assert lesson.minutes == int(re.search(r"(\d+) minutes", need)[1])
+    assert lesson.exercises == int(re.search(r"(\d+) more for the exercise", need)[1])
 
 
 @pytest.mark.parametrize("page", ["README.md", "notebooks/00_start_here.ipynb"])
@@ -55,3 +56,10 @@ def test_notes_that_lack_something_are_refused(tmp_path, refuses):
 def test_the_page_holds_every_note():
     page = teaching.page()
     assert all(lesson.title.split(":")[0] in page.replace("&#x27;", "'") for lesson in LESSONS.values())
+
+
+def test_a_prompt_shows_every_note_and_path():
+    text = " ".join(teaching.notes().split())
+    words = [words for each in LESSONS.values() for words in (each.say, each.stumble, each.skip)]
+    assert all(" ".join(each.split()) in text for each in words)
+    assert all(f"{path}: 00" in text for path in teaching.PATHS)

@@ -10,7 +10,7 @@ from dsmem.plots import axes
 from dsmem.plots.style import INK, MARKERS
 
 COLORS = ("#bd1f01", "#3f90da", "#ffa90e", "#832db6", "#a96b59")
-SIZES = (64, 30, 10)  # of markers drawn one over the other: equal values stay visible, the small ones on top
+SIZES = (90, 42, 16)  # of markers drawn one over the other: equal values stay visible, the small ones on top
 
 
 def plot_layer_errors(

@@ -220,7 +220,7 @@ class Breaker:
     """A plugin of pytest: instead of running what it collected once, it runs it for every break, each in a child."""
 
     def __init__(self, found, every_result):
-        self.found, self.every_result, self.survivors = found, every_result, []
+        self.found, self.every_result, self.survivors, self.fronts = found, every_result, [], set()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session):
@@ -229,16 +229,28 @@ class Breaker:
             module.settings = few_examples
         same = self.found[0].change[0]
         unchanged = ({}, {}) if isinstance(same, dict) else (same, parsed(same))
-        if not survives(session, unchanged):
+        if first_failure(session, unchanged):
             sys.exit("the tests fail, or take too long, as they are")
         for done, each in enumerate(self.found, start=1):
-            if survives(session, each.change):
+            noticed_by = first_failure(session, each.change)
+            self.move_to_front(session, noticed_by, unchanged)
+            if not noticed_by:
                 self.survivors.append(each.label)
                 print(f"survives: {each.label}", file=sys.__stdout__, flush=True)
             elif self.every_result:
-                print(f"noticed:  {each.label}", file=sys.__stdout__, flush=True)
+                print(f"noticed: {each.label}  by {noticed_by.rpartition('/')[2]}", file=sys.__stdout__, flush=True)
             print(f"{done} of {len(self.found)}", file=sys.__stderr__, end="\r", flush=True)
         return True
+
+    def move_to_front(self, session, name, unchanged):
+        """The test that noticed a break runs first from now on, for it may notice the next; it must pass unbroken."""
+        items = sorted(session.items, key=lambda item: item.nodeid != name)
+        if items[0].nodeid == name and name not in self.fronts:
+            session.items = items[:1]
+            if first_failure(session, unchanged):
+                sys.exit(f"{name} fails when it runs first, as it is")
+            self.fronts.add(name)
+        session.items = items
 
 
 def one_of_each(found):
@@ -254,21 +266,40 @@ def few_examples(max_examples):
     return hypothesis.settings(max_examples=min(max_examples, EXAMPLES))
 
 
-def survives(session, change):
-    """Whether all collected tests pass with the change, in a child of this process; too slow counts as noticed."""
+STOPPED = "too long, or no longer code that runs"
+
+
+def first_failure(session, change):
+    """The test that notices the change, run in a child of this process; "" if none does, `STOPPED` if it ends otherwise."""
+    reading, writing = os.pipe()
     child = os.fork()
     if not child:
         signal.alarm(SECONDS)
         nowhere, code = os.open(os.devnull, os.O_WRONLY), 1
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
+        session.config.pluginmanager.register(Notice(writing))
         with contextlib.suppress(BaseException):  # the first failure stops the loop
             apply(change)
             main_plugin.pytest_runtestloop(session)
-            code = int(session.testsfailed > 0)
+            code = 0
         os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading, encoding="utf-8") as said:
+        noticed_by = said.read()
     _, status = os.waitpid(child, 0)
-    return status == 0
+    return noticed_by or (STOPPED if status else "")
+
+
+class Notice:
+    """A plugin of the child: writes the name of the first test that fails to a pipe."""
+
+    def __init__(self, pipe):
+        self.pipe = pipe
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            os.write(self.pipe, report.nodeid.encode())
 
 
 def warm_up():

@@ -97,6 +97,8 @@ OPERATORS |= {ast.Pow: ast.Mult, ast.Mod: ast.Mult, ast.BitOr: None, ast.BitAnd:
 COMPARISONS = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
 COMPARISONS |= {ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is}
 SECONDS, EXAMPLES = 900, 6
+# slow; and one that compares a formula with its file, which a break in memory leaves as it is
+LEFT_OUT = ["r1_at_full_size", "the_shown_source_runs_and_is_the_formula"]
 
 
 def plus_one(node):
@@ -270,7 +272,7 @@ STOPPED = "too long, or no longer code that runs"
 
 
 def first_failure(session, change):
-    """The test that notices the change, run in a child of this process; "" if none does, `STOPPED` if it ends otherwise."""
+    """The test that notices the change, in a child process; "" if none does, `STOPPED` if that ends otherwise."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -331,7 +333,17 @@ def main():
     os.environ["HYPOTHESIS_PROFILE"] = "quick"
     warm_up()
     breaker, start = Breaker(found, options.once), time.time()
-    flags = ["-x", "-q", "-n0", "-s", "-p", "no:cacheprovider", "--assert=plain", "-k", "not r1_at_full_size"]
+    flags = [
+        "-x",
+        "-q",
+        "-n0",
+        "-s",
+        "-p",
+        "no:cacheprovider",
+        "--assert=plain",
+        "-k",
+        f"not {' and not '.join(LEFT_OUT)}",
+    ]
     if pytest.main([*flags, *tests], plugins=[breaker]) != pytest.ExitCode.OK:
         sys.exit("the tests could not be run")
     print(f"{len(found)} breaks, {len(breaker.survivors)} survive, {time.time() - start:,.0f} s")

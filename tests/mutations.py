@@ -60,33 +60,25 @@ TARGETS = {  # what is broken, and the tests that must notice, quick ones first
     ),
     "training": (
         [
-            f"dsmem.footprint.{name}"
-            for name in (
-                "taped",
-                "taped_attention",
-                "taped_experts",
-                "taped_latent",
-                "taped_gpt",
-                "taped_chunks",
-                "tape",
-            )
+            f"dsmem.footprint.training.{name}"
+            for name in ("decoder", "attending", "experts", "latent", "gpt", "chunks", "tape", "operators")
         ],
-        ["footprint/test_folding.py", "footprint/test_chunks.py", "footprint/test_training.py"],
+        [f"footprint/training/test_{name}.py" for name in ("folding", "chunks", "training")],
     ),
     "optimizers": (
-        ["dsmem.footprint.stepping", "dsmem.footprint.optimizers", "dsmem.footprint.recipes"],
-        ["footprint/test_recipes.py", "footprint/test_optimizers.py"],
+        [f"dsmem.footprint.training.{name}" for name in ("stepping", "optimizers", "recipes")],
+        ["footprint/training/test_recipes.py", "footprint/training/test_optimizers.py"],
     ),
     "sharding": (
-        ["dsmem.footprint.sharding", "dsmem.config.ranks", "dsmem.footprint.sharded", "dsmem.footprint.sharded_step"],
-        ["footprint/test_sharding.py", "footprint/test_sharded.py", "footprint/test_sharded_training.py"],
+        ["dsmem.config.ranks", *(f"dsmem.footprint.sharded.{name}" for name in ("shares", "passes", "taped", "step"))],
+        [f"footprint/sharded/test_{name}.py" for name in ("shares", "sharded", "sharded_training")],
     ),
     "fit": (
         [
-            *("dsmem.footprint.solve", "dsmem.footprint.fit", "dsmem.footprint.remedies", "dsmem.config.overhead"),
-            *("dsmem.footprint.asked", "dsmem.footprint.spread"),
+            "dsmem.config.overhead",
+            *(f"dsmem.footprint.fit.{name}" for name in ("solve", "verdict", "remedies", "asked", "spread")),
         ],
-        ["footprint/test_fit.py", "footprint/test_asked.py", "runs/test_fit.py"],
+        ["footprint/fit/test_fit.py", "footprint/fit/test_asked.py", "runs/test_fit.py"],
     ),
     "ledger": (["dsmem.memory.ledger"], ["memory/test_ledger.py"]),
     "replay": (

@@ -115,7 +115,8 @@ def test_the_cases_of_what_is_spare_are_those_of_the_kit():
 
 def test_the_first_case_of_the_largest_batch_is_what_decoding_leaves_room_for():
     """The kit's own answer counts a working copy of the weights, too, so it is one sequence less."""
-    answer = dsmem.fit("deepseek-r1-distill-qwen-7b", gpu="T4", weights="int8", phase="decode", cached_tokens=4095)
+    work = {"weights": "int8", "phase": "decode", "cached_tokens": 4095, "attention": "fused"}
+    answer = dsmem.fit("deepseek-r1-distill-qwen-7b", gpu="T4", **work)
     case = dsmem.check.largest_batch.cases[0]
     assert answer.largest_batch == RIGHT["largest_batch"](**case) - 1
 

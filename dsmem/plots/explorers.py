@@ -195,8 +195,11 @@ def explore_ranks(arch: Any, *, capacity: Any = None, **controls: Any) -> Explor
     return explore_picture(RanksPicture, show, **{"figsize": (7.5, 3.2)} | specs)
 
 
-def explore_reads(arch: Any, **controls: Any) -> Explorer:
-    """`plot_reads` under sliders, for a model or a list of models; `controls` as in `explore` replace these."""
+def explore_reads(arch: Any, page: bool = False, **controls: Any) -> Explorer | PageExplorer:
+    """`plot_reads` under sliders, for a model or a list of models; `controls` as in `explore` replace these.
+
+    page: as in `explore_footprint`.
+    """
     models = _models(arch)
     specs = {
         "model": list(models),
@@ -210,6 +213,8 @@ def explore_reads(arch: Any, **controls: Any) -> Explorer:
     def show(picture, model, **values):
         return picture(models[model], **values)
 
+    if page:
+        return pages.page_of_reads(models, specs | controls)
     return explore_picture(ReadsPicture, show, **{"figsize": (7.5, 3.5)} | specs | controls)
 
 

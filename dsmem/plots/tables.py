@@ -90,7 +90,7 @@ class Table:
         texts = [self.functions.texts[place] for place in places]
         if all(text[0] == "=" and "-" not in text for text in texts):
             return 2
-        return int(all(text[0] != "#" for text in texts))
+        return int(all(text[0] not in "|#" for text in texts))
 
 
 def _error(rows_of, chosen, length):

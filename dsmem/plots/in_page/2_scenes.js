@@ -57,6 +57,7 @@ function barScene(m, at, rows) {
     first: rows[0].total,
     second: (rows[1] ?? rows[0]).total,
     sizes: rows.map(({ name, total }) => `${name}, ${thousands(total)} bytes`).join("; "),
+    ...speed(m, at, rows),
     of_memory: limits.map(({ name, size }) =>
       ` ${thousands(percent(Number(main.total) / Number(size), 0))} of the memory of ${name}.`).join(""),
   };
@@ -70,6 +71,20 @@ function barScene(m, at, rows) {
     limits: limits.map(({ name, size }) => ({ name: `${name}, ${formatBytes(size)}`, size })),
     label: m.data.say.label,
     marks: rows.map(({ total }) => total),
+  };
+}
+
+// How long the second bar takes to read, and its share of the first; where the memory's speed is known.
+function speed(m, at, rows) {
+  if (!m.data.speeds) return {};
+  const [first, second] = rows.map(({ total }) => Number(total));
+  const seconds = second / m.data.speeds[at.memory];
+  return {
+    share: percent(second / first, 1),
+    first_gb: thousands(fixed(first / 1e9, 1)),
+    second_gb: thousands(fixed(second / 1e9, 1)),
+    ms: milliseconds(seconds),
+    per_second: thousands(fixed(Number(m.batches[at.batch]) / seconds, 0)),
   };
 }
 

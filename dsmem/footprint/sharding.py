@@ -126,10 +126,11 @@ BLOCKS = {"fp8": FP8_TILE, "int4": INT4_GROUP}
 
 def check_blocks(share: RankArchitecture, work: Workload) -> None:
     """Raise ValueError where a cut goes through a tile or a group of numbers that share a scale."""
-    for name, held in tensors(share).items() if work.weights in BLOCKS else ():
-        block = BLOCKS[work.weights]
-        if not held.matrix or work.scheme(share, held.matrix) != work.weights:
+    converted, block = set(), BLOCKS.get(work.weights)
+    for name, held in tensors(share).items() if block else ():
+        if not held.matrix or held in converted or work.scheme(share, held.matrix) != work.weights:
             continue
+        converted.add(held)  # the same matrix of other layers is cut as this one
         whole = tensors(share.whole)[_name_in_whole(share, name)]
         sides = zip(held.shape[-2:], whole.shape[-2:], strict=True)
         # groups of INT4 lie along a row, FP8's tiles along both

@@ -80,8 +80,11 @@ TARGETS = {  # what is broken, and the tests that must notice, quick ones first
         ["footprint/test_sharding.py", "footprint/test_sharded.py", "footprint/test_sharded_training.py"],
     ),
     "fit": (
-        ["dsmem.footprint.solve", "dsmem.footprint.fit", "dsmem.footprint.remedies", "dsmem.config.overhead"],
-        ["footprint/test_fit.py", "runs/test_fit.py"],
+        [
+            *("dsmem.footprint.solve", "dsmem.footprint.fit", "dsmem.footprint.remedies", "dsmem.config.overhead"),
+            *("dsmem.footprint.asked", "dsmem.footprint.spread"),
+        ],
+        ["footprint/test_fit.py", "footprint/test_asked.py", "runs/test_fit.py"],
     ),
     "ledger": (["dsmem.memory.ledger"], ["memory/test_ledger.py"]),
     "replay": (

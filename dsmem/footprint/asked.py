@@ -8,6 +8,7 @@ import numpy as np
 
 from dsmem.config.architecture import Architecture
 from dsmem.config.schemes import COPY, PACKED, SCHEMES
+from dsmem.config.source import published_weights
 from dsmem.config.training import Training
 from dsmem.config.workload import STORED_CACHES, Workload
 from dsmem.footprint.gguf import MIXES, gguf_bytes
@@ -15,6 +16,7 @@ from dsmem.footprint.inference import inference_footprint
 from dsmem.footprint.instants import KEPT, Footprint
 from dsmem.footprint.segments import segment_bytes
 from dsmem.footprint.solve import BOUND
+from dsmem.footprint.stored import KEPT as LEFT
 from dsmem.footprint.stored import cache_bytes, weight_bytes
 from dsmem.footprint.training import training_footprint
 from dsmem.units import FLOATS, QUANTIZED, format_name, one_of
@@ -33,6 +35,7 @@ class Asked:
 
     work: the pass. training: of a step, else None. sharding: over how many devices and how, else None. stored: a format
     of `STORED` or `GGUF_MIXES`, or "": then the pass is that of 16-bit weights, and only the weights are these.
+    said: who says the format of the weights, where nobody asked for one: ", as published" or ", as its config says".
     """
 
     arch: Architecture
@@ -40,6 +43,7 @@ class Asked:
     training: Training | None = None
     sharding: Any = None
     stored: str = ""
+    said: str = ""
 
     @classmethod
     def of(
@@ -47,16 +51,22 @@ class Asked:
     ) -> "Asked":
         """What these arguments ask; errors: those of `Architecture.of`, `Workload.of` and `Training.of`.
 
-        >>> Asked.of("qwen2.5-7b", weights="awq").stored
-        'awq'
+        Where no weights are asked for, a pass has those of the model's config, or of `source.published_weights`.
+
+        >>> Asked.of("qwen2.5-7b", weights="awq").stored, Asked.of("gpt-oss-20b").weights_words
+        ('awq', 'mxfp4, as published')
         """
         arch, stored, work = Architecture.of(arch), "", None if work is None else Workload.of(work)
-        wanted = format_name(fields.get("weights"))
-        if isinstance(wanted, str) and (wanted in STORED or wanted.lower() in GGUF_MIXES):
-            stored, wanted, fields = wanted if wanted in STORED else wanted.lower(), None, fields | {"weights": "fp16"}
-        if fields.get("weights") is None and (work is None or work.weights_from == "default") and arch.stored in STORED:
-            stored, fields = arch.stored, fields | {"weights": "fp16"}
         training = None if training is None or training is False else Training.of(training)
+        wanted, said = format_name(fields.get("weights")), ""
+        if wanted is None and (work is None or work.weights_from == "default"):
+            wanted, said = _usual_weights(arch, training)
+        if isinstance(wanted, str) and (wanted in STORED or wanted.lower() in GGUF_MIXES):
+            stored, wanted = wanted if wanted in STORED else wanted.lower(), "fp16"
+            if arch.expert_bias and stored == "mxfp4":
+                fields = {"modules_to_not_convert": LEFT["all but routed experts"]} | fields
+        if wanted is not None:
+            fields = fields | {"weights": wanted}
         if training:
             if stored:
                 raise ValueError(
@@ -68,7 +78,7 @@ class Asked:
             if wanted is not None:
                 one_of("weights", wanted, FLOATS + QUANTIZED + STORED + GGUF_MIXES)
             work = Workload.of(work, **fields).on(arch)
-        return cls(arch, work, training, sharding, stored)
+        return cls(arch, work, training, sharding, stored, said)
 
     @property
     def bound(self) -> int:
@@ -88,7 +98,7 @@ class Asked:
     @property
     def weights_words(self) -> str:
         """The format of the weights."""
-        return self.stored or self.work.weights_words
+        return (self.stored or self.work.weights_words) + self.said
 
     @property
     def context(self) -> Any:
@@ -121,7 +131,8 @@ class Asked:
 
     def changed(self, **fields: Any) -> "Asked":
         """The same with another workload; weights of a format that is only stored need their own `Asked.of`."""
-        return dataclasses.replace(self, work=self.work.changed(**fields))
+        said = "" if "weights" in fields else self.said
+        return dataclasses.replace(self, work=self.work.changed(**fields), said=said)
 
     def spread(self, sharding: Any) -> "Asked":
         """The same on other devices."""
@@ -169,7 +180,7 @@ class Asked:
         return segment_bytes(self.arch, self.work, self.stored, bool(self.training), self.sharding)
 
     def _with_stored_weights(self, parts):
-        whole = _stored_bytes(self.arch, self.stored)
+        whole = _stored_bytes(self.arch, self.stored, self.work.modules_to_not_convert)
         plain = sum(int(np.max(nbytes)) for part, nbytes in parts.items() if part.startswith(_WEIGHTS))  # all alike
         all_plain = weight_bytes(self.arch, self.work.weights)
         rest = {part: nbytes for part, nbytes in parts.items() if not part.startswith(_WEIGHTS)}
@@ -206,6 +217,14 @@ class Asked:
         return tuple(notes)
 
 
+def _usual_weights(arch, training):
+    """The format that a pass of `arch` has where none is asked for, and who says so; None for what `Workload` has."""
+    if arch.stored in STORED:
+        return arch.stored, ", as its config says"
+    published = "" if arch.stored or training else published_weights(arch.name)
+    return (published, ", as published") if published else (None, "")
+
+
 @functools.lru_cache(maxsize=64)
-def _stored_bytes(arch, name):
-    return gguf_bytes(arch, name) if name in GGUF_MIXES else weight_bytes(arch, name)
+def _stored_bytes(arch, name, kept):
+    return gguf_bytes(arch, name) if name in GGUF_MIXES else weight_bytes(arch, name, modules_to_not_convert=kept)

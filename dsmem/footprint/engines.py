@@ -14,9 +14,10 @@ from dsmem.config.devices import Devices, devices, usable_words
 from dsmem.config.overhead import fits, overhead, unknown
 from dsmem.config.ranks import rank_architecture
 from dsmem.config.workload import Workload
+from dsmem.footprint.answer import Answer
 from dsmem.footprint.asked import Asked
-from dsmem.footprint.fit import spread
 from dsmem.footprint.gguf import gguf_tensors, tensor_bytes
+from dsmem.footprint.spread import spread
 from dsmem.footprint.stored import cache_bytes
 from dsmem.table import Table
 from dsmem.units import finite, format_bytes, format_name, one_of, parse_bytes, whole_number
@@ -31,7 +32,7 @@ LLAMA_NOTES = (
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Engine:
+class Engine(Answer):
     """What an engine takes of one device, the fullest.
 
     parts: {part: bytes}, the overhead among them, at its most. usable_bytes: what the engine may take of a device.
@@ -62,15 +63,6 @@ class Engine:
         """The answer as plain numbers and texts, for JSON."""
         found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return found | {"devices": str(self.devices), "notes": list(self.notes)}
-
-    def __str__(self) -> str:
-        return self.sentence
-
-    def __repr__(self) -> str:
-        return "\n".join([repr(self.table()), *self.notes])
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_() + "".join(f"<p>{note}</p>" for note in self.notes)
 
 
 def vllm(
@@ -110,11 +102,12 @@ def vllm(
     blocks = pool // block
     needed = formulas.paged_tokens(seq_len, block_size) // block_size
     numbers = {"block bytes": block, "blocks": blocks, "tokens": blocks * block_size, "requests": blocks // needed}
-    verdict = blocks >= needed * batch
+    verdict, beyond = blocks >= needed * batch, sum(parts.values()) - may
+    over = f"; weights and trial pass alone are {format_bytes(beyond)} too much" if beyond > 0 else ""
     sentence = (
         f"vLLM at {utilization:g} of {found} ({usable_words(found)}) {'serves' if verdict else 'does not serve'} "
         f"{batch:,} × {seq_len:,} tokens of {arch.name} in {asked.weights_words}: a pool of {format_bytes(pool)} holds "
-        f"{blocks * block_size:,} tokens, {numbers['requests']:,} such requests at once"
+        f"{blocks * block_size:,} tokens, {numbers['requests']:,} such requests at once{over}"
     )
     notes = (*VLLM_NOTES, *asked.notes, *filter(None, [unknown(found)]))
     return Engine("vllm", arch.name, found, parts, may, numbers, verdict, sentence, notes)
@@ -145,8 +138,8 @@ def llama_cpp(
 
     weights: a mix of `footprint.gguf.MIXES`. seq_len, batch: slots of so many tokens, together its n_ctx. kv_cache:
     "fp16", "q8_0", "q4_0". experts_on_host: the routed experts stay in the machine's memory, as the embedding always
-    does. weight_bytes: of a file in another mix, on the GPUs, shared out by layers: "211 GiB". Raises ValueError for a
-    mix that is not known.
+    does. weight_bytes: of a file in another mix, on the GPUs, shared out by layers: "211 GiB". doubled_kv_b: as in
+    `gguf_tensors`. Raises ValueError for a mix that is not known.
 
     >>> llama_cpp("deepseek-r1-distill-qwen-7b", "RTX 3060").fits
     True
@@ -155,7 +148,7 @@ def llama_cpp(
     seq_len, batch = whole_number("seq_len", seq_len), whole_number("batch", batch)
     one_of("kv_cache", format_name(kv_cache), LLAMA_CACHES, "a format of llama.cpp's cache")
     work = Workload(seq_len=seq_len, batch=batch, kv_cache=kv_cache)
-    _check_host(arch, experts_on_host, weight_bytes)
+    _check_host(arch, experts_on_host, weight_bytes, doubled_kv_b)
     layers, gpus = arch.num_hidden_layers, found.count
     counts = [layers // gpus + (index < layers % gpus) for index in range(gpus)]
     if weight_bytes is None:
@@ -181,9 +174,10 @@ def llama_cpp(
     return Engine("llama.cpp", arch.name, *where)
 
 
-def _check_host(arch, experts_on_host, weight_bytes):
-    if type(experts_on_host) is not bool:
-        raise ValueError(f"experts_on_host={experts_on_host!r} is not a choice; allowed: True, False")
+def _check_host(arch, experts_on_host, weight_bytes, doubled_kv_b):
+    for name, value in (("experts_on_host", experts_on_host), ("doubled_kv_b", doubled_kv_b)):
+        if type(value) is not bool:
+            raise ValueError(f"{name}={value!r} is not a choice; allowed: True, False")
     if experts_on_host and not arch.n_routed_experts:
         raise ValueError(f"experts_on_host=True moves routed experts, which {arch.name} has not; it must be False")
     if experts_on_host and weight_bytes is not None:

@@ -8,11 +8,11 @@ from typing import Any
 
 from dsmem.config.devices import Devices, devices, usable_words
 from dsmem.config.overhead import fits, overhead, unknown
-from dsmem.config.sharding import Sharding
 from dsmem.config.workload import Workload
-from dsmem.footprint.asked import Asked
+from dsmem.footprint.answer import Answer
 from dsmem.footprint.remedies import Change, changes
 from dsmem.footprint.solve import largest
+from dsmem.footprint.spread import asked_on, attention_note
 from dsmem.table import Table
 from dsmem.units import format_bytes, whole_number
 
@@ -31,50 +31,22 @@ def fit(
     arch: whatever `Architecture.of` takes. work: a `Workload`, or its fields as keywords; weights may also be a format
     whose stored size alone is known ("awq", "gptq", "nf4", "mxfp4", "q8_0", "q4_k_m" ...). gpu: whatever
     `config.devices.devices` takes. count: how many of it; more than one without `sharding` are tensor parallel.
-    sharding: a `Sharding`. training: as in `Training.of`, of a step in place of a pass. attention="auto": what torch
-    runs there: "expanded" for shared heads before capability 8.0, as on a T4, else "fused", which is the default.
-    Raises ValueError, one sentence, for what is not known or not modelled. `dsmem.fit` also answers for models without
-    formulas and for checkpoints.
+    sharding: a `Sharding`. training: as in `Training.of`, of a step in place of a pass. Where no weights are asked for,
+    they have the format that the model is published in; where no attention is, it is what PyTorch has there: see
+    `attention_kernel`. Raises ValueError, one sentence, for what is not known or not modelled. `dsmem.fit` also answers
+    for models without formulas and for checkpoints.
 
     >>> print(fit("qwen2.5-0.5b", gpu="T4"))
     qwen2.5-0.5b in fp16 fits T4 ...
     """
     found = devices(gpu, count)
-    asked = Asked.of(arch, work, training, **fields)
+    asked = asked_on(found, arch, work, training, sharding, **fields)
     for name in ("batch", "seq_len", "cached_tokens"):
         whole_number(name, getattr(asked.work, name), least=0, what="one number, and one workload is asked at a time")
-    return Fit(spread(_with_kernel(asked, found), found, sharding), found)
+    return Fit(asked, found)
 
 
-def _with_kernel(asked, found):
-    """`asked` with attention="auto" settled: PyTorch below capability 8.0 has no fused kernel for shared heads."""
-    if asked.work.attention != "auto":
-        return asked
-    shared = not asked.arch.latent and asked.arch.num_attention_heads > asked.arch.num_key_value_heads
-    old = found.capability is not None and tuple(found.capability) < (8, 0)
-    return asked.changed(attention="expanded" if shared and old else "fused")
-
-
-def spread(asked: Asked, found: Devices, sharding: Any = None) -> Asked:
-    """`asked` over the devices: as `sharding` says, or tensor parallel where there are several and it says nothing.
-
-    Raises ValueError where a sharding has another number of ranks than there are devices.
-    """
-    if sharding is None and found.count == 1:
-        return asked
-    if sharding is None:
-        sharding = Sharding(data=found.count, zero=3) if asked.training else Sharding(tensor=found.count)
-    sharding = Sharding.of(sharding)
-    if sharding.ranks != found.count:
-        raise ValueError(
-            f"sharding has {sharding.ranks} ranks, and count={found.count} says how many devices there are; they must "
-            "be as many"
-        )
-    sharding.check(asked.arch)
-    return asked.spread(sharding if sharding.ranks > 1 else None)
-
-
-class Fit:
+class Fit(Answer):
     """Whether something fits, and by how much; `str` is the sentence, `table()` its bytes.
 
     asked: what was asked, at its depth. devices: the `Devices`. peak_bytes: of one device's tensors. overhead: {part:
@@ -101,7 +73,7 @@ class Fit:
     @property
     def notes(self) -> tuple[str, ...]:
         """What differs from what one may expect, a sentence each."""
-        return (*self.asked.notes, *filter(None, [unknown(self.devices)]))
+        return (*self.asked.notes, *filter(None, [attention_note(self.asked, self.devices), unknown(self.devices)]))
 
     @property
     def close(self) -> bool:
@@ -158,7 +130,7 @@ class Fit:
     def sentence(self) -> str:
         """The answer in one sentence."""
         asked, usable = self.asked, f"{self.devices} ({usable_words(self.devices)})"
-        what = f"{asked.name} in {asked.weights_words}"
+        what = f"{asked.name} in {asked.weights_words}" + "," * ("," in asked.weights_words)
         what = f"a training step of {what}" if asked.training else what
         beside = sum(most for _, most in self.overhead.values())
         extra = f", up to {format_bytes(beside)} of them beside its tensors" if beside else ""
@@ -212,42 +184,33 @@ class Fit:
 
     def to_dict(self) -> dict[str, Any]:
         """The answer as plain numbers and texts, for JSON."""
-        asked, work = self.asked, self.asked.work
-        return {
-            "model": asked.name,
-            "depth": asked.depth,
-            "device": str(self.devices),
-            "count": self.devices.count,
-            "weights": asked.weights_words,
+        work = self.asked.work
+        return self._weighed() | {
             "kv_cache": work.kv_cache,
+            "attention": work.attention,
             "batch": work.batch,
-            "context": asked.context,
-            "training": bool(asked.training),
-            "fits": self.fits,
+            "context": self.asked.context,
+            "training": bool(self.asked.training),
             "close": self.close,
-            "peak_bytes": self.peak_bytes,
-            "parts": self.parts,
-            "overhead": {part: list(pair) for part, pair in self.overhead.items()},
-            "needed_bytes": self.needed_bytes,
-            "usable_bytes": self.usable_bytes,
-            "spare_bytes": self.spare_bytes,
             "largest_batch": self.largest_batch,
             "longest_context": self.longest_context,
             "context_limit": self.context_limit,
             "grows": self.grows,
             "change": self.change.words if self.change else None,
-            "notes": list(self.notes),
-            "sentence": self.sentence,
         }
 
-    def __str__(self) -> str:
-        return self.sentence
-
-    def __repr__(self) -> str:
-        return "\n".join([repr(self.table()), *self.notes])
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_() + "".join(f"<p>{note}</p>" for note in self.notes)
+    def _weighed(self):
+        """The part of `to_dict` that an answer at every depth has."""
+        names = ("fits", "peak_bytes", "parts", "needed_bytes", "usable_bytes", "spare_bytes", "sentence")
+        return {
+            "model": self.asked.name,
+            "depth": self.asked.depth,
+            "device": str(self.devices),
+            "count": self.devices.count,
+            "weights": self.asked.weights_words,
+            "overhead": {part: list(pair) for part, pair in self.overhead.items()},
+            "notes": list(self.notes),
+        } | {name: getattr(self, name) for name in names}
 
 
 def _sharding_words(sharding):

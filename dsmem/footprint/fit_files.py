@@ -79,19 +79,4 @@ class FileFit(Fit):
 
     def to_dict(self) -> dict[str, Any]:
         """The answer as plain numbers and texts, for JSON."""
-        return {
-            "model": self.asked.name,
-            "depth": self.asked.depth,
-            "device": str(self.devices),
-            "count": self.devices.count,
-            "weights": self.asked.weights_words,
-            "fits": self.fits,
-            "peak_bytes": self.peak_bytes,
-            "parts": self.parts,
-            "overhead": {part: list(pair) for part, pair in self.overhead.items()},
-            "needed_bytes": self.needed_bytes,
-            "usable_bytes": self.usable_bytes,
-            "spare_bytes": self.spare_bytes,
-            "notes": list(self.notes),
-            "sentence": self.sentence,
-        }
+        return self._weighed()

@@ -8,7 +8,7 @@ import numpy as np
 from dsmem.config.devices import Devices, devices
 from dsmem.config.overhead import fits, overhead
 from dsmem.footprint.asked import Asked
-from dsmem.footprint.fit import spread
+from dsmem.footprint.spread import asked_on
 from dsmem.units import whole_numbers
 
 CELLS = 2**14  # of a block: its arrays stay in a processor's cache, where one large array would not
@@ -58,7 +58,7 @@ def fit_map(
     [[True, True, False], [True, False, False]]
     """
     found = devices(gpu, count)
-    asked = spread(Asked.of(arch, None, None, **fields), found, sharding)
+    asked = asked_on(found, arch, sharding=sharding, **fields)
     contexts, batches = (
         np.atleast_1d(whole_numbers("contexts", contexts)),
         np.atleast_1d(whole_numbers("batches", batches)),

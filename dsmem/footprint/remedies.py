@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from dsmem.config.workload import EXPERTS
 from dsmem.footprint.asked import Asked
+from dsmem.footprint.spread import spread
 from dsmem.footprint.stored import weights_by_layer
+from dsmem.units import FLOATS
 
 if TYPE_CHECKING:
     from dsmem.footprint.fit import Fit
@@ -44,13 +46,25 @@ def changes(answer: "Fit") -> Iterator[Change]:
 
 
 def _of_pass(answer):
-    work = answer.asked.work
+    for name, value in _without_loss(answer.asked.work).items():
+        yield from _tried(answer, **{name: value})
+    if _down(answer.asked):
+        yield from _tried(answer, weights=_down(answer.asked))
+
+
+def _without_loss(work):
+    """{field: value} of what costs no token and no device: logits that nobody reads, a cache in 8 bits."""
+    fields = {}
     if work.logits == "all" and work.phase == "prefill":
-        yield from _tried(answer, logits="last")
-    if work.cache != "none" and work.kv_cache in ("fp32", "fp16", "bf16"):
-        yield from _tried(answer, kv_cache="fp8")
-    if not answer.asked.stored and work.weights in DOWN:
-        yield from _tried(answer, weights=DOWN[work.weights])
+        fields["logits"] = "last"
+    if work.cache != "none" and work.kv_cache in FLOATS:
+        fields["kv_cache"] = "fp8"
+    return fields
+
+
+def _down(asked):
+    """The next format of weights down, None where there is none."""
+    return None if asked.stored else DOWN.get(asked.work.weights)
 
 
 def _of_step(answer):
@@ -86,12 +100,10 @@ def _more_devices(answer, counts):
 
 
 def _spread(answer, count):
-    from dsmem.footprint.fit import Fit, spread
-
     alone, words = answer.asked.spread(None), f"{count} × {answer.devices.name}"
     try:
         several = answer.devices.several(count)
-        yield Change(words, Fit(spread(alone, several), several))
+        yield Change(words, type(answer)(spread(alone, several), several))
     except ValueError:
         return
 
@@ -147,14 +159,9 @@ def _together(answer):
     asked = answer.asked
     if asked.training:
         return
-    work, fields = asked.work, {}
-    if work.logits == "all" and work.phase == "prefill":
-        fields["logits"] = "last"
-    if work.cache != "none" and work.kv_cache in ("fp32", "fp16", "bf16"):
-        fields["kv_cache"] = "fp8"
+    fields, weights = _without_loss(asked.work), _down(asked)
     if fields:
         yield from _tried(answer, **fields)
-    weights = None if asked.stored else DOWN.get(work.weights)
     while weights:
         yield from _tried(answer, **fields, weights=weights)
         weights = DOWN.get(weights)

@@ -34,7 +34,8 @@ def fit(
     Three depths, and `.asked.depth` says which: "formula" where the family is read; "ledger" where only the installed
     transformers builds it, whose code then runs on fake tensors at a few points; "checkpoint" where a path holds
     weights and no config: their bytes alone, without cache and activations.
-    work: a `Workload`, or its fields as keywords; weights also in formats of `footprint.asked.STORED`, such as "awq".
+    work: a `Workload`, or its fields as keywords; weights also in formats of `footprint.asked.STORED`, such as "awq",
+    and by default those that the model is published in.
     gpu: a GPU's name ("RTX 4090", "8 x H200"), a rented machine's ("p4d.24xlarge"), "here" (this machine's GPU, or its
     memory where it has none), (label, bytes), or {label: bytes}. count, sharding, training: as in `footprint.fit.fit`.
     Raises ValueError, one sentence, for what is not known or not modelled.

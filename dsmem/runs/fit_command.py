@@ -37,6 +37,7 @@ _HELP = {
     "weights": "fp32, bf16, fp16, fp8, int8, int4, or stored alone: awq, gptq, nf4, q8_0, q4_k_m ...",
     "kv_cache": "format of the cache, such as fp8",
     "phase": "prefill or decode",
+    "attention": "fused, expanded or eager; by default what PyTorch has on this GPU",
     "logits": "all or last",
 }
 

@@ -352,19 +352,3 @@ def test_where_bytes_grow_by_a_line_the_capacity_equation_has_the_limits():
     fixed = answer.peak_bytes - 4096 * answer.grows["token"]
     equation = formulas.longest_context_tokens(2**30 * 20, fixed, 1, answer.grows["token"])
     assert answer.grows["token"] == 57_344 and answer.longest_context == min(equation, 131_072)
-
-
-@pytest.mark.parametrize(
-    ("model", "gpu", "kernel"),
-    [
-        ("qwen2.5-0.5b", "T4", "expanded"),
-        ("qwen2.5-0.5b", "L4", "fused"),
-        ("llama-2-7b", "T4", "fused"),
-        ("deepseek-v2-lite", "T4", "fused"),
-    ],
-)
-def test_auto_is_what_the_device_runs(model, gpu, kernel):
-    """As torch chooses: its memory-efficient kernel, the only fused one of a T4, takes no shared heads."""
-    found = fit(model, gpu=gpu, attention="auto", seq_len=4096)
-    assert found.asked.work.attention == kernel
-    assert found.needed_bytes == fit(model, gpu=gpu, attention=kernel, seq_len=4096).needed_bytes

@@ -99,14 +99,19 @@ def _last(arch, *kinds):
     return {tuple(kind(index) for kind in kinds): index for index in range(arch.num_hidden_layers)}.items()
 
 
-def resident(arch: Architecture, work: Workload) -> dict[str, Any]:
-    """{part: bytes} of what is alive from the first instant to the last."""
-    parts = {
+def given(arch: Architecture, work: Workload) -> dict[str, Any]:
+    """{part: bytes} of what is there before a pass and after it: weights, buffers, token ids, cache."""
+    return {
         **weight_formats(arch, work),
         "buffers": buffer_bytes(arch),
         "token_ids": formulas.token_ids_bytes(work.batch, work.new_tokens),
         **cache_bytes(arch, work),
     }
+
+
+def resident(arch: Architecture, work: Workload) -> dict[str, Any]:
+    """{part: bytes} of what is alive from the first instant to the last: `given`, tables of positions, masks."""
+    parts = given(arch, work)
     if not arch.learned_positions:
         bits = dtype_bits(work.activations)
         tables = formulas.rope_tables_bytes(work.new_tokens, arch.rotated_dim, bits)

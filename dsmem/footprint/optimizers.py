@@ -65,6 +65,21 @@ def instants(training: Training, tensors: dict[str, Stepped]) -> dict[str, dict[
     return {f"optimizer step {number}" if number else "optimizer step": parts for number, parts in enumerate(steps)}
 
 
+def step_phases(instants: dict[str, dict], steps: dict[str, dict]) -> dict[str, dict[str, dict[str, Any]]]:
+    """{phase: {instant: {part: bytes}}} of a training step: "forward", "backward", "optimizer step".
+
+    instants: {instant: {part: bytes}} of forward, which ends with "end of forward", then of backward. steps: as
+    `instants` gives them, for the optimizer's; what backward left is there beside them.
+    """
+    names = list(instants)
+    first = names.index("end of forward") + 1
+    return {
+        "forward": {name: instants[name] for name in names[:first]},
+        "backward": {name: instants[name] for name in names[first:]},
+        "optimizer step": {name: instants[names[-1]] | parts for name, parts in steps.items()},
+    }
+
+
 def _kept(training, tensor):
     """`Kept` of one tensor."""
     if training.optimizer in BITSANDBYTES:

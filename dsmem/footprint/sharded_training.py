@@ -17,13 +17,11 @@ from dsmem.config.sharding import Sharding
 from dsmem.config.training import Training
 from dsmem.config.workload import Workload
 from dsmem.footprint import optimizers, sharding
-from dsmem.footprint.inference import resident
+from dsmem.footprint.inference import given
 from dsmem.footprint.sharded_step import RankTrained, step
 from dsmem.footprint.sharded_units import units
 from dsmem.footprint.stepping import Stepped
 from dsmem.units import dtype_bits
-
-NOT_HELD = ("rope_tables", "causal_mask", "window_mask")  # they end with the pass, or with what keeps them
 
 
 def spread_of(arch: Architecture, work: Workload, training: Training, sharding: Any) -> Sharding:
@@ -69,7 +67,7 @@ def phases(arch: Architecture, work: Workload, training: Training, spread: Shard
     bits = dtype_bits(work.activations)
     stepped = training.stepped(work)
     owned = {name: Stepped((count,), stepped) for name, count in sharding.owned_elements(share).items()}
-    held = {name: size for name, size in resident(share, work).items() if name not in NOT_HELD}
+    held = given(share, work)
     if spread.zero == 3:
         held["weights"] = sum(sharding.rank_parameters(arch, work, spread, rank).values())
     held |= optimizers.states(training, owned)
@@ -84,21 +82,11 @@ def phases(arch: Architecture, work: Workload, training: Training, spread: Shard
         found = microbatches(share, held, instants, whole)
         if spread.zero == 3:
             found = units(share, bits, found)
-        return _phases(found, steps)
+        return optimizers.step_phases(found, steps)
 
     every = functools.cache(lambda: told(p.folded.instants()))
     # what FSDP2 holds beside a layer depends on its neighbours, so the ends of a stretch say less
     return told(p.folded.instants(2) if spread.zero == 3 else p.t.instants), every, share
-
-
-def _phases(instants, steps):
-    names = list(instants)
-    first = names.index("end of forward") + 1
-    return {
-        "forward": {name: instants[name] for name in names[:first]},
-        "backward": {name: instants[name] for name in names[first:]},
-        "optimizer step": {name: instants[names[-1]] | parts for name, parts in steps.items()},
-    }
 
 
 # --- Microbatches -----------------------------------------------------------------------------------------------------

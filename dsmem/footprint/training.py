@@ -16,7 +16,7 @@ from dsmem.config.training import Training
 from dsmem.config.workload import Workload
 from dsmem.footprint import optimizers, sharded_training, taped
 from dsmem.footprint.adapters import adapter_shapes
-from dsmem.footprint.inference import resident
+from dsmem.footprint.inference import given
 from dsmem.footprint.instants import Footprint
 from dsmem.footprint.parameters import tensors as parameters
 from dsmem.footprint.stepping import Stepped
@@ -24,8 +24,6 @@ from dsmem.footprint.stored import check_range
 from dsmem.footprint.trained import Trained
 from dsmem.footprint.used import user
 from dsmem.units import one_of
-
-NOT_HELD = ("rope_tables", "causal_mask", "window_mask")  # they end with the pass, or with what keeps them
 
 
 class TrainingFootprint(Footprint):
@@ -102,15 +100,14 @@ def training_footprint(
     Sharding().place(rank)  # which refuses any but 0
     frozen, own = training.lora_rank is not None, training.parameters(work)
     kept = work if frozen else work.changed(weights=own, activations=None)
-    held = {name: size for name, size in resident(arch, kept).items() if name not in NOT_HELD}
+    held = given(arch, kept)
     states, steps, few = _steps(arch, training.stepped(work), training)
     held |= {"adapters": sum(each.nbytes for each in _stepped(arch, own, training).values())} if frozen else {}
     p = Trained(arch, work, training, held | states)
     p.t.use = user(training, _stepped(arch, training.stepped(work), training))
     taped.all_of(p)
-    return TrainingFootprint(
-        _phases(p.t.instants, few), lambda: _phases(p.folded.instants(), steps), arch, work, training
-    )
+    phases = optimizers.step_phases(p.t.instants, few)
+    return TrainingFootprint(phases, lambda: optimizers.step_phases(p.folded.instants(), steps), arch, work, training)
 
 
 @functools.lru_cache(maxsize=64)  # the same wherever the slider of a batch or a length stands
@@ -128,17 +125,6 @@ def _stepped(arch, stepped, training):
     shapes = {name: each.shape for name, each in parameters(arch).items()}
     shapes = shapes if training.lora_rank is None else adapter_shapes(arch, training)
     return {name: Stepped(shape, stepped, name.startswith("layers.")) for name, shape in shapes.items()}
-
-
-def _phases(instants, steps):
-    """{phase: {instant: {part: bytes}}}. steps: what the optimizer's instants have beside what backward left."""
-    names = list(instants)
-    first = names.index("end of forward") + 1
-    return {
-        "forward": {name: instants[name] for name in names[:first]},
-        "backward": {name: instants[name] for name in names[first:]},
-        "optimizer step": {name: instants[names[-1]] | parts for name, parts in steps.items()},
-    }
 
 
 def _flat(phases):

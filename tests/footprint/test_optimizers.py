@@ -115,6 +115,15 @@ def test_a_gradient_that_is_used_at_once_leaves_none_behind():
     assert list(steps["in backward"].phases) == ["forward", "backward"]
 
 
+def test_the_end_of_forward_is_forward_s_and_the_step_finds_what_backward_left():
+    forward, backward = {"lm_head": {"logits": 9}, "end of forward": {"logits": 7}}, {"lm_head backward": {"logits": 8}}
+    left = {"end of backward": {"gradients": 4}}
+    steps = {"optimizer step": {"optimizer_temporaries": 5}, "optimizer step 1": {"optimizer_temporaries": 6}}
+    phases = optimizers.step_phases(forward | backward | left, steps)
+    assert (phases["forward"], phases["backward"]) == (forward, backward | left)
+    assert phases["optimizer step"] == {name: {"gradients": 4} | parts for name, parts in steps.items()}
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

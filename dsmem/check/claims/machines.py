@@ -3,13 +3,13 @@
 from dsmem import formulas
 from dsmem.check.claims.claim import Claim, cited, computed
 from dsmem.config.hardware import GPUS
+from dsmem.config.quoted import quoted
 from dsmem.footprint.inference import inference_footprint
 from dsmem.footprint.levers import levers
 from dsmem.footprint.stored import cache_bytes, weight_bytes
 
 SEVEN = "deepseek-r1-distill-qwen-7b"
 ZERO = (7_500_000_000, 64, 16, 16, 96)
-PCIE_4_X16 = 32e9  # bytes a second each way
 
 
 def _cache(name, **fields):
@@ -105,7 +105,7 @@ CLAIMS = (
         (
             computed(
                 "a token of the 7B in FP16, over PCIe 4.0 × 16",
-                lambda: weight_bytes(SEVEN, "fp16") / PCIE_4_X16,
+                lambda: weight_bytes(SEVEN, "fp16") / quoted("PCIe 4.0 x16"),
                 "ms",
             ),
             computed(

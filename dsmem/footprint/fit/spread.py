@@ -5,7 +5,7 @@ from typing import Any
 from dsmem.config.devices import Devices, attention_kernel
 from dsmem.config.sharding import Sharding
 from dsmem.config.workload import Workload
-from dsmem.footprint.fit.asked import Asked
+from dsmem.footprint.fit.asked import GGUF_MIXES, Asked
 
 
 def asked_on(
@@ -17,8 +17,15 @@ def asked_on(
     """
     asked = Asked.of(arch, work, training, **({"attention": "auto"} if work is None else {}) | fields)
     if asked.work.attention == "auto":
-        asked = asked.changed(attention=attention_kernel(asked.arch, found.capability, asked.work.activations))
+        asked = asked.changed(attention=_kernel(asked, found))
     return spread(asked, found, sharding)
+
+
+def _kernel(asked, found):
+    """The attention of what runs there: PyTorch's, or of a GGUF file llama.cpp's own."""
+    if asked.stored in GGUF_MIXES:
+        return "fused"
+    return attention_kernel(asked.arch, found.capability, asked.work.activations)
 
 
 def spread(asked: Asked, found: Devices, sharding: Any = None) -> Asked:
@@ -45,7 +52,7 @@ def attention_note(asked: Any, found: Devices) -> str:
     """What PyTorch's attention on such a device means for these bytes, in a sentence, or ""."""
     if getattr(asked, "arch", None) is None:
         return ""
-    has, counted = attention_kernel(asked.arch, found.capability, asked.work.activations), asked.work.attention
+    has, counted = _kernel(asked, found), asked.work.attention
     where = f"PyTorch's attention on {found.name}"
     if has == "expanded" and counted == "expanded":
         return f"{where} wants keys and values written out for all heads: that copy is counted."

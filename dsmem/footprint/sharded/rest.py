@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from dsmem.config.architecture import Architecture
 from dsmem.config.ranks import rank_architecture
 from dsmem.config.sharding import Sharding
@@ -9,7 +11,7 @@ from dsmem.config.training import Training
 from dsmem.config.workload import Workload
 from dsmem.footprint.sharded.passes import own_work
 from dsmem.footprint.sharded.shares import rank_gradients, rank_parameters, rank_states
-from dsmem.footprint.stored import cache_bytes
+from dsmem.footprint.stored import cache_bytes, check_range
 
 
 def at_rest(
@@ -17,7 +19,8 @@ def at_rest(
 ) -> dict[str, int]:
     """{part: bytes} that `rank` holds at rest: no activations, nothing gathered, no buffers.
 
-    arch: whatever `Architecture.of` takes. work: a `Workload` or its fields as keywords: what one replica runs.
+    arch: whatever `Architecture.of` takes. work: a `Workload` or its fields as keywords: what one replica runs; where
+    it holds arrays, so does what is told of its cache.
     sharding: whatever `Sharding.of` takes. training: as in `Training.of`, for weights, gradients and optimizer states
     (an FP32 master copy among them); None for weights and cache. Raises ValueError where the model cannot be cut so,
     or is not served so.
@@ -36,9 +39,11 @@ def at_rest(
             "optimizer_states": sum(rank_states(arch, work, **asked).values()),
         }
     work = Workload.of(work, **fields).on(arch)
+    check_range(work, lambda largest: sum(at_rest(arch, largest, spread, rank).values()))
     share = rank_architecture(arch, spread, rank)
+    cache = cache_bytes(share, own_work(share, work))
     weights = sum(rank_parameters(arch, work, spread, rank).values())
-    return {"weights": weights} | {part: int(n) for part, n in cache_bytes(share, own_work(share, work)).items()}
+    return {"weights": weights} | {part: n if isinstance(n, np.ndarray) else int(n) for part, n in cache.items()}
 
 
 def even_share(

@@ -3,6 +3,8 @@
 Names and order are those of the decoder's own parameters; a rank lists the tensors that it holds something of.
 """
 
+import functools
+import heapq
 import math
 from typing import Any
 
@@ -36,9 +38,10 @@ def rank_parameters(
     """
     share, work = _asked(arch, work, sharding, rank, fields)
     if share.sharding.zero < 3:
-        return {name: _stored(share, work, name, held) for name, held in tensors(share).items()}
+        stored = functools.cache(lambda held: _stored(share, work, held))  # many layers are alike
+        return {name: stored(held) for name, held in tensors(share).items()}
     _only_floats(work, share.sharding)
-    return {name: _rows(share, name, held, dtype_bits(work.activations)) for name, held in tensors(share).items()}
+    return _all_rows(share, dtype_bits(work.activations))
 
 
 def rank_gradients(
@@ -52,7 +55,7 @@ def rank_gradients(
     share, work, training = _trained(arch, work, training, sharding, rank, fields)
     bits = dtype_bits(training.gradients or training.parameters(work))
     if share.sharding.zero == 3:
-        return {name: _rows(share, name, held, bits) for name, held in tensors(share).items()}
+        return _all_rows(share, bits)
     found = _shares(share, "flat") if share.sharding.zero == 2 else elements(share)
     return {name: formulas.tensor_bytes(count, bits) for name, count in found.items()}
 
@@ -74,12 +77,14 @@ def rank_states(
             f"optimizer={training.optimizer!r} is not shared out by a formula; allowed: {', '.join(optimizers.MOMENTS)}"
         )
     dtype = training.stepped(work)
-    flat = {name: Stepped((count,), dtype) for name, count in owned_elements(share).items()}
-    parts = {name: optimizers.states(training, {name: tensor}) for name, tensor in flat.items()}
+    of = functools.cache(lambda count: optimizers.states(training, {"": Stepped((count,), dtype)}))
+    parts = {name: of(count) for name, count in owned_elements(share).items()}
+    found = {name: sum(each.values()) for name, each in parts.items()}
     if share.sharding.zero and share.sharding.zero_unit == "flat":  # the buffer is one tensor to the optimizer
-        counts = {"step_counts": max(each.pop("step_counts", 0) for each in parts.values())}
-        parts |= {"step_counts": counts} if any(counts.values()) else {}
-    return {name: sum(each.values()) for name, each in parts.items()}
+        counts = {name: each.get("step_counts", 0) for name, each in parts.items()}
+        found = {name: nbytes - counts[name] for name, nbytes in found.items()}
+        found |= {"step_counts": max(counts.values())} if any(counts.values()) else {}
+    return found
 
 
 def _asked(arch, work, sharding, rank, fields):
@@ -100,7 +105,7 @@ def _trained(arch, work, training, sharding, rank, fields):
     return share, work, training
 
 
-def _stored(share, work, name, held):
+def _stored(share, work, held):
     """Bytes of a parameter as its format stores it."""
     scheme = work.scheme(share, held.matrix) if held.matrix else work.activations
     *experts, n_out, n_in = held.shape if len(held.shape) > 1 else (1, *held.shape)
@@ -121,10 +126,11 @@ BLOCKS = {"fp8": FP8_TILE, "int4": INT4_GROUP}
 
 def check_blocks(share: RankArchitecture, work: Workload) -> None:
     """Raise ValueError where a cut goes through a tile or a group of numbers that share a scale."""
-    for name, held in tensors(share).items() if work.weights in BLOCKS else ():
-        block = BLOCKS[work.weights]
-        if not held.matrix or work.scheme(share, held.matrix) != work.weights:
+    converted, block = set(), BLOCKS.get(work.weights)
+    for name, held in tensors(share).items() if block else ():
+        if not held.matrix or held in converted or work.scheme(share, held.matrix) != work.weights:
             continue
+        converted.add(held)  # the same matrix of other layers is cut as this one
         whole = tensors(share.whole)[_name_in_whole(share, name)]
         sides = zip(held.shape[-2:], whole.shape[-2:], strict=True)
         # groups of INT4 lie along a row, FP8's tiles along both
@@ -150,18 +156,28 @@ def _name_in_whole(share, name):
 
 def replicas(share: RankArchitecture, name: str) -> tuple[int, int]:
     """(how many ranks hold the same of a tensor, which of them this rank is): those that ZeRO shares out among."""
+    return _replicas(share, ".experts." in name)
+
+
+def _replicas(share, of_experts):
     sharding, place = share.sharding, share.place
-    if ".experts." not in name:
+    if not of_experts:
         return sharding.data * sharding.context, place.data * sharding.context + place.context
     cut = sharding.expert * sharding.expert_tensor
     inside = (place.data * sharding.context + place.context) * sharding.tensor + place.tensor
     return sharding.stage_ranks // cut, inside // cut
 
 
-def _rows(share, name, held, bits):
-    """Bytes of FSDP2's share of a tensor: rows of it, filled up to the same number on every rank."""
-    rows, *others = held.shape
-    return formulas.shard_bytes(rows, math.prod(others), replicas(share, name)[0], bits)
+def _all_rows(share, bits):
+    """{name: bytes} of FSDP2's share of each tensor: rows of it, filled up to the same number on every rank."""
+    ranks = {of_experts: _replicas(share, of_experts)[0] for of_experts in (False, True)}
+
+    @functools.cache
+    def rows(held, of_experts):
+        first, *others = held.shape
+        return formulas.shard_bytes(first, math.prod(others), ranks[of_experts], bits)
+
+    return {name: rows(held, ".experts." in name) for name, held in tensors(share).items()}
 
 
 def elements(share: RankArchitecture) -> dict[str, int]:
@@ -176,9 +192,9 @@ def owned_elements(share: RankArchitecture) -> dict[str, int]:
 
 def _shares(share, unit):
     """{name: elements} of what this rank's optimizer steps, of experts and of all else by themselves."""
-    groups = {}
+    groups, of = {}, {of_experts: _replicas(share, of_experts) for of_experts in (False, True)}
     for name, held in tensors(share).items():
-        groups.setdefault(replicas(share, name), {})[name] = held.shape
+        groups.setdefault(of[".experts." in name], {})[name] = held.shape
     rule = {"tensors": _whole_tensors, "flat": _stretch, "rows": _own_rows}[unit]
     found = {name: count for (of, own), shapes in groups.items() for name, count in rule(shapes, of, own).items()}
     return found
@@ -186,12 +202,13 @@ def _shares(share, unit):
 
 def _whole_tensors(shapes, ranks, own):
     """ZeroRedundancyOptimizer: the largest first, each to the rank that has least."""
-    sizes, found = [0] * ranks, {}
-    for name in sorted(shapes, key=lambda name: -math.prod(shapes[name])):
-        rank = sizes.index(min(sizes))
-        sizes[rank] += math.prod(shapes[name])
+    sizes, found = [(0, rank) for rank in range(ranks)], {}  # a heap: the least first, of equals the first rank
+    counts = {name: math.prod(shape) for name, shape in shapes.items()}
+    for name in sorted(counts, key=counts.get, reverse=True):
+        size, rank = sizes[0]
+        heapq.heapreplace(sizes, (size + counts[name], rank))
         if rank == own:
-            found[name] = math.prod(shapes[name])
+            found[name] = counts[name]
     return found
 
 

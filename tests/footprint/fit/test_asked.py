@@ -59,6 +59,8 @@ def test_the_copies_of_shared_heads_are_counted_or_said():
     given = fit("deepseek-r1-distill-qwen-7b", dsmem.Workload(), "T4")  # who gives a workload says it all
     assert given.asked.work.attention == "fused" and "not counted" in given.notes[0]
     assert fit("deepseek-r1-distill-qwen-7b", gpu="L4").notes == ()
+    theirs = fit("deepseek-r1-distill-qwen-7b", gpu="T4", weights="q4_k_m")  # llama.cpp's kernels, not PyTorch's
+    assert theirs.asked.work.attention == "fused" and "PyTorch" not in " ".join(theirs.notes)
     assert fit("qwen2.5-0.5b", gpu="L4", weights="fp32").asked.work.attention == "expanded"
 
 

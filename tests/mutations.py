@@ -84,7 +84,7 @@ TARGETS = {  # what is broken, and the tests that must notice, quick ones first
             *("dsmem.footprint.solve", "dsmem.footprint.fit", "dsmem.footprint.remedies", "dsmem.config.overhead"),
             *("dsmem.footprint.asked", "dsmem.footprint.spread"),
         ],
-        ["footprint/test_fit.py", "footprint/test_asked.py", "runs/test_fit.py"],
+        ["footprint/test_fit.py", "footprint/test_asked.py", "footprint/test_segments.py", "runs/test_fit.py"],
     ),
     "ledger": (["dsmem.memory.ledger"], ["memory/test_ledger.py"]),
     "replay": (

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import dsmem
 from dsmem.config.devices import devices
 from dsmem.config.overhead import CONTEXT_BYTES, CONTEXTS, WORKSPACES, overhead
-from dsmem.footprint.fit import fit
+from dsmem.footprint.fit.verdict import fit
 from dsmem.footprint.segments import reserved_bytes, shared_bytes
 from dsmem.memory.allocator import segment_bytes
 from dsmem.memory.cuda import expected_workspace_bytes

@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.patches import Rectangle
 
-from dsmem.footprint.levers import KINDS
+from dsmem.footprint.fit.levers import KINDS
 from dsmem.plots import axes
 from dsmem.plots.style import INK
 from dsmem.units import format_bytes

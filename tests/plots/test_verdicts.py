@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 import dsmem
 from dsmem import plots
-from dsmem.footprint.levers import KINDS
+from dsmem.footprint.fit.levers import KINDS
 from dsmem.plots.report import PAPER, _for_paper
 from dsmem.plots.style import STYLE
 from dsmem.table import Table

@@ -1,7 +1,7 @@
 """A small table: rows of values, shown as aligned text at a prompt and as HTML in a notebook."""
 
 import html
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Number
 from typing import Any
 
@@ -12,7 +12,8 @@ class Table:
     columns: {name: how its values are written}: a format spec (",", ".1%"), a function of the value, or None for plain
     text. rows: tuples, one value for each column; they are kept as they came in `rows`. title: a line above.
     widths: the least width of each column as text; numbers are aligned to the right.
-    header: whether the names of the columns are shown.
+    header: whether the names of the columns are shown. room: {name: width in em} of columns of running text: in a
+    notebook they are at least so wide, and a long word in them may break.
 
     >>> Table({"part": None, "bytes": ","}, [("weights", 15_231_233_024), ("logits", 1_245_708_288)])
     part              bytes
@@ -27,9 +28,10 @@ class Table:
         title: str = "",
         widths: Sequence[int] = (),
         header: bool = True,
+        room: Mapping[str, int] | None = None,
     ):
         self.columns, self.rows, self.title, self.header = list(columns), [tuple(row) for row in rows], title, header
-        self._formats, self._widths = list(columns.values()), widths
+        self._formats, self._widths, self._room = list(columns.values()), widths, room or {}
 
     def column(self, name: str) -> list:
         """The values of one column, as they came. Raises ValueError for a column that is not there."""
@@ -62,9 +64,11 @@ class Table:
         return f"<table>{caption}{head}<tbody>{body}</tbody></table>"
 
     def _html_row(self, words: Sequence[str], tag: str) -> str:
-        sides = ["right" if right else "left" for right in self._numeric()]
-        cells = zip(sides, words, strict=True)
-        return "<tr>" + "".join(f"<{tag} style='text-align:{s}'>{html.escape(w)}</{tag}>" for s, w in cells) + "</tr>"
+        styles = [f"text-align:{'right' if right else 'left'}" for right in self._numeric()]
+        for name, width in self._room.items():
+            styles[self.columns.index(name)] += f";min-width:{width}em;overflow-wrap:anywhere"
+        cells = zip(styles, words, strict=True)
+        return "<tr>" + "".join(f"<{tag} style='{s}'>{html.escape(w)}</{tag}>" for s, w in cells) + "</tr>"
 
     def _words(self, row: Sequence) -> list[str]:
         return [_written(value, how) for value, how in zip(row, self._formats, strict=True)]

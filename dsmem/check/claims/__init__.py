@@ -26,7 +26,7 @@ def table() -> Table:
     """All claims: what the article says, the verdict, what is right, the kind of evidence, and the notebook."""
     columns = ("claim", "the article says", "verdict", "what is right", "evidence", "notebook")
     rows = [(c.letter, c.says, c.verdict, c.right, c.kinds, c.notebook) for c in CLAIMS.values()]
-    return Table(dict.fromkeys(columns), rows)
+    return Table(dict.fromkeys(columns), rows, room={"the article says": 12, "what is right": 26})
 
 
 def verdicts() -> dict[str, str]:

@@ -15,7 +15,7 @@ __getattr__, __dir__, __all__ = attach(
         "rank_gradients": "sharding",
         "rank_states": "sharding",
         "rank_cache": "sharded",
-        "stage_footprints": "sharded",
+        "stage_footprints": "inference",
         "megatron_footprint": "megatron",
         "find_tensor": "find",
         "experts_on_host": "hosted",

@@ -7,20 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from dsmem.memory.allocator import CachingAllocator, ReplayedOutOfMemory, rounded_bytes, segment_bytes
+from dsmem.memory.allocator import CachingAllocator, ReplayedOutOfMemory
 from dsmem.table import Table
 from dsmem.units import as_text, format_bytes, whole_number
-
-__all__ = [
-    "CachingAllocator",
-    "Replay",
-    "ReplayedOutOfMemory",
-    "compare_settings",
-    "replay",
-    "rounded_bytes",
-    "segment_bytes",
-    "smallest_capacity_bytes",
-]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

@@ -141,7 +141,9 @@ def capacities(capacity: Any) -> dict[str, int]:
 
 def is_name(value: Any) -> bool:
     """Is this the name of a GPU, rather than a size such as "24 GiB"?"""
-    return isinstance(value, str) and not re.fullmatch(r"\s*-?[\d.,_]+\s*(?:[kMGT]i?B?|B)\s*", value, re.IGNORECASE)
+    return isinstance(value, str) and not re.fullmatch(
+        r"\s*-?[\d.,_]+\s*(?:[kMGT]i?B|[kMGT]|B)\s*", value, re.IGNORECASE
+    )
 
 
 def _named(text: str) -> tuple[str, int]:

@@ -11,6 +11,7 @@ from dsmem.config.workload import Workload
 from dsmem.plots import knobs, page_bars
 from dsmem.plots.knobs import Knob
 from dsmem.plots.page import PageExplorer
+from dsmem.plots.page_ranks import Ranks
 from dsmem.plots.passes import SEEN, SPREAD, Pass
 from dsmem.plots.reads import speed_name
 from dsmem.units import FLOATS, QUANTIZED, format_bytes, names, one_of
@@ -88,6 +89,17 @@ def page_of_cache(models: Mapping[str, Architecture], specs: Mapping[str, Any]) 
 def page_of_reads(models: Mapping[str, Architecture], specs: Mapping[str, Any]) -> PageExplorer:
     """`explorers.explore_reads` in the page."""
     return page_bars.reads_page(models, _read(specs)).explorer()
+
+
+def page_of_ranks(models: Mapping[str, Architecture], capacity: Any, specs: Mapping[str, Any]) -> PageExplorer:
+    """`explorers.explore_ranks` in the page."""
+    cards = capacities(capacity) | {"none": None}
+    return Ranks(models, cards, list(_read(_with_cards(cards, specs)).values())).explorer()
+
+
+def _with_cards(cards, specs):
+    """The specs with a menu for the GPU after that for the model."""
+    return {"model": specs["model"], "gpu": list(cards)} | dict(specs)
 
 
 def _read(specs):

@@ -49,6 +49,7 @@ def test_a_gpu_has_the_memory_that_its_device_reports(name, nbytes):
         ("NVIDIA GeForce RTX 4090", "RTX 4090"),
         ("4090", "RTX 4090"),
         ("rtx 4060 ti", "RTX 4060 Ti 16 GB"),
+        ("4060 Ti", "RTX 4060 Ti 16 GB"),
         ("NVIDIA A100-SXM4-80GB", "A100 80 GB"),
         ("a100-40g", "A100 40 GB"),
         ("NVIDIA H100 80GB HBM3", "H100"),

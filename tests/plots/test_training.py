@@ -4,7 +4,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import dsmem
-from dsmem.footprint.training import training_footprint
+from dsmem.footprint.training.step import training_footprint
 from dsmem.plots import explorers, families
 from dsmem.plots.training import PARAMETERS, TrainingPicture, plot_training
 

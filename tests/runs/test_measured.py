@@ -8,7 +8,7 @@ import pytest
 
 import dsmem
 from dsmem.config.source import DATA
-from dsmem.footprint.gguf import MIXES, gguf_bytes, gguf_tensors
+from dsmem.footprint.checkpoints.gguf import MIXES, gguf_bytes, gguf_tensors
 from dsmem.footprint.stored import cache_bytes
 from dsmem.runs import measured, predicted
 from dsmem.runs.measured import KINDS, compare, rows

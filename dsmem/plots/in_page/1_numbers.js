@@ -6,9 +6,9 @@ const UNITS = [["TiB", 40], ["GiB", 30], ["MiB", 20], ["KiB", 10]];
 const big = (text) => (text === "" ? 0n : text[0] === "-" ? -BigInt("0x" + text.slice(1)) : BigInt("0x" + text));
 const thousands = (n) => String(n).replace(/\B(?=(\d{3})+(?!\d))/g, ",");
 
-// A whole number of hundredths of `size`, half to even, as Python rounds.
-function hundredths(n, size) {
-  const [whole, rest] = [(n * 100n) / size, (n * 100n) % size];
+// The whole number that is nearest to n / size, half to even, as Python rounds.
+function nearest(n, size) {
+  const [whole, rest] = [n / size, n % size];
   return whole + (2n * rest > size || (2n * rest === size && whole % 2n === 1n) ? 1n : 0n);
 }
 
@@ -16,7 +16,7 @@ function formatBytes(n) {
   if (n < 0n) return "-" + formatBytes(-n);
   const unit = UNITS.find(([, power]) => n >= 1n << BigInt(power));
   if (!unit) return `${n} B`;
-  const parts = hundredths(n, 1n << BigInt(unit[1]));
+  const parts = nearest(100n * n, 1n << BigInt(unit[1]));
   return `${thousands(parts / 100n)}.${String(parts % 100n).padStart(2, "0")} ${unit[0]}`;
 }
 
@@ -199,7 +199,7 @@ function machine(data) {
 
   const words = (at) => ({
     ...Object.fromEntries(data.knobs.map(({ name, texts }) => [name, texts[at[name]]])),
-    ...data.words[data.said[placeOf(at)]],
+    ...data.words[data.said?.[placeOf(at)] ?? 0],
   });
   return { data, knobs, rows, curve, words, mostSequences, mostTokens, beside, batches, lengths };
 }

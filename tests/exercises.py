@@ -2,6 +2,8 @@
 
 import itertools
 
+import pytest
+
 from dsmem.check import EXERCISES
 from dsmem.check.answers import attempt
 
@@ -11,9 +13,21 @@ def up(a, b):
     return (a + b - 1) // b
 
 
-def by_hand(wrong):
-    """(exercise, mistake) of every function in {exercise: {mistake: function}}."""
-    return [(key, name) for key, functions in wrong.items() for name in functions]
+def checks_of(right, wrong):
+    """Two tests for functions written by hand: of each mistake, and of each exercise's answers beside one another.
+
+    right: {exercise: function}. wrong: {exercise: {mistake: function}}.
+    """
+
+    @pytest.mark.parametrize(("key", "name"), [(key, name) for key, functions in wrong.items() for name in functions])
+    def a_mistake(key, name):
+        is_refused_and_named(key, name, wrong[key][name])
+
+    @pytest.mark.parametrize("key", right)
+    def the_answers(key):
+        stand_apart(key, right[key], wrong[key])
+
+    return a_mistake, the_answers
 
 
 def is_refused_and_named(key, name, function):

@@ -4,10 +4,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from dsmem.config.architecture import Architecture
 from dsmem.config.hardware import GPU, Instance, capacities, counted, is_name
 from dsmem.units import format_bytes, whole_number
 
 HERE = "here"  # the device of the machine at hand
+MIN_FLASH_CAPABILITY = (8, 0)
+"""The compute capability from which torch has a flash kernel, and BF16 of its own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +93,26 @@ def _of_machine(machine, count):
         raise ValueError(f"count={count} of this machine's own memory is more than there is; it must be 1")
     about = machine.total_bytes, (machine.total_bytes, machine.total_bytes), machine.device, machine.capability
     return Devices(machine.name, count, *about, shared=machine.device == "cpu")
+
+
+def attention_kernel(arch: Architecture, capability: Any, activations: str) -> str:
+    """What attention="auto" means on a GPU: "fused", "expanded" or "eager", as in `Workload`.
+
+    capability: CUDA's; None of a device without: "fused". activations: the format of queries and keys. PyTorch's flash
+    kernel wants capability 8.0 and 16 bits. Elsewhere it has the memory-efficient one, which takes no heads that share
+    keys and values: those are written out for all heads first. Neither caps scores, as Gemma 2 does.
+
+    >>> arch = Architecture.of("deepseek-r1-distill-qwen-7b")
+    >>> attention_kernel(arch, (7, 5), "fp16"), attention_kernel(arch, (8, 9), "fp16")
+    ('expanded', 'fused')
+    """
+    if capability is None:
+        return "fused"
+    if arch.attn_logit_softcapping is not None:
+        return "eager"
+    flash = tuple(capability) >= MIN_FLASH_CAPABILITY and activations != "fp32"
+    shared = not arch.latent and arch.num_attention_heads > arch.num_key_value_heads
+    return "expanded" if shared and not flash else "fused"
 
 
 def usable_words(found: Devices) -> str:

@@ -51,21 +51,30 @@ class UnknownGPU(KeyError, ValueError):
 
 
 class GPUTable(dict):
-    """GPUs by name; spaces, hyphens and capitals do not matter, and a name may be cut short where that is clear.
+    """GPUs by name; spaces, hyphens, capitals and the maker's words do not matter, and a size may be left out.
 
-    >>> GPUS["rtx-4090"].name, GPUS["T4"].usable_bytes
-    ('RTX 4090', 15642329088)
+    A size that is given must be the one on the box; a name that comes in several sizes needs it.
+
+    >>> GPUS["rtx-4090"].name, GPUS["Tesla T4"].usable_bytes, GPUS["NVIDIA A100-SXM4-40GB"].name
+    ('RTX 4090', 15642329088, 'A100 40 GB')
     """
 
     def __missing__(self, name: Any) -> GPU:
-        wanted = _plain(name)
-        found = [gpu for known, gpu in self.items() if _plain(known) == wanted]
-        found = found or [gpu for known, gpu in self.items() if wanted and _plain(known).startswith(wanted)]
+        wanted = _bare(name)
+        found = [gpu for known, gpu in self.items() if wanted in (_bare(known), _bare(f"{known}{gpu.box_gb:g}GB"))]
+        found = found or [gpu for known, gpu in self.items() if wanted and wanted in _shorter(known)]
         if len(found) == 1:
             return found[0]
         names = found and [gpu.name for gpu in found] or list(self)
         problem = "is more than one GPU" if found else "is not a known GPU"
         raise UnknownGPU(f"gpu={name!r} {problem}; allowed: {', '.join(names)}")
+
+    def named(self, name: Any) -> GPU | None:
+        """The GPU of this name, also as its driver spells it, or None where none is known or it is not clear."""
+        try:
+            return self[name]
+        except UnknownGPU:
+            return None
 
     def __repr__(self) -> str:
         return "\n".join(map(str, self.values()))
@@ -132,7 +141,9 @@ def capacities(capacity: Any) -> dict[str, int]:
 
 def is_name(value: Any) -> bool:
     """Is this the name of a GPU, rather than a size such as "24 GiB"?"""
-    return isinstance(value, str) and not re.fullmatch(r"\s*[\d.,_]+\s*[kKMGT]i?B\s*", value)
+    return isinstance(value, str) and not re.fullmatch(
+        r"\s*-?[\d.,_]+\s*(?:[kMGT]i?B|[kMGT]|B)\s*", value, re.IGNORECASE
+    )
 
 
 def _named(text: str) -> tuple[str, int]:
@@ -153,7 +164,7 @@ def counted(text: str) -> tuple[GPU, int, Instance | None]:
     >>> gpu.name, count
     ('A100 40 GB', 8)
     """
-    number, name = re.fullmatch(r"\s*(?:(\d+)\s*[x×*]\s*)?(.*?)\s*", text, re.DOTALL).groups()
+    number, name = re.fullmatch(r"\s*(?:(-?\d+)\s*[x×*]\s*)?(.*?)\s*", text, re.DOTALL).groups()
     count = whole_number("capacity", int(number or 1), what="a count of GPUs")
     found = next((each for each in INSTANCES.values() if _plain(each.name) == _plain(name)), None)
     return (GPUS[found.gpu], count * found.count, found) if found else (GPUS[name], count, None)
@@ -161,6 +172,17 @@ def counted(text: str) -> tuple[GPU, int, Instance | None]:
 
 def _plain(name: Any) -> str:
     return re.sub(r"[^a-z0-9]", "", str(name).lower())
+
+
+def _bare(name: Any) -> str:
+    """A GPU's name without its maker's words: "a10040gb" of "NVIDIA A100-SXM4-40GB"."""
+    return _plain(re.sub(r"\b(nvidia|geforce|tesla|amd|instinct|sxm\d*|hbm\d*e?)\b", "", str(name).lower()))
+
+
+def _shorter(known: str) -> tuple[str, ...]:
+    """What else a known name may be called: without its size, by its number alone, with half a unit."""
+    unsized = _bare(re.sub(r"\s\d+ GB$", "", known))
+    return unsized, unsized.removeprefix("rtx"), _bare(known).removesuffix("b"), _bare(known).removesuffix("gb")
 
 
 GPUS = _gpus()

@@ -6,6 +6,7 @@ of what stays in memory. Sources: `CONTEXT_BYTES`, torch's `CublasHandlePool.cpp
 
 from typing import Any
 
+from dsmem.config.hardware import GPUS
 from dsmem.units import MIB, whole_number
 
 CONTEXT_BYTES = {
@@ -45,7 +46,8 @@ def overhead(devices: Any, segment_bytes: Any, threads: int = 1) -> dict[str, tu
     small, large = (threads * size for size in WORKSPACES)
     major = devices.capability[0] if devices.capability else None
     workspace = {None: (small, large), 9: (large, large), 10: (small, large), 12: (small, large)}
-    context = CONTEXTS.get(devices.name, CONTEXTS["other"])
+    known = GPUS.named(devices.name)  # of the GPU at hand it is the driver's name, "Tesla T4"
+    context = CONTEXTS.get(known.name if known else "other", CONTEXTS["other"])
     return {"context": context, "workspace": workspace.get(major, (small, small)), **segments}
 
 

@@ -10,6 +10,7 @@ from dsmem.config.layouts import LAYOUTS
 from dsmem.units import format_name, one_of, whole_number
 
 HEAD = ("lm_head",)
+OWN = "with modules of its own"  # where others stay in 16 bit than usual
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +107,8 @@ _LAYERS += ("mlp.up_proj", "mlp.down_proj", "mlp.experts.0.up_proj", "mlp.shared
 def stored_as(config: dict[str, Any]) -> str:
     """How a config says that weights are stored, as `Workload(weights=...)` would: "fp8" for DeepSeek's, or "fp32".
 
-    The method's name where no pass in it is modelled; "" for 16 bit and where a config says nothing.
+    The method's name where no pass in it is modelled, with its bits, groups and layers that stay where those are not as
+    `schemes.packed` has them; "" for 16 bit and where a config says nothing.
 
     >>> stored_as({"quantization_config": {"quant_method": "awq", "bits": 4}}), stored_as({"dtype": "float32"})
     ('awq', 'fp32')
@@ -122,8 +124,17 @@ def stored_as(config: dict[str, Any]) -> str:
     layers = config.get("num_hidden_layers", _inner(config).get("num_hidden_layers"))
     layers = range(layers) if isinstance(layers, int) else ()
     every = all(found.converts(f"model.layers.{index}.{name}") for index in layers for name in _LAYERS)
-    like_deepseek = found.layout == "fp8_tiles" and found.tile == (128, 128) and not found.converts("lm_head")
-    return "fp8" if like_deepseek and every else method if method != "fp8" else "fp8 with modules of its own"
+    usual = every and not found.converts("lm_head")
+    if method == "fp8":
+        return "fp8" if usual and found.layout == "fp8_tiles" and found.tile == (128, 128) else f"fp8 {OWN}"
+    if method == "mxfp4":  # of gpt-oss's experts alone, whatever else a config leaves out
+        return method if config.get("model_type") == "gpt_oss" else "mxfp4 of another family"
+    whole = said(config)
+    group = whole.get("group_size", whole.get("q_group_size", 128))  # which transformers takes where none is given
+    as_packed = usual and (found.bits, group) == (4, 128)
+    if method not in ("awq", "gptq") or as_packed:
+        return method
+    return str(found) if usual else f"{found} {OWN}"
 
 
 def _inner(config):

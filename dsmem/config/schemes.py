@@ -118,14 +118,14 @@ GGUF = {
         _gguf("nvfp4", "fp4", "FP8 per 16"),
     )
 }
-"""The schemes of GGUF files by name; a file mixes them, and embedding and head have one, too: see `footprint.gguf`."""
+"""The schemes of GGUF files by name; a file mixes them, and embedding and head have one: see `checkpoints.gguf`."""
 
 
 def packed(name: str, group_size: int = INT4_GROUP, bits: int = 4) -> Scheme:
     """The `Scheme` of quantized files of other libraries: "awq", "gptq", "mxfp4" or "nvfp4"; none of them runs here.
 
     group_size: numbers of a row that share a scale, in AWQ and GPTQ; bits: of a number in GPTQ. Each expert's matrices
-    are stored one by one. Raises ValueError for another name or size.
+    are stored one by one, but in MXFP4, gpt-oss's, as stacks. Raises ValueError for another name or size.
 
     >>> packed("awq", group_size=64).bits_per_weight(8192, 28672), packed("mxfp4").bits_per_weight(2880, 2880)
     (4.3125, 4.25)
@@ -146,7 +146,7 @@ def packed(name: str, group_size: int = INT4_GROUP, bits: int = 4) -> Scheme:
         scales = "FP8 per 16, two float32 per matrix"
         return Scheme(name, "fp4", formulas.nvfp4_linear_bytes, "FP4, two in a byte", scales, **how)
     layer = functools.partial(formulas.block_linear_bytes, block_elements=32, bytes_per_block=17)
-    return Scheme(name, "fp4", layer, "FP4, two in a byte", "8-bit exponent per 32", **how)
+    return Scheme(name, "fp4", layer, "FP4, two in a byte", "8-bit exponent per 32", runs=False)
 
 
 PACKED = ("awq", "gptq", "mxfp4", "nvfp4")

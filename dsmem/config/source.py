@@ -1,5 +1,6 @@
 """Find and read the `config.json` behind a name, a path, a dict or a config object; where the kit keeps its data."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,17 @@ DATA = _PACKAGE / "data" if (_PACKAGE / "data").is_dir() else _PACKAGE.parent / 
 def model_names() -> list[str]:
     """Names in `data/models` that `Architecture.from_config` takes, in alphabetical order."""
     return sorted(path.stem for path in (DATA / "models").glob("*.json"))
+
+
+@functools.cache
+def published_weights(name: str) -> str:
+    """The format in which the makers of a model of `data/models` publish most of its weights; "" where it is 16 bit.
+
+    >>> published_weights("gpt-oss-20b"), published_weights("qwen2.5-7b"), published_weights("not of the kit")
+    ('mxfp4', '', '')
+    """
+    path = DATA / "models" / f"{name}.json"
+    return _read_json(path).get("_published_weights", "") if name in model_names() else ""
 
 
 def load(source: Any) -> tuple[str, dict[str, Any]]:

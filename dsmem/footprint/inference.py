@@ -11,11 +11,12 @@ from dsmem.config.architecture import Architecture
 from dsmem.config.ranks import rank_architecture
 from dsmem.config.sharding import Sharding
 from dsmem.config.workload import CACHE_FORMATS, STORED_CACHES, Workload
-from dsmem.footprint import gpt, indexer, sharded
+from dsmem.footprint import gpt, indexer
 from dsmem.footprint.attention import attention
 from dsmem.footprint.cache import set_grown
 from dsmem.footprint.instants import Footprint
 from dsmem.footprint.mlp import experts, head, mlp
+from dsmem.footprint.sharded import passes
 from dsmem.footprint.stored import buffer_bytes, cache_bytes, check_range, weight_formats
 from dsmem.footprint.walk import Pass
 from dsmem.units import dtype_bits
@@ -57,10 +58,22 @@ def inference_footprint(
         p = Pass(arch, work, resident(arch, work))
     else:
         share = rank_architecture(arch, Sharding.of(sharding), rank)
-        work = sharded.own_work(share, work)
-        p = sharded.RankPass(share, work, resident(share, work))
+        work = passes.own_work(share, work)
+        p = passes.RankPass(share, work, resident(share, work))
     (gpt_layers if arch.gpt_block else layers)(p)
     return Footprint(p.instants, p.arch, work)
+
+
+def stage_footprints(
+    arch: Any, work: Workload | None = None, sharding: Any = None, **fields: Any
+) -> dict[int, Footprint]:
+    """{rank: `Footprint`} of the first rank of every pipeline stage: those of one stage hold equal bytes.
+
+    Arguments as in `inference_footprint`.
+    """
+    sharding = Sharding.of(sharding)
+    firsts = range(0, sharding.ranks, sharding.stage_ranks)
+    return {rank: inference_footprint(arch, work, sharding, rank, **fields) for rank in firsts}
 
 
 def gpt_layers(p: Pass) -> None:
@@ -99,14 +112,19 @@ def _last(arch, *kinds):
     return {tuple(kind(index) for kind in kinds): index for index in range(arch.num_hidden_layers)}.items()
 
 
-def resident(arch: Architecture, work: Workload) -> dict[str, Any]:
-    """{part: bytes} of what is alive from the first instant to the last."""
-    parts = {
+def given(arch: Architecture, work: Workload) -> dict[str, Any]:
+    """{part: bytes} of what is there before a pass and after it: weights, buffers, token ids, cache."""
+    return {
         **weight_formats(arch, work),
         "buffers": buffer_bytes(arch),
         "token_ids": formulas.token_ids_bytes(work.batch, work.new_tokens),
         **cache_bytes(arch, work),
     }
+
+
+def resident(arch: Architecture, work: Workload) -> dict[str, Any]:
+    """{part: bytes} of what is alive from the first instant to the last: `given`, tables of positions, masks."""
+    parts = given(arch, work)
     if not arch.learned_positions:
         bits = dtype_bits(work.activations)
         tables = formulas.rope_tables_bytes(work.new_tokens, arch.rotated_dim, bits)

@@ -147,15 +147,11 @@ class _Watch:
     @contextlib.contextmanager
     def modules(self) -> Iterator[None]:
         """Inside, the module at work is known."""
-        undo = []
-        for name, module in self.model.named_modules():
-            undo.append(module.register_forward_pre_hook(self._entering(name), with_kwargs=True))
-            undo.append(module.register_forward_hook(self._leaving, always_call=True))
-        try:
+        with contextlib.ExitStack() as hooks:
+            for name, module in self.model.named_modules():
+                hooks.callback(module.register_forward_pre_hook(self._entering(name), with_kwargs=True).remove)
+                hooks.callback(module.register_forward_hook(self._leaving, always_call=True).remove)
             yield
-        finally:
-            for hook in undo:
-                hook.remove()
 
     def pack(self, tensor: torch.Tensor) -> _Packed:
         layer = next((self._layer(name) for name in reversed(self._stack) if self._layer(name)), "")

@@ -57,7 +57,7 @@ class KVCache:
             raise ValueError(
                 f"layout='sink' gives up tokens that an indexer of {arch.name} may choose; allowed: others"
             )
-        self.batch, self.max_len, self.layout, self.dtype = batch, max_len, layout, dtype
+        self.batch, self.max_len, self.layout, self.dtype, self.block_size = batch, max_len, layout, dtype, block_size
         self.latent = arch.latent and mla_cache == "latent"
         self.length, self.slots = 0, {}
         makers = {slide: self._maker(arch, slide, block_size, sink, device) for slide in (False, True)}
@@ -132,6 +132,18 @@ class KVCache:
     def nbytes(self) -> int:
         """Bytes that are allocated now."""
         return sum(tensor.nbytes for tensor in (*self.slots.values(), *(part.data for part in self._parts())))
+
+    @property
+    def taken_bytes(self) -> int:
+        """Bytes that no other sequence can have: the pages that hold a token, or, without pages, all of `nbytes`."""
+        if self.layout != "paged":
+            return self.nbytes
+        return sum(self._page_bytes(part) for part in self._parts())
+
+    def _page_bytes(self, part):
+        """Bytes of a part's pages in use."""
+        pages = (part.slots[:, : self.length] // self.block_size).unique()
+        return part.data.nbytes // part.slots.numel() * self.block_size * len(pages)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What is filled, as stored: {"layers.0.keys": tensor, ...}, for a prefix that is to be kept elsewhere.

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 
 from dsmem.config.architecture import Architecture
+from dsmem.config.devices import attention_kernel
 from dsmem.config.workload import EAGER, Workload
-from dsmem.model import flash
 from dsmem.units import FLOATS, format_name, one_of
 
 DEVICES = ("cuda", "cpu", "fake")
@@ -49,11 +49,8 @@ def attention_for(device: Any, arch: Any, activations: Any = "fp16") -> str:
     'fused'
     """
     arch, activations = Architecture.of(arch), one_of("activations", format_name(activations), FLOATS)
-    grouped = arch.num_attention_heads > arch.num_key_value_heads
-    if arch.attn_logit_softcapping is not None and check_device(device) == "cuda":
-        return "eager"
-    backend = flash.attention_backend(check_device(device), TORCH_DTYPES[activations])
-    return "expanded" if grouped and backend == "memory-efficient" else "fused"
+    capability = torch.cuda.get_device_capability("cuda") if check_device(device) == "cuda" else None
+    return attention_kernel(arch, capability, activations)
 
 
 def settled(arch: Architecture, work: Workload, device: Any) -> Workload:

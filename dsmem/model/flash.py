@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MIN_FLASH_CAPABILITY = (8, 0)
-"""The compute capability from which torch has a flash kernel, and BF16 of its own."""
+from dsmem.config.devices import MIN_FLASH_CAPABILITY
 
 LOWER_RIGHT = 2  # torch.nn.attention.bias.CausalVariant, whose import takes a second
 

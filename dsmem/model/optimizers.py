@@ -21,44 +21,47 @@ BITSANDBYTES = {"lion": "Lion32bit", "adamw8bit": "AdamW8bit", "lion8bit": "Lion
 NOT_BY_MUON = ("embed", "lm_head", "score")  # matrices, but not of the layers
 
 
-class ModelOptimizer:
-    """The optimizers of one model behind one `step`: two with Muon, else one.
+class Several:
+    """Optimizers behind one `step`. optimizers: of torch or bitsandbytes; on a rank of many, those with states here."""
 
-    parameters: what it trains. optimizers: those of torch or bitsandbytes. Made by `make_optimizer`.
+    def __init__(self, optimizers: list):
+        self.optimizers = optimizers
+
+    @property
+    def state(self) -> dict:
+        """Of every parameter that they step, the dict that its optimizer keeps for it."""
+        return {key: value for optimizer in self.optimizers for key, value in optimizer.state.items()}
+
+    @property
+    def param_groups(self) -> list[dict]:
+        """The parameter groups of all of them."""
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def step(self) -> None:
+        """Steps every parameter that has a gradient."""
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Frees the gradient of all that they step, or with set_to_none=False fills it with zeros."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none)
+
+
+class ModelOptimizer(Several):
+    """The optimizers of one model: two with Muon, else one. Made by `make_optimizer`.
+
+    parameters: what it trains.
     """
 
     def __init__(self, training: Training, named: list[tuple[str, torch.nn.Parameter]]):
         self.training = training
         self.parameters = [parameter for _, parameter in named]
-        self.optimizers = _optimizers(training, named)
+        super().__init__(_optimizers(training, named))
 
     def step(self) -> None:
-        """Steps every parameter that has a gradient."""
         with _known_numbers(self.parameters):
             self._step()
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Frees every gradient, or with set_to_none=False fills it with zeros."""
-        for parameter in self.stepped + self.parameters:
-            if set_to_none:
-                parameter.grad = None
-            elif parameter.grad is not None:
-                parameter.grad.zero_()
-
-    @property
-    def stepped(self) -> list[torch.nn.Parameter]:
-        """What the optimizers step: the parameters, or their master copies."""
-        return self.parameters
-
-    @property
-    def state(self) -> dict:
-        """Of every stepped parameter, the dict that its optimizer keeps for it."""
-        return {key: value for optimizer in self.optimizers for key, value in optimizer.state.items()}
-
-    @property
-    def param_groups(self) -> list[dict]:
-        """The parameter groups of all optimizers."""
-        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def states(self) -> dict[str, list[torch.Tensor]]:
         """The tensors that it keeps between two steps, by name: "exp_avg", "step" ...; a shared one once."""
@@ -70,8 +73,7 @@ class ModelOptimizer:
         return {name: list(tensors.values()) for name, tensors in found.items()}
 
     def _step(self):
-        for optimizer in self.optimizers:
-            optimizer.step()
+        super().step()
 
 
 class MasterOptimizer(ModelOptimizer):
@@ -79,20 +81,23 @@ class MasterOptimizer(ModelOptimizer):
 
     Gradients in 16 bit are widened tensor by tensor, each stepped and freed before the next: 2 + 2 + 12 bytes a
     parameter with AdamW. With gradients="fp32" each is widened as soon as backward has made it, the narrow one is
-    freed, and all are stepped at once: 2 + 4 + 12 bytes.
+    freed, and all are stepped at once: 2 + 4 + 12 bytes. stepped: the copies.
     """
 
     def __init__(self, training: Training, named: list[tuple[str, torch.nn.Parameter]]):
-        self.masters = [(name, torch.nn.Parameter(p.detach().float())) for name, p in named]
-        super().__init__(training, self.masters)
-        self.parameters = [parameter for _, parameter in named]
+        super().__init__(training, [(name, torch.nn.Parameter(p.detach().float())) for name, p in named])
+        self.stepped, self.parameters = self.parameters, [parameter for _, parameter in named]
         if training.gradients == "fp32":
             for parameter, master in zip(self.parameters, self.stepped, strict=True):
                 parameter.register_post_accumulate_grad_hook(_widener(master))
 
-    @property
-    def stepped(self) -> list[torch.nn.Parameter]:
-        return [master for _, master in self.masters]
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none)
+        for parameter in self.parameters:
+            if set_to_none:
+                parameter.grad = None
+            elif parameter.grad is not None:
+                parameter.grad.zero_()
 
     def states(self) -> dict[str, list[torch.Tensor]]:
         return {"master weights": self.stepped} | super().states()

@@ -3,6 +3,7 @@
 A decode step reads an expert's weights once, however many tokens of the batch chose it, so the distinct ones count.
 """
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -49,16 +50,11 @@ def chosen_experts(model: torch.nn.Module, tokens: torch.Tensor) -> dict[str, np
     def note(name, slot, ends):
         found[name] = torch.searchsorted(ends.long(), slot, right=True).numpy()
 
-    hooks = [
-        router.register_forward_hook(lambda _, args, out, name=name: note(name, *out[2:]))
-        for name, router in routers.items()
-    ]
-    try:
-        with torch.inference_mode():
-            model(tokens)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with contextlib.ExitStack() as hooks, torch.inference_mode():
+        for name, router in routers.items():
+            hook = router.register_forward_hook(lambda _, args, out, name=name: note(name, *out[2:]))
+            hooks.callback(hook.remove)
+        model(tokens)
     return found
 
 

@@ -151,12 +151,10 @@ class TrainingStep:
     def _hooks(self):
         """Inside, with step_in_backward, a gradient is used and let go as soon as it is there."""
         pairs = zip(self._trained, self._optimizers, strict=True) if self.training.step_in_backward else ()
-        hooks = [p.register_post_accumulate_grad_hook(_stepping(optimizer)) for p, optimizer in pairs]
-        try:
+        with contextlib.ExitStack() as hooks:
+            for parameter, optimizer in pairs:
+                hooks.callback(parameter.register_post_accumulate_grad_hook(_stepping(optimizer)).remove)
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def _selected(self):
         return contextlib.nullcontext() if hasattr(self.module, "arch") else attention_again(self.training)

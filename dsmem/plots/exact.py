@@ -14,10 +14,11 @@ ODD = (3, 5, 7, 11, 24, 100, 129, 1000, 1537, 4095, 5000, 12_345, 40_000, 100_00
 class Functions:
     """Functions of batch and length, each kept once; a function is called by its place in `texts`.
 
-    Four forms, the first letter says which; numbers are hexadecimal, a missing one is 0:
+    Five forms, the first letter says which; numbers are hexadecimal, a missing one is 0:
     "=" terms of 1, b, s, b s, s**2, b s**2 that also hold for the numbers between the stops of both sliders;
     "~" the same for every batch, but at the stops of the length alone; "/" pairs (1, b) for each of these stops, for
-    every batch; "#" a number for each stop of both.
+    every batch; "|" pairs (1, s) for each stop of the batch, at the stops of the length; "#" a number for each stop of
+    both.
 
     >>> functions = Functions([1, 2, 4], [128, 256])
     >>> batch, seq_len = functions.grid
@@ -70,7 +71,11 @@ class Functions:
                 return mark + _terms(*terms)
         if line:
             return "/" + self._padded(np.stack(line, axis=1))
-        return "#" + self._padded(values[rows][:, np.isin(self.batches, self.stops[0])])
+        stops = values[rows][:, np.isin(self.batches, self.stops[0])]
+        terms = [_parabola(self.lengths[rows], each) for each in stops.T]
+        if all(each and each[2] == 0 for each in terms):
+            return "|" + _hex([term for fixed, each, _ in terms for term in (fixed, each)])
+        return "#" + self._padded(stops)
 
     def _padded(self, rows):
         """Rows for every stop of the length, 0 at those that cannot be reached."""

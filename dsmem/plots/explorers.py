@@ -11,7 +11,7 @@ from dsmem.config.sharding import Sharding
 from dsmem.config.training import KERNELS, OPTIMIZERS, Training
 from dsmem.config.workload import Workload
 from dsmem.footprint.stored import KEPT
-from dsmem.footprint.training import training_footprint
+from dsmem.footprint.training.step import training_footprint
 from dsmem.memory.replay import replay
 from dsmem.plots import pages
 from dsmem.plots.cache import FORMATS, CachePicture
@@ -60,6 +60,8 @@ RANK_CONTROLS = {
     "weights": ["bf16", "fp8"],
     "precision": ["pure", "master"],
 }
+
+PAGE_RANK_CONTROLS = {"data": [8, 1, 64, 256], "tensor": [1, 8], "expert": [1, 8], "pipeline": [1, 8]}
 
 
 def explore_picture(make: Callable, show: Callable, /, **controls: Any) -> Explorer:
@@ -171,19 +173,23 @@ def explore_training(arch: Any, *, capacity: Any = None, **controls: Any) -> Exp
     return explore_picture(TrainingPicture, show, **{"figsize": (7.5, 3.7)} | specs)
 
 
-def explore_ranks(arch: Any, *, capacity: Any = None, **controls: Any) -> Explorer:
+def explore_ranks(arch: Any, *, capacity: Any = None, page: bool = False, **controls: Any) -> Explorer | PageExplorer:
     """`plot_ranks` under sliders: an even share, and what the first and the last rank hold at rest.
 
     arch, capacity: as in `explore_footprint`. controls: for fields of `Sharding`, and use, batch, seq_len, weights,
     precision; they replace or extend `RANK_CONTROLS`. use: "training" counts weights (always in BF16), gradients and
     AdamW's states by `precision`; "serving" weights and the cache of `batch` sequences of a replica. What cannot be cut
-    so is said under the picture, which then stays. Raises ValueError, one sentence, for anything else.
+    so is said under the picture, which then stays. page: as in `explore_footprint`; the menus are then those of
+    `PAGE_RANK_CONTROLS`, which have fewer values. Raises ValueError, one sentence, for anything else.
     """
     models, gpus = _models(arch), _gpus(capacity)
     of_sharding = Sharding.__dataclass_fields__
     for name in controls:
         one_of("field", name, (*RANK_CONTROLS, *of_sharding, "overhead_bytes", "menus", "figsize"), "a field of ranks")
-    specs = {"model": list(models) if len(models) > 1 else next(iter(models))} | RANK_CONTROLS | controls
+    specs = {"model": list(models) if len(models) > 1 else next(iter(models))} | RANK_CONTROLS
+    if page:
+        return pages.page_of_ranks(models, capacity, specs | PAGE_RANK_CONTROLS | controls)
+    specs |= controls
     specs |= {"gpu": list(gpus)} if capacity else {}
 
     def show(picture, model, use, precision, weights, batch, seq_len, gpu="none", overhead_bytes=0, **degrees):
@@ -195,8 +201,11 @@ def explore_ranks(arch: Any, *, capacity: Any = None, **controls: Any) -> Explor
     return explore_picture(RanksPicture, show, **{"figsize": (7.5, 3.2)} | specs)
 
 
-def explore_reads(arch: Any, **controls: Any) -> Explorer:
-    """`plot_reads` under sliders, for a model or a list of models; `controls` as in `explore` replace these."""
+def explore_reads(arch: Any, page: bool = False, **controls: Any) -> Explorer | PageExplorer:
+    """`plot_reads` under sliders, for a model or a list of models; `controls` as in `explore` replace these.
+
+    page: as in `explore_footprint`.
+    """
     models = _models(arch)
     specs = {
         "model": list(models),
@@ -210,6 +219,8 @@ def explore_reads(arch: Any, **controls: Any) -> Explorer:
     def show(picture, model, **values):
         return picture(models[model], **values)
 
+    if page:
+        return pages.page_of_reads(models, specs | controls)
     return explore_picture(ReadsPicture, show, **{"figsize": (7.5, 3.5)} | specs | controls)
 
 

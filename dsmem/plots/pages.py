@@ -11,7 +11,9 @@ from dsmem.config.workload import Workload
 from dsmem.plots import knobs, page_bars
 from dsmem.plots.knobs import Knob
 from dsmem.plots.page import PageExplorer
+from dsmem.plots.page_ranks import Ranks
 from dsmem.plots.passes import SEEN, SPREAD, Pass
+from dsmem.plots.reads import speed_name
 from dsmem.units import FLOATS, QUANTIZED, format_bytes, names, one_of
 
 FIT = {
@@ -84,6 +86,22 @@ def page_of_cache(models: Mapping[str, Architecture], specs: Mapping[str, Any]) 
     return page_bars.cache_page(models, _read(specs)).explorer()
 
 
+def page_of_reads(models: Mapping[str, Architecture], specs: Mapping[str, Any]) -> PageExplorer:
+    """`explorers.explore_reads` in the page."""
+    return page_bars.reads_page(models, _read(specs)).explorer()
+
+
+def page_of_ranks(models: Mapping[str, Architecture], capacity: Any, specs: Mapping[str, Any]) -> PageExplorer:
+    """`explorers.explore_ranks` in the page."""
+    cards = capacities(capacity) | {"none": None}
+    return Ranks(models, cards, list(_read(_with_cards(cards, specs)).values())).explorer()
+
+
+def _with_cards(cards, specs):
+    """The specs with a menu for the GPU after that for the model."""
+    return {"model": specs["model"], "gpu": list(cards)} | dict(specs)
+
+
 def _read(specs):
     """{name: Knob}; a menu of one is no control."""
     return {name: _knob(name, spec) for name, spec in specs.items() if name not in ("figsize", "menus")}
@@ -121,6 +139,8 @@ def _knob(name, spec):
     if knob.kind == "menu" and len(knob.values) == 1:
         return Knob(name, "fixed", knob.values, 0, knob.texts)
     sizes = knob.texts
+    if name == "memory":
+        sizes = knob.texts or tuple(map(speed_name, knob.values))
     if name == "overhead_bytes":
         sizes = tuple("what is usual" if n is None else format_bytes(n) for n in knob.values)
     return Knob(name, knob.kind, knob.values, knob.at, sizes)

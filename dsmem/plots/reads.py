@@ -61,9 +61,9 @@ class ReadsPicture(Picture):
 
     def __call__(self, arch, num_experts_per_tok, batch, tokens, weights, memory):
         """Show a model under a load; arguments as in `plot_reads`. Returns in words what there is to see."""
-        arch = _with_experts(arch, num_experts_per_tok)
+        arch = with_experts(arch, num_experts_per_tok)
         read = step_reads(arch, batch, tokens, weights)
-        rows = _resident(arch, weights) | {"kv_cache": step_reads(_dense(arch), batch, tokens)["kv_cache"]}, read
+        rows = resident(arch, batch, tokens, weights), read
         totals = [sum(parts.values()) for parts in rows]
         self._stretch(1.2 * max(totals), "memory")
         self.ax.dsmem_data = [
@@ -76,10 +76,10 @@ class ReadsPicture(Picture):
             self.ends[row].xy = (totals[row], row)
             self.ends[row].set_text(axes.in_unit(int(totals[row]), self.reach))
         seconds = floor_seconds(read, SPEEDS.get(memory, memory))
-        where = memory if isinstance(memory, str) else f"{memory / 1e9:,.4g} GB/s"
+        where = speed_name(memory)
         self._say(
             f"{arch.name} in {weights}, batch {batch:,}",
-            f"a step reads {totals[1] / totals[0]:.1%} of what is resident, {1000 * seconds:,.3g} ms at {where}",
+            f"a step reads {totals[1] / totals[0]:.1%} of what is resident, {milliseconds(seconds)} ms at {where}",
         )
         return _sentence(arch, batch, tokens, weights, totals, seconds, where)
 
@@ -91,13 +91,27 @@ class ReadsPicture(Picture):
             start += width
 
 
-def _resident(arch, weights):
-    """{part: bytes} of all weights, scales with their part."""
+def resident(arch: Architecture, batch: Any, tokens: Any, weights: str) -> dict[str, Any]:
+    """{part: bytes} of all weights, scales with their part, and of the cache; arguments as in `plot_reads`."""
     sums = {}
     for name, sizes in weights_by_layer(arch, weights).items():
         part = weight_part(arch, name)
         sums[part] = sums.get(part, 0) + sum(sizes)
-    return sums
+    return sums | {"kv_cache": step_reads(_dense(arch), batch, tokens)["kv_cache"]}
+
+
+def milliseconds(seconds: float) -> str:
+    """A time in milliseconds, in three figures or all before the point.
+
+    >>> milliseconds(0.00791), milliseconds(0.0123), milliseconds(4.1941)
+    ('7.91', '12.3', '4,194')
+    """
+    return f"{1000 * seconds:,.{2 if 1000 * seconds < 10 else 1 if 1000 * seconds < 100 else 0}f}"
+
+
+def speed_name(memory: Any) -> str:
+    """What a memory is called: its GPU, or its bytes a second in words."""
+    return memory if isinstance(memory, str) else f"{memory / 1e9:,.4g} GB/s"
 
 
 def _dense(arch):
@@ -105,17 +119,22 @@ def _dense(arch):
     return arch if not arch.indexed else arch.scaled(index_topk=2**40)
 
 
-def _with_experts(arch, count):
+def with_experts(arch: Architecture, count: int | None) -> Architecture:
+    """The same model with `count` experts a token, or as many as its groups let a token reach; None: its own."""
     if not arch.n_routed_experts or count is None:
         return arch
     reach = arch.n_routed_experts // arch.n_group * min(arch.topk_group, arch.n_group)
     return arch.scaled(num_experts_per_tok=min(count, reach))
 
 
+def experts_of(arch: Architecture) -> str:
+    """How many experts a token has, in words; nothing for a model without."""
+    return f", {arch.num_experts_per_tok} of {arch.n_routed_experts} experts a token" if arch.n_routed_experts else ""
+
+
 def _sentence(arch, batch, tokens, weights, totals, seconds, where):
-    of = f", {arch.num_experts_per_tok} of {arch.n_routed_experts} experts a token" if arch.n_routed_experts else ""
     return (
-        f"{arch.name} in {weights}{of}, {batch:,} × {tokens:,} tokens: {totals[0] / 1e9:,.1f} GB resident, "
-        f"{totals[1] / 1e9:,.1f} GB read in a step, so at most {batch / seconds:,.0f} tokens a second at the speed of "
-        f"{where}."
+        f"{arch.name} in {weights}{experts_of(arch)}, {batch:,} × {tokens:,} tokens: {totals[0] / 1e9:,.1f} GB "
+        f"resident, {totals[1] / 1e9:,.1f} GB read in a step, so at most {batch / seconds:,.0f} tokens a second at the "
+        f"speed of {where}."
     )

@@ -22,6 +22,7 @@ from dsmem.plots.style import STYLE
 from dsmem.units import as_text
 
 PAPER = {"font.size": 8, "axes.titlesize": 8, "legend.fontsize": 8, "legend.handlelength": 1.8}
+FORMATS = ("pdf", "svg", "png")
 WIDTHS = {"column": 3.5, "full": 7.16}  # inches
 LEAST = 3.0  # inches that a panel needs beside another
 
@@ -32,7 +33,7 @@ def save_report(
     *,
     width: "str | float" = "column",
     folder: "str | Path" = ".",
-    formats: Sequence[str] = ("pdf", "svg", "png"),
+    formats: Sequence[str] | None = None,
     parameters: Mapping[str, Any] | None = None,
     labels: Mapping[str, str] | None = None,
     caption: str | None = None,
@@ -43,9 +44,10 @@ def save_report(
         dsmem.save_report(plots.plot_stack(run), "peak", width="full", parameters={"batch": 4})
 
     ax: an Axes that a plot function of dsmem returned, or an explorer's `figure.axes[0]`; all panels of its figure are
-    saved. name: of the files, without an ending. width: "column" (3.5 in), "full" (7.16 in) or inches. folder: made if
-    it is not there. formats: of the figure. Text is 8 pt, embedded as TrueType; PNG has 300 dpi. What the picture shows
-    is kept in the files in words.
+    saved. name: of the files, without an ending; "peak.png" asks for the PNG alone, with "peak.csv" beside it. width:
+    "column" (3.5 in), "full" (7.16 in) or inches. folder: made if it is not there. formats: of the figure; all of
+    `FORMATS` if neither they nor the name say which. Text is 8 pt, embedded as TrueType; PNG has 300 dpi. What the
+    picture shows is kept in the files in words.
     parameters: {name: value}, kept in the files' keywords. labels: {word: another}, such as {"weights": "Gewichte"}: a
     legend entry, tick or title that is this word, and the first word of an axis, is replaced; colours stay, and so do
     the names in the CSV. caption: written to a text file beside the figure, with what the picture shows.
@@ -53,13 +55,12 @@ def save_report(
     Sans CJK SC" (on Colab after `!apt-get install -y fonts-noto-cjk`), or the path of its file.
     A copy is restyled: the figure on screen stays as it is. The CSV has a row for each number, under the name of what
     it is (bytes, seconds, ...), and one for each capacity line.
-    Raises ValueError for another width or format, an Axes that dsmem did not draw, panels side by side that the width
-    has no room for, a font that is not there, or letters that no font has.
+    Raises ValueError for another width or format, a name whose ending `formats` leaves out, an Axes that dsmem did not
+    draw, panels side by side that the width has no room for, a font that is not there, or letters that no font has.
     """
     fig, inches = _figure(ax), _inches(width)
-    _check_words(name, parameters, labels, caption)
-    if not isinstance(formats, tuple | list) or not set(formats) <= {"pdf", "svg", "png"}:
-        raise ValueError(f"formats must be among 'pdf', 'svg' and 'png', got {formats!r}.")
+    name, formats = _named(name, formats)
+    _check_words(parameters, labels, caption)
     _check_room(fig, width, inches)
     paths = [Path(folder) / f"{name}.{kind}" for kind in (*formats, "csv")]
     paths[0].parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +72,7 @@ def save_report(
             copy.savefig(path, format=kind, metadata=_metadata(kind, title_of(ax) or name, keywords, words))
     _write_csv(paths[-1], fig.axes)
     if caption is not None:
-        paths.append(paths[-1].with_name(f"{name}.txt"))
+        paths.append(paths[-1].with_suffix(".txt"))
         paths[-1].write_text(f"{caption}\n\n{words}\n", encoding="utf-8")
     return paths
 
@@ -92,9 +93,21 @@ def _inches(width):
     return inches
 
 
-def _check_words(name, parameters, labels, caption):
-    if not as_text("name", name).strip():
+def _named(name, formats):
+    """The name of the files without an ending, and the formats: those asked for, else the ending's, else all."""
+    stem, dot, ending = as_text("name", name).rpartition(".")
+    ends = bool(dot) and ending.lower() in FORMATS
+    asked = formats if formats is not None else (ending.lower(),) if ends else FORMATS
+    if not isinstance(asked, tuple | list) or not set(asked) <= set(FORMATS):
+        raise ValueError(f"formats must be among 'pdf', 'svg' and 'png', got {formats!r}.")
+    if not (stem if ends else name).strip():
         raise ValueError(f"name={name!r} is empty; it must be that of the files, without an ending")
+    if ends and ending.lower() not in asked:
+        raise ValueError(f"name={name!r} ends in a format that formats={formats!r} leaves out; drop one of the two")
+    return stem if ends else name, asked
+
+
+def _check_words(parameters, labels, caption):
     for argument, given in (("parameters", parameters), ("labels", labels)):
         if not isinstance(given, Mapping | None):
             raise ValueError(f"{argument}={given!r} is not a table of words; it must be a dict or None")

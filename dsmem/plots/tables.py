@@ -15,23 +15,29 @@ def tabulate(
     families: Iterable[str],
     rows_of: Callable[..., dict],
     words_of: Callable[[dict], dict],
+    like: Callable[[dict], Any] | None = None,
 ) -> dict:
     """The table of all values of `knobs`, for the page's script to read.
 
     rows_of: `rows_of(chosen, batch, seq_len)` gives {row: {family: bytes}} of one choice, {name: value}, where batch
     and seq_len are arrays that broadcast; a ValueError of it is kept, and shown in place of a picture. words_of: the
-    words of a choice, {name: text}.
+    words of a choice, {name: text}. like: `like(chosen)` is the same for choices that show the same; each of them is
+    different if not given.
 
     order: names of the knobs; index: for each choice, the last knob running fastest, the place of its state, or -1 - n
-    for the n-th of `errors`; said: the place of its words. A state is [functions, instants, known]: of each family the
-    function that all of its instants share, or -1; known: 2 where the terms hold between the stops of both sliders, 1
-    where they hold for every batch, else 0. Where lengths are out of reach, their places follow, and those of their
-    errors. An instant is [its name, family, function, family, function ...]. functions: see `exact.Functions`.
+    for the n-th of `errors`; said: the place of its words, where they are not all alike. A state is [functions,
+    instants, known]: of each family the function that all of its instants share, or -1; known: 2 where the terms hold
+    between the stops of both sliders, 1 where they hold for every batch, else 0. Where lengths are out of reach, their
+    places follow, and those of their errors. An instant is [its name, family, function, family, function ...].
+    functions: see `exact.Functions`.
     """
     table, knobs = Table(batch, seq_len, list(families)), list(knobs)
     names = [knob.name for knob in knobs]
     choices = [dict(zip(names, each, strict=True)) for each in itertools.product(*(knob.values for knob in knobs))]
-    index = [table.add(chosen, rows_of) for chosen in choices]
+    kinds = [like(chosen) if like else place for place, chosen in enumerate(choices)]
+    firsts = {kind: chosen for kind, chosen in zip(reversed(kinds), reversed(choices), strict=True)}
+    found = {kind: table.add(chosen, rows_of) for kind, chosen in reversed(firsts.items())}
+    index = [found[kind] for kind in kinds]
     said = [
         _place(table.words, tuple(words_of(chosen).items())) if place >= 0 else 0
         for chosen, place in zip(choices, index, strict=True)
@@ -39,7 +45,7 @@ def tabulate(
     return {
         "order": names,
         "index": index,
-        "said": said,
+        **({"said": said} if any(said) else {}),
         "words": [dict(words) for words in table.words],
         "states": list(table.states),
         "instants": list(table.instants),
@@ -61,7 +67,10 @@ class Table:
         self.functions.limit()
         try:
             return _place(self.states, self._state(rows_of(chosen, *self.functions.grid)))
-        except ValueError:
+        except ValueError as error:
+            said, ends = " ".join(str(error).split()), (self.lengths[0], self.lengths[-1])
+            if all(_error(rows_of, chosen, length) == said for length in ends):  # in words that name no length
+                return -1 - _place(self.errors, said)
             return self._partly(chosen, rows_of)
 
     def _partly(self, chosen, rows_of):
@@ -90,7 +99,7 @@ class Table:
         texts = [self.functions.texts[place] for place in places]
         if all(text[0] == "=" and "-" not in text for text in texts):
             return 2
-        return int(all(text[0] != "#" for text in texts))
+        return int(all(text[0] not in "|#" for text in texts))
 
 
 def _error(rows_of, chosen, length):

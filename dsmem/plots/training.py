@@ -9,7 +9,7 @@ from dsmem.config.architecture import Architecture
 from dsmem.config.hardware import capacities
 from dsmem.config.training import Training
 from dsmem.config.workload import Workload
-from dsmem.footprint.training import TrainingFootprint, training_footprint
+from dsmem.footprint.training.step import TrainingFootprint, training_footprint
 from dsmem.plots import axes, limits, sources
 from dsmem.plots.curves import plot_curves
 from dsmem.plots.families import TRAINING, by_family

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from dsmem.config.devices import HERE
-from dsmem.units import one_of
+from dsmem.units import one_of, parse_bytes
 
 EXAMPLES = """examples:
   python -m dsmem fit deepseek-r1-distill-qwen-7b --gpu T4 --weights int8 --seq-len 4096
@@ -37,6 +37,7 @@ _HELP = {
     "weights": "fp32, bf16, fp16, fp8, int8, int4, or stored alone: awq, gptq, nf4, q8_0, q4_k_m ...",
     "kv_cache": "format of the cache, such as fp8",
     "phase": "prefill or decode",
+    "attention": "fused, expanded or eager; by default what PyTorch has on this GPU",
     "logits": "all or last",
 }
 
@@ -61,7 +62,7 @@ def answer(options: argparse.Namespace) -> tuple[str, int]:
     """The text of the answer, and the exit code. Raises ValueError, one sentence, for what cannot be answered."""
     if options.memory is not None and options.gpu != HERE:
         raise ValueError(f"memory={options.memory!r} stands in place of gpu={options.gpu!r}; give one of both")
-    gpu = options.gpu if options.memory is None else {options.memory: options.memory}
+    gpu = options.gpu if options.memory is None else {options.memory: parse_bytes(options.memory, "memory")}
     found = _engine(options, gpu) if options.engine else _fit(options, gpu)
     if options.json:
         text = json.dumps(found.to_dict(), indent=1)
@@ -87,7 +88,7 @@ def _fit(options, gpu):
 
 
 def _engine(options, gpu):
-    from dsmem.footprint.engines import llama_cpp, vllm
+    from dsmem.footprint.fit.engines import llama_cpp, vllm
     from dsmem.runs.fit import here
 
     if options.train or _given(options, TRAINING):

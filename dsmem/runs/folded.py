@@ -57,15 +57,13 @@ class Folded:
         layers = self.module.get_submodule(self.repeats.path)
         inside = {id(part) for part in layers.modules()}
         others = [part for part in self.module.modules() if id(part) not in inside]
-        hooks = [layers[0].register_forward_pre_hook(lambda *_: self._own(ledger))]
-        hooks += [layer.register_forward_pre_hook(lambda *_: self._start(ledger)) for layer in layers]
-        hooks += [other.register_forward_pre_hook(lambda *_: self._follow(ledger)) for other in others]
-        try:
+        calls = [(layers[0], self._own), *((layer, self._start) for layer in layers)]
+        calls += [(other, self._follow) for other in others]
+        with contextlib.ExitStack() as hooks:
+            for part, call in calls:
+                hooks.callback(part.register_forward_pre_hook(lambda *_, call=call: call(ledger)).remove)
             yield
             self._follow(ledger)
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def unfold(self, ledger: Ledger) -> Ledger:
         """The ledger of all layers. Raises NotEqualError where the repetitions differ."""
@@ -97,14 +95,12 @@ class Folded:
 def progress(module: torch.nn.Module, words: str, passes: int = 1) -> Iterator[None]:
     """A bar that counts the layers of all `passes` inside, once it lasts; `words` stand before it."""
     path, layers = decoder_layers(module) or (None, ())
-    with tqdm(total=passes * len(layers), desc=words, unit="layer", delay=PATIENCE, leave=False) as bar:
+    bar = tqdm(total=passes * len(layers), desc=words, unit="layer", delay=PATIENCE, leave=False)
+    with bar, contextlib.ExitStack() as hooks:
 
         def passed(*_):
             bar.update()  # what a hook returns would stand for the layer's output
 
-        hooks = [layer.register_forward_hook(passed) for layer in layers]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+        for layer in layers:
+            hooks.callback(layer.register_forward_hook(passed).remove)
+        yield

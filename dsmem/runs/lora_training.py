@@ -5,6 +5,7 @@ adapters in FP32; checkpointing; AdamW; no autocast. One step is run before the 
 output, logits in it, lives to the end of each.
 """
 
+import contextlib
 import functools
 import json
 
@@ -55,7 +56,7 @@ def _ledger(config, work, training, quant):
     module, held = step.module, []
     step.loss = functools.partial(_held_loss, module, held)
     layers = layers_of(module)
-    with Ledger(module) as ledger:
+    with Ledger(module) as ledger, contextlib.ExitStack() as hooks:
         step.observer, calls = ledger, [0] * len(layers)
 
         def begin(index, *_):
@@ -63,8 +64,9 @@ def _ledger(config, work, training, quant):
             calls[index] += 1
 
         # the norm, for hooks of a layer itself stay outside of what is run again
-        norms = [layer.input_layernorm for layer in layers]
-        hooks = [norm.register_forward_pre_hook(functools.partial(begin, i)) for i, norm in enumerate(norms)]
+        for index, layer in enumerate(layers):
+            hook = layer.input_layernorm.register_forward_pre_hook(functools.partial(begin, index))
+            hooks.callback(hook.remove)
         step.run()
         owners = {}
         for index, layer in enumerate(layers):
@@ -72,8 +74,6 @@ def _ledger(config, work, training, quant):
                 for each in (tensor, *step.states_of(tensor)):
                     owners[ledger.record_of(each)] = index
         held.clear()
-    for hook in hooks:
-        hook.remove()
     return ledger, owners
 
 

@@ -11,7 +11,7 @@ from dsmem.config.architecture import Architecture
 from dsmem.config.training import Training
 from dsmem.config.workload import Workload
 from dsmem.footprint.instants import Footprint
-from dsmem.footprint.training import training_footprint
+from dsmem.footprint.training.step import training_footprint
 from dsmem.memory.ledger import Ledger
 from dsmem.model.decoder import build_model
 from dsmem.model.devices import settled
@@ -101,7 +101,8 @@ def _footprint(arch, work, training) -> tuple[Footprint | None, tuple]:
 def progress(module: torch.nn.Module, words: str) -> Iterator[None]:
     """A bar that counts a step's layers, forward and backward, once it lasts; `words` stand before it."""
     layers, done = layers_of(module), set()
-    with tqdm(total=2 * len(layers), desc=words, unit="layer", delay=PATIENCE, leave=False) as bar:
+    bar = tqdm(total=2 * len(layers), desc=words, unit="layer", delay=PATIENCE, leave=False)
+    with bar, contextlib.ExitStack() as hooks:
 
         def count(*key):
             def hook(*_):  # what a hook returns would stand for the layer's output
@@ -111,13 +112,9 @@ def progress(module: torch.nn.Module, words: str) -> Iterator[None]:
 
             return hook
 
-        hooks = [layer.register_forward_hook(count("forward", index)) for index, layer in enumerate(layers)]
         for index, layer in enumerate(layers):
+            hooks.callback(layer.register_forward_hook(count("forward", index)).remove)
             first = next((p for p in layer.parameters() if p.requires_grad), None)
             if first is not None:
-                hooks.append(first.register_post_accumulate_grad_hook(count("backward", index)))
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+                hooks.callback(first.register_post_accumulate_grad_hook(count("backward", index)).remove)
+        yield

@@ -1,7 +1,6 @@
 """Notebook 08's exercises: the right answers and the common mistakes, written as a reader would write them."""
 
-import pytest
-from exercises import by_hand, is_refused_and_named, stand_apart, up
+from exercises import checks_of, up
 
 import dsmem
 
@@ -102,15 +101,7 @@ WRONG = {
     },
 }
 
-
-@pytest.mark.parametrize(("key", "name"), by_hand(WRONG))
-def test_a_mistake_is_refused_and_named(key, name):
-    is_refused_and_named(key, name, WRONG[key][name])
-
-
-@pytest.mark.parametrize("key", RIGHT)
-def test_the_right_answer_and_all_mistakes_stand_apart(key):
-    stand_apart(key, RIGHT[key], WRONG[key])
+test_a_mistake_is_refused_and_named, test_the_right_answer_and_all_mistakes_stand_apart = checks_of(RIGHT, WRONG)
 
 
 def test_the_cases_of_what_is_spare_are_those_of_the_kit():
@@ -124,7 +115,8 @@ def test_the_cases_of_what_is_spare_are_those_of_the_kit():
 
 def test_the_first_case_of_the_largest_batch_is_what_decoding_leaves_room_for():
     """The kit's own answer counts a working copy of the weights, too, so it is one sequence less."""
-    answer = dsmem.fit("deepseek-r1-distill-qwen-7b", gpu="T4", weights="int8", phase="decode", cached_tokens=4095)
+    work = {"weights": "int8", "phase": "decode", "cached_tokens": 4095, "attention": "fused"}
+    answer = dsmem.fit("deepseek-r1-distill-qwen-7b", gpu="T4", **work)
     case = dsmem.check.largest_batch.cases[0]
     assert answer.largest_batch == RIGHT["largest_batch"](**case) - 1
 

@@ -1,7 +1,6 @@
 """Notebook 02's exercises: the right answers and the common mistakes, written as a reader would write them."""
 
-import pytest
-from exercises import by_hand, is_refused_and_named, stand_apart
+from exercises import checks_of
 
 
 def largest_of_each(instants):
@@ -101,12 +100,4 @@ WRONG = {
     },
 }
 
-
-@pytest.mark.parametrize(("key", "name"), by_hand(WRONG))
-def test_a_mistake_is_refused_and_named(key, name):
-    is_refused_and_named(key, name, WRONG[key][name])
-
-
-@pytest.mark.parametrize("key", RIGHT)
-def test_the_right_answer_and_all_mistakes_stand_apart(key):
-    stand_apart(key, RIGHT[key], WRONG[key])
+test_a_mistake_is_refused_and_named, test_the_right_answer_and_all_mistakes_stand_apart = checks_of(RIGHT, WRONG)

@@ -3,10 +3,10 @@
 import math
 
 import pytest
-from exercises import by_hand, is_refused_and_named, stand_apart, up
+from exercises import checks_of, up
 
 import dsmem
-from dsmem.footprint.rest import at_rest
+from dsmem.footprint.sharded.rest import at_rest
 
 
 def stages(weights=3, gradients=2, states=1, each=12, slope=2):
@@ -88,15 +88,7 @@ WRONG = {
     },
 }
 
-
-@pytest.mark.parametrize(("key", "name"), by_hand(WRONG))
-def test_a_mistake_is_refused_and_named(key, name):
-    is_refused_and_named(key, name, WRONG[key][name])
-
-
-@pytest.mark.parametrize("key", RIGHT)
-def test_the_right_answer_and_all_mistakes_stand_apart(key):
-    stand_apart(key, RIGHT[key], WRONG[key])
+test_a_mistake_is_refused_and_named, test_the_right_answer_and_all_mistakes_stand_apart = checks_of(RIGHT, WRONG)
 
 
 def test_the_paper_prints_three_of_the_answers():

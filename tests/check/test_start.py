@@ -1,7 +1,6 @@
 """Notebook 00's exercises: the right answers and the common mistakes, written as a reader would write them."""
 
-import pytest
-from exercises import by_hand, is_refused_and_named, stand_apart
+from exercises import checks_of
 
 NOMINAL = {"deepseek-r1-distill-qwen-7b": 7, "llama-2-7b": 7, "deepseek-r1-distill-llama-70b": 70, "qwen2.5-0.5b": 0.5}
 
@@ -67,12 +66,4 @@ WRONG = {
     },
 }
 
-
-@pytest.mark.parametrize(("key", "name"), by_hand(WRONG))
-def test_a_mistake_is_refused_and_named(key, name):
-    is_refused_and_named(key, name, WRONG[key][name])
-
-
-@pytest.mark.parametrize("key", RIGHT)
-def test_the_right_answer_and_all_mistakes_stand_apart(key):
-    stand_apart(key, RIGHT[key], WRONG[key])
+test_a_mistake_is_refused_and_named, test_the_right_answer_and_all_mistakes_stand_apart = checks_of(RIGHT, WRONG)

@@ -2,8 +2,7 @@
 
 import types
 
-import pytest
-from exercises import by_hand, is_refused_and_named, stand_apart
+from exercises import checks_of
 
 import dsmem
 
@@ -108,15 +107,7 @@ WRONG = {
     },
 }
 
-
-@pytest.mark.parametrize(("key", "name"), by_hand(WRONG))
-def test_a_mistake_is_refused_and_named(key, name):
-    is_refused_and_named(key, name, WRONG[key][name])
-
-
-@pytest.mark.parametrize("key", RIGHT)
-def test_the_right_answer_and_all_mistakes_stand_apart(key):
-    stand_apart(key, RIGHT[key], WRONG[key])
+test_a_mistake_is_refused_and_named, test_the_right_answer_and_all_mistakes_stand_apart = checks_of(RIGHT, WRONG)
 
 
 def test_gpt2_xl_trains_with_three_sequences_of_1024_tokens_in_80_gb():

@@ -1,7 +1,6 @@
 """Notebook 01's exercises: the right answers and the common mistakes, written as a reader would write them."""
 
-import pytest
-from exercises import by_hand, is_refused_and_named, stand_apart, up
+from exercises import checks_of, up
 
 
 def active(n_params, num_expert_layers, n_routed_experts, num_experts_per_tok, hidden_size, moe_intermediate_size):
@@ -93,12 +92,4 @@ WRONG = {
     },
 }
 
-
-@pytest.mark.parametrize(("key", "name"), by_hand(WRONG))
-def test_a_mistake_is_refused_and_named(key, name):
-    is_refused_and_named(key, name, WRONG[key][name])
-
-
-@pytest.mark.parametrize("key", RIGHT)
-def test_the_right_answer_and_all_mistakes_stand_apart(key):
-    stand_apart(key, RIGHT[key], WRONG[key])
+test_a_mistake_is_refused_and_named, test_the_right_answer_and_all_mistakes_stand_apart = checks_of(RIGHT, WRONG)

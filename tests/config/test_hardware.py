@@ -41,6 +41,35 @@ def test_a_gpu_has_the_memory_that_its_device_reports(name, nbytes):
     assert dsmem.GPUS[name].usable_bytes == nbytes
 
 
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("Tesla T4", "T4"),
+        ("t4 16gb", "T4"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("4090", "RTX 4090"),
+        ("rtx 4060 ti", "RTX 4060 Ti 16 GB"),
+        ("4060 Ti", "RTX 4060 Ti 16 GB"),
+        ("NVIDIA A100-SXM4-80GB", "A100 80 GB"),
+        ("a100-40g", "A100 40 GB"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("V100-SXM2-16GB", "V100"),
+        ("Apple M3 Max 64", "Apple M3 Max 64 GB"),
+    ],
+)
+def test_a_name_may_be_the_drivers_or_without_its_size(name, found):
+    assert GPUS[name] is GPUS.named(name) is GPUS[found]
+
+
+@pytest.mark.parametrize(
+    "name", ["RTX 4060", "RTX 5070", "L40", "V100 32 GB", "T4 32GB", "H100 NVL", "A100", "B", "24 GiB"]
+)
+def test_a_name_that_begins_like_another_is_not_the_other(name, refuses):
+    """An RTX 4060 has half the memory of an RTX 4060 Ti of 16 GB."""
+    refuses(lambda: GPUS[name], repr(name))
+    assert GPUS.named(name) is None
+
+
 @pytest.mark.parametrize(("name", "words"), [("T5", "T4"), ("A100", "A100 40 GB, A100 80 GB"), ("", "T4"), (3, "T4")])
 def test_a_name_that_is_unknown_or_not_clear_is_refused_with_the_way_on(name, words, refuses):
     refuses(lambda: GPUS[name], repr(name), words)
@@ -65,7 +94,7 @@ def test_a_capacity_has_many_forms_and_one_meaning(capacity, found):
 
 
 @pytest.mark.parametrize(
-    "capacity", [5, {"a": -1}, {"a": "24"}, {"a": 0}, ("a", 1.5), "p4d", "p9.metal", "0 x T4", [1], object()]
+    "capacity", [5, {"a": -1}, {"a": "24"}, {"a": 0}, ("a", 1.5), "p4d", "p9.metal", "0 x T4", "-2 x T4", [1], object()]
 )
 def test_what_is_no_capacity_is_refused(capacity, refuses):
     refuses(lambda: capacities(capacity))

@@ -12,6 +12,7 @@ from dsmem.config.written import config_of
 
 R1 = json.loads((DATA / "models" / "deepseek-r1.json").read_text(encoding="utf-8"))
 FP8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128}
 TINY = CONFIGS["v3"] | {"num_nextn_predict_layers": 0}
 
 
@@ -50,6 +51,15 @@ def test_a_run_says_so_too():
         ({"quantization_config": FP8 | {"modules_to_not_convert": ["gate"]}}, "modules"),
         ({"quantization_config": FP8 | {"weight_block_size": [64, 64]}}, "modules"),
         ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "awq"),
+        ({"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 64}}, "awq (4 bits, groups of 64)"),
+        ({"quantization_config": GPTQ}, "gptq"),
+        ({"quantization_config": GPTQ | {"bits": 8}}, "gptq (8 bits, groups of 128)"),
+        ({"quantization_config": GPTQ | {"group_size": -1}}, "gptq (4 bits)"),
+        (
+            {"quantization_config": GPTQ | {"modules_in_block_to_not_quantize": ["mlp.down_proj"]}},
+            "gptq (4 bits, groups of 128) with modules of its own",
+        ),
+        ({"quantization_config": {"quant_method": "mxfp4"}}, "mxfp4 of another family"),
         ({"quantization_config": {"quant_method": "hqq"}}, "hqq"),
         ({"quantization_config": {"quant_algo": "NVFP4", "producer": {"name": "modelopt"}}}, "modelopt"),
     ],

@@ -92,6 +92,19 @@ def test_a_decode_loops_cache_is_the_formula_at_every_step(dtype, layout):
                 model(TOKENS[:, :1], cache=cache)
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+@torch.no_grad()
+def test_a_cache_takes_the_pages_that_hold_a_token_or_all_of_its_room(dtype):
+    model = build_model(LATENT, "fp32", "cpu")
+    paged, static = (model.new_cache(2, 24, dtype, layout, block_size=8) for layout in ("paged", "static"))
+    assert paged.taken_bytes == 0
+    for length, pages in ((11, 2), (16, 2), (17, 3)):
+        for cache in (paged, static):
+            model(TOKENS[:, :1].expand(2, length - cache.length).clone(), cache=cache)
+        assert static.taken_bytes == static.nbytes
+        assert 3 * paged.taken_bytes == pages * static.nbytes  # there is room for 3 pages each
+
+
 # Prefixes
 
 

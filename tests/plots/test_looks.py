@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 import dsmem
 from dsmem import plots
-from dsmem.footprint.fit import fit
+from dsmem.footprint.fit.verdict import fit
 from dsmem.memory.replay import replay
 from dsmem.memory.traces import shipped
 from dsmem.plots import alt, limits, picture, segments, shapes, style

@@ -100,6 +100,33 @@ def test_a_caption_is_written_beside_the_figure_with_its_words(ax, tmp_path):
     assert text.read_text(encoding="utf-8").startswith("Figure 1: what a 7B needs.\n\nFound. x: memory (GiB). weights")
 
 
+@pytest.mark.parametrize(
+    ("name", "formats", "files"),
+    [
+        ("x", None, ["x.pdf", "x.svg", "x.png", "x.csv", "x.txt"]),
+        ("x.png", None, ["x.png", "x.csv", "x.txt"]),
+        ("x.PDF", None, ["x.pdf", "x.csv", "x.txt"]),
+        ("png", ["svg"], ["png.svg", "png.csv", "png.txt"]),
+        ("x.png", ["png", "svg"], ["x.png", "x.svg", "x.csv", "x.txt"]),
+        ("qwen2.5-0.5b", ["svg"], ["qwen2.5-0.5b.svg", "qwen2.5-0.5b.csv", "qwen2.5-0.5b.txt"]),
+        ("figures/x.svg", None, ["figures/x.svg", "figures/x.csv", "figures/x.txt"]),
+    ],
+)
+def test_an_ending_asks_for_that_format_and_is_never_written_twice(ax, tmp_path, name, formats, files):
+    plots.plot_stack({"7B": PARTS}, ax=ax)
+    paths = dsmem.save_report(ax, name, folder=tmp_path, formats=formats, caption="What a 7B needs.")
+    assert [path.relative_to(tmp_path).as_posix() for path in paths] == files
+    assert sorted(path for path in tmp_path.rglob("*.*")) == sorted(paths)
+
+
+def test_a_name_that_says_less_or_other_than_the_formats_is_refused(ax, refuses, tmp_path):
+    plots.plot_stack({"7B": PARTS}, ax=ax)
+    refuses(lambda: dsmem.save_report(ax, "x.png", folder=tmp_path, formats=["pdf"]), "name='x.png'", "formats=['pdf']")
+    for name in (".png", " .svg", " "):
+        refuses(lambda name=name: dsmem.save_report(ax, name, folder=tmp_path), f"name={name!r}", "empty")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_files_say_what_they_show(ax, tmp_path):
     plots.plot_stack({"7B": PARTS}, ax=ax, title="Found")
     svg, _ = saved(ax, tmp_path)

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 import dsmem
 from dsmem import runs
-from dsmem.footprint.training import training_footprint
+from dsmem.footprint.training.step import training_footprint
 from dsmem.plots import explorers, families
 from dsmem.plots.training import PARAMETERS, TrainingPicture, plot_kept, plot_phases, plot_training
 

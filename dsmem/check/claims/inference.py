@@ -6,6 +6,7 @@ from dsmem import formulas
 from dsmem.check.claims.claim import Claim, cited, computed, measured
 from dsmem.config.architecture import Architecture
 from dsmem.config.hardware import GPUS
+from dsmem.config.overhead import CONTEXTS
 from dsmem.footprint import stored
 from dsmem.footprint.inference import inference_footprint
 from dsmem.footprint.reads import floor_seconds, step_reads
@@ -96,8 +97,8 @@ CLAIMS = (
         (
             computed("R1-Distill-Qwen-7B in INT8, weights alone", lambda: weight_bytes(SEVEN, "int8"), "GiB"),
             computed("Llama-2-7B in INT8", lambda: weight_bytes("llama-2-7b", "int8"), "GiB"),
-            measured("CUDA context of a T4, by others", 147_718_144, "GiB", "t4_lora.json, torch 2.10 and 2.14"),
-            cited("CUDA context of an A100, lazy loading", 0.47 * 2**30, "GiB", "stas00/ml-engineering"),
+            measured("CUDA context of a T4, by others", CONTEXTS["T4"][1], "GiB", "t4_lora.json, torch 2.10 and 2.14"),
+            cited("CUDA context of an A100, lazy loading", CONTEXTS["other"][1], "GiB", "stas00/ml-engineering"),
         ),
     ),
     Claim(

@@ -3,13 +3,13 @@
 from dsmem import formulas
 from dsmem.check.claims.claim import Claim, cited, computed
 from dsmem.config.hardware import GPUS
+from dsmem.config.quoted import quoted
+from dsmem.footprint.fit.levers import levers
 from dsmem.footprint.inference import inference_footprint
-from dsmem.footprint.levers import levers
 from dsmem.footprint.stored import cache_bytes, weight_bytes
 
 SEVEN = "deepseek-r1-distill-qwen-7b"
 ZERO = (7_500_000_000, 64, 16, 16, 96)
-PCIE_4_X16 = 32e9  # bytes a second each way
 
 
 def _cache(name, **fields):
@@ -29,7 +29,7 @@ def _rank_cache(tensor):
 
 
 def _rank_weights(tensor):
-    from dsmem.footprint.sharding import rank_parameters
+    from dsmem.footprint.sharded.shares import rank_parameters
 
     return sum(rank_parameters("deepseek-r1", sharding={"tensor": tensor}, weights="bf16").values())
 
@@ -105,7 +105,7 @@ CLAIMS = (
         (
             computed(
                 "a token of the 7B in FP16, over PCIe 4.0 × 16",
-                lambda: weight_bytes(SEVEN, "fp16") / PCIE_4_X16,
+                lambda: weight_bytes(SEVEN, "fp16") / quoted("PCIe 4.0 x16"),
                 "ms",
             ),
             computed(

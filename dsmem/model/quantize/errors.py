@@ -6,6 +6,8 @@ from the float64 result, divided by the norm of that result. Rounding is symmetr
 run in float64, so that only the rounding shows.
 """
 
+import contextlib
+
 import torch
 
 from dsmem.model.quantize.base import tiles
@@ -132,13 +134,11 @@ def layer_errors(
         found[name] = largest, product_errors(x, module.weight, bits)
 
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    hooks = [m.register_forward_pre_hook(lambda m, inputs, name=name: note(name, m, inputs)) for name, m in layers]
-    try:
-        with torch.inference_mode():
-            model(tokens)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with contextlib.ExitStack() as hooks, torch.inference_mode():
+        for name, layer in layers:
+            hook = layer.register_forward_pre_hook(lambda layer, inputs, name=name: note(name, layer, inputs))
+            hooks.callback(hook.remove)
+        model(tokens)
     return found
 
 

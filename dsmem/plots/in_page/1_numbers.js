@@ -6,9 +6,9 @@ const UNITS = [["TiB", 40], ["GiB", 30], ["MiB", 20], ["KiB", 10]];
 const big = (text) => (text === "" ? 0n : text[0] === "-" ? -BigInt("0x" + text.slice(1)) : BigInt("0x" + text));
 const thousands = (n) => String(n).replace(/\B(?=(\d{3})+(?!\d))/g, ",");
 
-// A whole number of hundredths of `size`, half to even, as Python rounds.
-function hundredths(n, size) {
-  const [whole, rest] = [(n * 100n) / size, (n * 100n) % size];
+// The whole number that is nearest to n / size, half to even, as Python rounds.
+function nearest(n, size) {
+  const [whole, rest] = [n / size, n % size];
   return whole + (2n * rest > size || (2n * rest === size && whole % 2n === 1n) ? 1n : 0n);
 }
 
@@ -16,7 +16,7 @@ function formatBytes(n) {
   if (n < 0n) return "-" + formatBytes(-n);
   const unit = UNITS.find(([, power]) => n >= 1n << BigInt(power));
   if (!unit) return `${n} B`;
-  const parts = hundredths(n, 1n << BigInt(unit[1]));
+  const parts = nearest(100n * n, 1n << BigInt(unit[1]));
   return `${thousands(parts / 100n)}.${String(parts % 100n).padStart(2, "0")} ${unit[0]}`;
 }
 
@@ -27,6 +27,10 @@ function fixed(x, digits) {
   const [kept, rest] = [exact.slice(0, cut), exact.slice(cut)];
   return /^50*$/.test(rest) && /[02468]\.?$/.test(kept) ? kept.replace(/\.$/, "") : x.toFixed(digits);
 }
+
+// Three figures, or all before the point.
+const milliseconds = (seconds) =>
+  thousands(fixed(1000 * seconds, 1000 * seconds < 10 ? 2 : 1000 * seconds < 100 ? 1 : 0));
 
 const percent = (ratio, digits) => fixed(ratio * 100, digits) + "%";
 
@@ -46,9 +50,10 @@ function machine(data) {
   const texts = data.functions.split(";");
   const parsed = [];
   const batches = knobs.batch.numbers.map(BigInt);
-  const stops = data.lengths ?? knobs.seq_len.numbers; // of the table; the slider may have fewer
+  const along = data.along ?? "seq_len"; // the knob of the length
+  const stops = data.lengths ?? knobs[along].numbers; // of the table; the slider may have fewer
   const lengths = stops.map(BigInt);
-  const stopOf = knobs.seq_len.numbers.map((length) => stops.indexOf(length));
+  const stopOf = knobs[along].numbers.map((length) => stops.indexOf(length));
   const floats = [batches.map(Number), lengths.map(Number)];
 
   function read(place) {
@@ -66,6 +71,7 @@ function machine(data) {
     if (form === "#") return term(k * batches.length + i);
     const [b, s] = [batches[i], lengths[k]];
     if (form === "/") return term(2 * k) + b * term(2 * k + 1);
+    if (form === "|") return term(2 * i) + s * term(2 * i + 1);
     if (terms.length === 1) return terms[0];
     return term(0) + b * term(1) + s * (term(2) + b * term(3) + s * (term(4) + b * term(5)));
   }
@@ -76,6 +82,7 @@ function machine(data) {
     if (form === "#") return t[k * batches.length + i] ?? 0;
     const [b, s] = [floats[0][i], floats[1][k]];
     if (form === "/") return (t[2 * k] ?? 0) + b * (t[2 * k + 1] ?? 0);
+    if (form === "|") return (t[2 * i] ?? 0) + s * (t[2 * i + 1] ?? 0);
     if (t.length === 1) return t[0];
     return t[0] + b * t[1] + s * ((t[2] ?? 0) + b * (t[3] ?? 0) + s * ((t[4] ?? 0) + b * (t[5] ?? 0)));
   }
@@ -106,7 +113,7 @@ function machine(data) {
     const state = stateOf(at);
     if (state < 0) return { error: data.errors[-1 - state] };
     const [common, instants, , lacking = [], errors] = data.states[state];
-    const k = stopOf[at.seq_len];
+    const k = stopOf[at[along]];
     const out = lacking.indexOf(k);
     if (out >= 0) return { error: data.errors[errors[out]] };
     const shared = common.map((place) => (place < 0 ? 0n : value(place, at.batch, k)));
@@ -192,7 +199,7 @@ function machine(data) {
 
   const words = (at) => ({
     ...Object.fromEntries(data.knobs.map(({ name, texts }) => [name, texts[at[name]]])),
-    ...data.words[data.said[placeOf(at)]],
+    ...data.words[data.said?.[placeOf(at)] ?? 0],
   });
   return { data, knobs, rows, curve, words, mostSequences, mostTokens, beside, batches, lengths };
 }

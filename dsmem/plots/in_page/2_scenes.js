@@ -45,7 +45,8 @@ function answer(m, at, words, card, free) {
 function scene(m, at) {
   const found = m.rows(at);
   if (found.error !== undefined) return found;
-  return m.data.kind === "bars" ? barScene(m, at, found.rows) : passScene(m, at, found);
+  if (m.data.kind === "bars") return barScene(m, at, found.rows);
+  return m.data.kind === "ranks" ? rankScene(m, at, found.rows) : passScene(m, at, found);
 }
 
 // Bars that stand side by side, each with its size.
@@ -57,6 +58,7 @@ function barScene(m, at, rows) {
     first: rows[0].total,
     second: (rows[1] ?? rows[0]).total,
     sizes: rows.map(({ name, total }) => `${name}, ${thousands(total)} bytes`).join("; "),
+    ...speed(m, at, rows),
     of_memory: limits.map(({ name, size }) =>
       ` ${thousands(percent(Number(main.total) / Number(size), 0))} of the memory of ${name}.`).join(""),
   };
@@ -70,6 +72,72 @@ function barScene(m, at, rows) {
     limits: limits.map(({ name, size }) => ({ name: `${name}, ${formatBytes(size)}`, size })),
     label: m.data.say.label,
     marks: rows.map(({ total }) => total),
+  };
+}
+
+// An even share of the whole, and what the first and the last rank hold.
+function rankScene(m, at, [whole, first, last]) {
+  const how = view(m, at);
+  const degree = (name) => BigInt(m.knobs[name]?.numbers[at[name]] ?? 1);
+  const ranks = ["data", "context", "tensor", "pipeline"].reduce((n, name) => n * degree(name), 1n);
+  const shares = whole.parts.map((n, k) => (m.data.copied[k] ? n * degree("data") : n));
+  const all = shares.reduce((sum, n) => sum + n, 0n);
+  const even = { parts: shares.map((n) => nearest(n, ranks)), total: nearest(all, ranks) };
+  const peak = last.total > first.total ? last : first;
+  const rows = [even, first, last].map((row, k) => ({ ...row, name: m.data.bars[k], marked: row === peak }));
+  const exact = [shares.map((n) => Number(n) / Number(ranks)), first.parts.map(Number), last.parts.map(Number)];
+  const totals = [Number(all) / Number(ranks), Number(first.total), Number(last.total)];
+  const told = rows.map(({ name, total }, k) => {
+    const parts = m.data.families.map((family, n) => ({ name: family.name, n: exact[k][n] }));
+    const seen = parts.filter(({ n }) => n >= 0.001 * totals[k]);
+    return `${name} ${thousands(total)} bytes (${seen.map(({ name, n }) => `${name} ${percent(n / totals[k], 1)}`).join(", ")})`;
+  });
+  const words = {
+    ...m.words(at),
+    about: `${m.knobs.model.texts[at.model]} ${m.knobs.use.texts[at.use] === "training" ? "trained" : "served"}, ${spread(m, at)}`,
+    peak: peak.total,
+    even: even.total,
+    on: ranks > 1n ? `one of ${thousands(ranks)} ranks` : "it",
+    of: how.limits.map(({ name, size }) => `, ${share(Number(peak.total) / Number(size))} ${name}`).join(""),
+    bars: told.join("; "),
+    times: fixed(Number(peak.total) / totals[0], 2),
+  };
+  Object.assign(words, verdicts(m, at, words, how));
+  return {
+    title: m.data.say.title.map((text) => fill(text, words)),
+    sentence: fill(m.data.say.sentence, words),
+    rows: rows.map((row) => ({ ...row, end: formatBytes(row.total) })),
+    named: true,
+    hidden: [],
+    peak,
+    limits: how.limits.map(({ name, size }) => ({ name: `${name}, ${formatBytes(size)}`, size })),
+    label: m.data.say.label,
+    marks: rows.map(({ total }) => total),
+  };
+}
+
+// The ranks in words, with the field's short names.
+function spread(m, at) {
+  const number = (name) => m.knobs[name]?.numbers[at[name]] ?? 1;
+  const said = Object.entries(m.data.short).filter(([, name]) => number(name) > 1)
+    .map(([short, name]) => `${short} ${number(name)}`);
+  const zero = m.knobs.zero?.numbers[at.zero] ?? 0;
+  if (zero && number("data") > 1) said.splice(1, 0, `ZeRO ${zero}`);
+  if (m.knobs.attention?.texts[at.attention] === "data") said.push("DPA");
+  return said.join(", ") || "one rank";
+}
+
+// How long the second bar takes to read, and its share of the first; where the memory's speed is known.
+function speed(m, at, rows) {
+  if (!m.data.speeds) return {};
+  const [first, second] = rows.map(({ total }) => Number(total));
+  const seconds = second / m.data.speeds[at.memory];
+  return {
+    share: percent(second / first, 1),
+    first_gb: thousands(fixed(first / 1e9, 1)),
+    second_gb: thousands(fixed(second / 1e9, 1)),
+    ms: milliseconds(seconds),
+    per_second: thousands(fixed(Number(m.batches[at.batch]) / seconds, 0)),
   };
 }
 

@@ -4,6 +4,7 @@ const SVG = "http://www.w3.org/2000/svg";
 const FONT = "12px system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif";
 const canvas = typeof document === "undefined" ? null : document.createElement("canvas").getContext("2d");
 const widths = new Map();
+const BOLD = 1.15; // how much wider a bold text may be
 
 function widthOf(text) {
   if (!widths.has(text)) {
@@ -89,7 +90,7 @@ function drawBars(shown, width, height, left, looks) {
     });
     const middle = y + tall / 2 + 4;
     const weight = row.marked ? "marked" : "";
-    if (shown.named) out.push(text(left - 7, middle, shorten(row.name, left - 9), `text-anchor="end" class="${weight}"`));
+    if (shown.named) out.push(text(left - 7, middle, shorten(row.name, (left - 9) / BOLD), `text-anchor="end" class="${weight}"`));
     if (row.end ?? (row.marked && shown.named)) {
       out.push(text(x(end) + 6, middle, row.end ?? `← ${formatBytes(end)}`, `class="end ${weight}"`));
     }

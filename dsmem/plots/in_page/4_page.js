@@ -104,7 +104,9 @@ function paint(parts, m, shown, looks) {
   parts.width = parts.picture.clientWidth;
   const width = Math.max(parts.width, 240);
   const height = m.data.heights[shown.named ? 1 : 0];
-  const names = shown.named ? Math.max(...m.data.names.map((name) => widthOf(m.data.kind === "bars" ? name : name.split(" ")[0]))) + 10 : 8;
+  const instants = m.data.kind === "pass" || m.data.kind === "fit"; // which are known by their first word
+  const widest = Math.max(...m.data.names.map((name) => widthOf(instants ? name.split(" ")[0] : name)));
+  const names = shown.named ? widest * BOLD + 10 : 8;
   const left = Math.min(names, 0.4 * width);
   parts.svg.setAttribute("width", width);
   parts.svg.setAttribute("height", height);

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from dsmem.config.sharding import Sharding
 from dsmem.config.training import Training
-from dsmem.model.optimizers import make_optimizer
+from dsmem.model.optimizers import Several, make_optimizer
 from dsmem.runs.ranks.experts import spread_experts
 
 if TYPE_CHECKING:
@@ -84,33 +84,6 @@ def _reduce_scatter():
 
 
 # ---- ZeRO, stage 1 ---------------------------------------------------------------------------------------------------
-
-
-class Several:
-    """Optimizers behind one `step`. optimizers: those that have states on this rank."""
-
-    def __init__(self, optimizers: list):
-        self.optimizers = optimizers
-
-    @property
-    def state(self) -> dict:
-        """Of every parameter stepped here, what its optimizer keeps for it."""
-        return {key: value for optimizer in self.optimizers for key, value in optimizer.state.items()}
-
-    @property
-    def param_groups(self) -> list[dict]:
-        """The parameter groups of all of them."""
-        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
-
-    def step(self) -> None:
-        """Step all of them."""
-        for optimizer in self.optimizers:
-            optimizer.step()
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Free every gradient, or fill it with zeros."""
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none)
 
 
 class ZeroOne(Several):

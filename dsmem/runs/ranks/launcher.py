@@ -85,7 +85,10 @@ def main(pipe: int, folder: str, world: int, device: str) -> None:
 
 
 def _import_all():
-    """What takes seconds to import, once for all ranks."""
+    """What takes seconds to import, once for all ranks: what torch leaves to the first step of an optimizer, too."""
+    import torch._dynamo
+    import torch.distributed.optim  # noqa: F401
+
     from dsmem.runs.ranks import engines, step  # noqa: F401
 
     gc.collect()

@@ -78,7 +78,10 @@ TARGETS = {  # what is broken, and the tests that must notice, quick ones first
             "dsmem.config.overhead",
             *(f"dsmem.footprint.fit.{name}" for name in ("solve", "verdict", "remedies", "asked", "spread")),
         ],
-        ["footprint/fit/test_fit.py", "footprint/fit/test_asked.py", "runs/test_fit.py"],
+        [
+            *("footprint/fit/test_fit.py", "footprint/fit/test_asked.py", "footprint/test_segments.py"),
+            "runs/test_fit.py",
+        ],
     ),
     "ledger": (["dsmem.memory.ledger"], ["memory/test_ledger.py"]),
     "replay": (

@@ -12,7 +12,7 @@ OPTIONS = {
 }
 NEEDED_BY = {
     "IPython": ["tests/check/test_exercise.py"],
-    "gguf": ["tests/footprint/test_gguf.py"],
+    "gguf": ["tests/footprint/checkpoints/test_gguf.py"],
     "hatchling": ["tests/test_packaging.py"],
     "ipywidgets": [
         "dsmem/plots/explorers.py",

@@ -45,7 +45,7 @@ def _find(options):
 
 
 def _weigh(options):
-    from dsmem.footprint.weigh import checkpoint
+    from dsmem.footprint.checkpoints.weigh import checkpoint
 
     weighed = checkpoint(options.path)
     return f"{weighed.table()}\n\n{weighed.largest(options.most)}" if weighed.tensors else weighed.table(), 0

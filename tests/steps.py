@@ -2,7 +2,7 @@
 
 import itertools
 
-from dsmem.footprint.training import training_footprint
+from dsmem.footprint.training.step import training_footprint
 from dsmem.memory.ledger import Ledger
 from dsmem.runs.training_run import our_step
 

@@ -118,7 +118,7 @@ GGUF = {
         _gguf("nvfp4", "fp4", "FP8 per 16"),
     )
 }
-"""The schemes of GGUF files by name; a file mixes them, and embedding and head have one, too: see `footprint.gguf`."""
+"""The schemes of GGUF files by name; a file mixes them, and embedding and head have one: see `checkpoints.gguf`."""
 
 
 def packed(name: str, group_size: int = INT4_GROUP, bits: int = 4) -> Scheme:

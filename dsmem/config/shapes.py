@@ -82,7 +82,7 @@ class Shapes(MixtureShapes, IndexerShapes, WindowShapes, GPTShapes):
         """Parameters by named part, all layers together.
 
         A tied head is the embedding used a second time, so it has no row of its own. The router's bias is a buffer,
-        and a module that predicts further tokens (MTP) is not part of the model proper: see `footprint.published`.
+        and a module that predicts further tokens (MTP) is not part of the model proper: see `checkpoints.published`.
 
         >>> import dsmem
         >>> census = dsmem.Architecture.from_config("deepseek-r1-distill-qwen-7b").census()

@@ -11,11 +11,12 @@ from dsmem.config.architecture import Architecture
 from dsmem.config.ranks import rank_architecture
 from dsmem.config.sharding import Sharding
 from dsmem.config.workload import CACHE_FORMATS, STORED_CACHES, Workload
-from dsmem.footprint import gpt, indexer, sharded
+from dsmem.footprint import gpt, indexer
 from dsmem.footprint.attention import attention
 from dsmem.footprint.cache import set_grown
 from dsmem.footprint.instants import Footprint
 from dsmem.footprint.mlp import experts, head, mlp
+from dsmem.footprint.sharded import passes
 from dsmem.footprint.stored import buffer_bytes, cache_bytes, check_range, weight_formats
 from dsmem.footprint.walk import Pass
 from dsmem.units import dtype_bits
@@ -57,10 +58,22 @@ def inference_footprint(
         p = Pass(arch, work, resident(arch, work))
     else:
         share = rank_architecture(arch, Sharding.of(sharding), rank)
-        work = sharded.own_work(share, work)
-        p = sharded.RankPass(share, work, resident(share, work))
+        work = passes.own_work(share, work)
+        p = passes.RankPass(share, work, resident(share, work))
     (gpt_layers if arch.gpt_block else layers)(p)
     return Footprint(p.instants, p.arch, work)
+
+
+def stage_footprints(
+    arch: Any, work: Workload | None = None, sharding: Any = None, **fields: Any
+) -> dict[int, Footprint]:
+    """{rank: `Footprint`} of the first rank of every pipeline stage: those of one stage hold equal bytes.
+
+    Arguments as in `inference_footprint`.
+    """
+    sharding = Sharding.of(sharding)
+    firsts = range(0, sharding.ranks, sharding.stage_ranks)
+    return {rank: inference_footprint(arch, work, sharding, rank, **fields) for rank in firsts}
 
 
 def gpt_layers(p: Pass) -> None:

@@ -38,7 +38,7 @@ class Pass:
         return self.tokens * self.arch.num_experts_per_tok
 
     def gathered(self, part: str) -> None:
-        """Where ranks have tokens of their own, the part with those of all comes to life: see `sharded`."""
+        """Where ranks have tokens of their own, the part with those of all comes to life: see `sharded.passes`."""
 
     def reduced(self, part: str) -> None:
         """Where ranks have made addends of a part, their sum takes its place."""

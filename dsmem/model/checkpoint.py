@@ -1,6 +1,6 @@
 """Real weights in our decoder: those of a folder with a checkpoint, or of a dict of tensors.
 
-What a published checkpoint holds, by name, shape and format, is in `footprint.published`.
+What a published checkpoint holds, by name, shape and format, is in `footprint.checkpoints.published`.
 """
 
 import json

@@ -11,7 +11,7 @@ from dsmem.config.sharding import Sharding
 from dsmem.config.training import KERNELS, OPTIMIZERS, Training
 from dsmem.config.workload import Workload
 from dsmem.footprint.stored import KEPT
-from dsmem.footprint.training import training_footprint
+from dsmem.footprint.training.step import training_footprint
 from dsmem.memory.replay import replay
 from dsmem.plots import pages
 from dsmem.plots.cache import FORMATS, CachePicture

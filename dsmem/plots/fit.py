@@ -7,7 +7,7 @@ from matplotlib import ticker
 from matplotlib.patches import Rectangle
 
 from dsmem.config.devices import devices, usable_words
-from dsmem.footprint.fit_map import TOP, fit_map, largest_batches
+from dsmem.footprint.fit.maps import TOP, fit_map, largest_batches
 from dsmem.plots import axes
 from dsmem.plots.style import INK, LINESTYLES
 from dsmem.units import whole_number
@@ -38,7 +38,7 @@ def plot_fit(
 ) -> Any:
     """A map of contexts and requests at once, coloured by how much of a GPU's memory they need; returns the Axes.
 
-    arch: whatever `Architecture.of` takes. gpu, count, sharding: as in `footprint.fit.fit`. beside: more of what `gpu`
+    arch: whatever `Architecture.of` takes. gpu, count, sharding: as in `dsmem.fit`. beside: more of what `gpu`
     takes, whose limits are drawn as lines. contexts: the shortest and the longest, in tokens, cut at what the model is
     made for; most: requests. fields: of the `Workload`, such as weights; the phase is decode where none is given.
     The line is the exact largest batch at each context; where context and allocator decide, the map is dotted.

@@ -20,7 +20,7 @@ def plot_margins(answers: Mapping[str, Any], *, ax: Any = None, title: str | Non
     label, bytes). Raises ValueError for no answers.
 
     >>> from matplotlib.figure import Figure
-    >>> from dsmem.footprint.fit import fit
+    >>> from dsmem.footprint.fit.verdict import fit
     >>> answers = {"7B on a T4": fit("deepseek-r1-distill-qwen-7b", gpu="T4", weights="int8")}
     >>> plot_margins(answers, ax=Figure().subplots()).get_title(loc="left")
     '1 of 1 fits'

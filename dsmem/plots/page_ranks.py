@@ -8,7 +8,7 @@ import numpy as np
 from dsmem.config.architecture import Architecture
 from dsmem.config.sharding import Sharding
 from dsmem.config.training import Training
-from dsmem.footprint.rest import at_rest
+from dsmem.footprint.sharded.rest import at_rest
 from dsmem.plots import ranks
 from dsmem.plots.knobs import Knob
 from dsmem.plots.page import PageExplorer, Shown, looks_of

@@ -8,7 +8,7 @@ from dsmem.config.architecture import Architecture
 from dsmem.config.hardware import capacities
 from dsmem.config.sharding import Sharding
 from dsmem.config.workload import Workload
-from dsmem.footprint.rest import at_rest, even_share
+from dsmem.footprint.sharded.rest import at_rest, even_share
 from dsmem.plots import limits
 from dsmem.plots.footprint import FootprintPicture, share
 from dsmem.units import format_bytes
@@ -36,7 +36,7 @@ def plot_ranks(
 ) -> Any:
     """Three stacked bars: an even share of all that is held, and what the first and the last rank hold at rest.
 
-    arch, work, sharding, training, fields: as in `footprint.rest.at_rest`. capacity: as in `plot_footprint`.
+    arch, work, sharding, training, fields: as in `sharded.rest.at_rest`. capacity: as in `plot_footprint`.
     title: defaults to the ranks and the largest bar. Returns the Axes.
 
     >>> from matplotlib.figure import Figure

@@ -1,6 +1,6 @@
-"""A step of training as three bars: the largest instants of forward, of backward and of the optimizer's step."""
+"""A step of training: its three largest instants as bars, what a layer keeps for backward, and what others measured."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,10 +9,12 @@ from dsmem.config.architecture import Architecture
 from dsmem.config.hardware import capacities
 from dsmem.config.training import Training
 from dsmem.config.workload import Workload
-from dsmem.footprint.training import TrainingFootprint, training_footprint
+from dsmem.footprint.training.step import TrainingFootprint, training_footprint
 from dsmem.plots import axes, limits, sources
+from dsmem.plots.curves import plot_curves
 from dsmem.plots.families import TRAINING, by_family
 from dsmem.plots.footprint import FootprintPicture, share
+from dsmem.plots.memory import plot_stack
 from dsmem.units import format_bytes
 
 PARAMETERS = ("weights", "master copy", "optimizer states")
@@ -28,6 +30,7 @@ def training_of(own: dict[str, Any]) -> Training:
 
 
 IN = {"optimizer step": "the optimizer step"}
+KEPT = {"norm": "norm", "self_attn": "attention_out", "mlp": "mlp"}  # in the name of a layer's module: the part
 
 
 def plot_training(
@@ -116,3 +119,59 @@ def sentence_of(fp: TrainingFootprint, rows: dict, capacity: Any, overhead_bytes
         f"{work.attention} attention: the peak is in {IN.get(peak, peak)}, {totals[peak]:,} bytes ({parts}); {others}"
         f"{'; it ' if verdict else ''}{verdict}{'; shown without ' * bool(apart)}{', '.join(apart)}."
     )
+
+
+# --- What backward needs, and what others measured --------------------------------------------------------------------
+
+
+def plot_kept(layers: Mapping, *, ax: Any = None, title: str | None = None) -> Any:
+    """One stacked bar for what one layer keeps for backward: norms, attention and MLP; returns the Axes.
+
+    layers: {label: what `runs.kept_for_backward` returns, or {part: bytes}}; of the former the second layer is drawn,
+    for the first may keep what only the model's input needs. ax, title: as in `plot_stack`.
+    Raises ValueError for fewer than two layers.
+    """
+    bars = {label: kept if isinstance(kept, Mapping) else _of_layer(label, kept) for label, kept in layers.items()}
+    return plot_stack(bars, ax=ax, title=title)
+
+
+def _of_layer(label, kept):
+    """{part: bytes} of the second layer; a module that is no part has its own name."""
+    names = [name for name in kept.layers if name.endswith("layers.1")]
+    if len(names) != 1:
+        raise ValueError(
+            f"layers[{label!r}] holds {sorted(kept.layers)}; it must hold one model's layers, at least two"
+        )
+    sums = {}
+    for saved in kept.of_layer(names[0]).tensors:
+        inside = saved.module.removeprefix(names[0]).strip(".")
+        part = next((part for name, part in KEPT.items() if name in inside), inside or "residual")
+        sums[part] = sums.get(part, 0) + saved.nbytes
+    return sums
+
+
+def plot_phases(compared: Mapping, *, capacity: Any = None, ax: Any = None, title: str | None = None) -> Any:
+    """The peaks of forward and backward against the batch: predicted as lines, measured by others as markers.
+
+    compared: {batch: what `runs.measured.compare` returns for one run}. capacity: as in `plot_stack`. title: defaults
+    to the largest error. Returns the Axes. Raises ValueError where a run has no prediction of both peaks.
+    """
+    found = {phase: [_peak(batch, run, phase) for batch, run in compared.items()] for phase in ("forward", "backward")}
+    worst = max((abs(peak.error) for peaks in found.values() for peak in peaks), default=0)
+    return plot_curves(
+        list(compared),
+        {phase: [peak.predicted for peak in peaks] for phase, peaks in found.items()},
+        measured={phase: (list(compared), [peak.measured for peak in peaks]) for phase, peaks in found.items()},
+        xlabel="batch",
+        capacity=capacity,
+        logx=False,
+        ax=ax,
+        title=title or f"Peaks that others measured, predicted within {worst:.1%}",
+    )
+
+
+def _peak(batch, run, phase):
+    for line in run.modelled:
+        if line.name == f"peak_{phase}_mib":
+            return line
+    raise ValueError(f"compared[{batch!r}] has no predicted peak of {phase}; it must be the comparison of one such run")

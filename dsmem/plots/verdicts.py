@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from dsmem.footprint.levers import KINDS
+from dsmem.footprint.fit.levers import KINDS
 from dsmem.plots import axes
 from dsmem.plots.style import INK
 from dsmem.units import format_bytes

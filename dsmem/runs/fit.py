@@ -11,11 +11,11 @@ from dsmem.config.architecture import Architecture
 from dsmem.config.devices import HERE, Devices, devices
 from dsmem.config.families import UnknownFamily
 from dsmem.config.workload import Workload
-from dsmem.footprint import fit as by_formula
-from dsmem.footprint import which as by_format
-from dsmem.footprint.files import has_files
-from dsmem.footprint.fit import Fit
-from dsmem.footprint.fit_files import FileFit
+from dsmem.footprint.checkpoints.files import has_files
+from dsmem.footprint.fit import verdict as by_formula
+from dsmem.footprint.fit import which as by_format
+from dsmem.footprint.fit.files import FileFit
+from dsmem.footprint.fit.verdict import Fit
 from dsmem.table import Table
 
 
@@ -34,10 +34,10 @@ def fit(
     Three depths, and `.asked.depth` says which: "formula" where the family is read; "ledger" where only the installed
     transformers builds it, whose code then runs on fake tensors at a few points; "checkpoint" where a path holds
     weights and no config: their bytes alone, without cache and activations.
-    work: a `Workload`, or its fields as keywords; weights also in formats of `footprint.asked.STORED`, such as "awq",
+    work: a `Workload`, or its fields as keywords; weights also in a format of `fit.asked.STORED`, such as "awq",
     and by default those that the model is published in.
     gpu: a GPU's name ("RTX 4090", "8 x H200"), a rented machine's ("p4d.24xlarge"), "here" (this machine's GPU, or its
-    memory where it has none), (label, bytes), or {label: bytes}. count, sharding, training: as in `footprint.fit.fit`.
+    memory where it has none), (label, bytes), or {label: bytes}. count, sharding, training: as in `footprint.fit`.
     Raises ValueError, one sentence, for what is not known or not modelled.
 
     >>> answer = fit("deepseek-r1-distill-qwen-32b", gpu="RTX 4090", weights="int4", seq_len=4096, logits="last")
@@ -64,9 +64,9 @@ def fit(
 
 
 def which(gpu: Any = HERE, count: int = 1, **options: Any) -> Table:
-    """Which of R1 and its distilled models runs here? A `Table`, the best that fits first; see `footprint.which`.
+    """Which of R1 and its distilled models runs here? A `Table`, the best that fits first; see `footprint.fit.which`.
 
-    gpu, count: as in `fit`. options: models, formats, and the fields of a workload, as in `footprint.which.which`.
+    gpu, count: as in `fit`. options: models, formats, and the fields of a workload, as in `footprint.fit.which.which`.
 
     >>> which("T4").column("model")[0]
     'deepseek-r1-distill-qwen-14b'

@@ -88,7 +88,7 @@ def _fit(options, gpu):
 
 
 def _engine(options, gpu):
-    from dsmem.footprint.engines import llama_cpp, vllm
+    from dsmem.footprint.fit.engines import llama_cpp, vllm
     from dsmem.runs.fit import here
 
     if options.train or _given(options, TRAINING):

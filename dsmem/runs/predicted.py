@@ -13,12 +13,12 @@ from dsmem import formulas
 from dsmem.config.architecture import Architecture
 from dsmem.config.sharding import Sharding
 from dsmem.config.workload import Workload
-from dsmem.footprint.gguf import gguf_bytes, gguf_tensors, tensor_bytes
+from dsmem.footprint.checkpoints.gguf import gguf_bytes, gguf_tensors, tensor_bytes
+from dsmem.footprint.checkpoints.published import published_tensors
 from dsmem.footprint.inference import inference_footprint
-from dsmem.footprint.megatron import megatron_footprint
-from dsmem.footprint.published import published_tensors
-from dsmem.footprint.recipes import bytes_per_parameter
+from dsmem.footprint.sharded.megatron import megatron_footprint
 from dsmem.footprint.stored import cache_bytes, cache_rows, weight_bytes
+from dsmem.footprint.training.recipes import bytes_per_parameter
 from dsmem.memory.replay import replay
 from dsmem.runs.generation import generation_peak
 from dsmem.runs.lora_training import lora_peaks

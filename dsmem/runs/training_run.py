@@ -11,7 +11,7 @@ from dsmem.config.architecture import Architecture
 from dsmem.config.training import Training
 from dsmem.config.workload import Workload
 from dsmem.footprint.instants import Footprint
-from dsmem.footprint.training import training_footprint
+from dsmem.footprint.training.step import training_footprint
 from dsmem.memory.ledger import Ledger
 from dsmem.model.decoder import build_model
 from dsmem.model.devices import settled

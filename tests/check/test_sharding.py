@@ -6,7 +6,7 @@ import pytest
 from exercises import checks_of, up
 
 import dsmem
-from dsmem.footprint.rest import at_rest
+from dsmem.footprint.sharded.rest import at_rest
 
 
 def stages(weights=3, gradients=2, states=1, each=12, slope=2):

@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import dsmem
 from dsmem import formulas
-from dsmem.footprint.gguf import gguf_tensors, tensor_bytes
+from dsmem.footprint.checkpoints.gguf import gguf_tensors, tensor_bytes
 from dsmem.footprint.reads import floor_seconds, step_reads
 from dsmem.model.hub import quiet
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from dsmem import Architecture, build_model
 from dsmem.config.names import STACKED, TURNED_STACKS
-from dsmem.footprint import published
+from dsmem.footprint.checkpoints import published
 from dsmem.model import checkpoint
 from dsmem.model.quantize import LAYERS, QuantizedLinear, QuantizedStack
 from dsmem.units import QUANTIZED

@@ -8,8 +8,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 import dsmem
-from dsmem.footprint.fit import fit
-from dsmem.footprint.fit_map import fit_map, largest_batches
+from dsmem.footprint.fit.maps import fit_map, largest_batches
+from dsmem.footprint.fit.verdict import fit
 from dsmem.plots import fit as maps
 from dsmem.plots import plot_fit
 

@@ -8,7 +8,7 @@ from page_data import data_of, decoded, node, rows_of, some_states, states_of, t
 import dsmem
 from dsmem.config.sharding import Sharding
 from dsmem.config.training import Training
-from dsmem.footprint.rest import at_rest
+from dsmem.footprint.sharded.rest import at_rest
 from dsmem.plots.ranks import RANKS, ROWS, RanksPicture, ranks_by_family
 
 SMALL = {"model_type": "qwen2", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3}

@@ -4,7 +4,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import dsmem
-from dsmem.footprint.rest import at_rest
+from dsmem.footprint.sharded.rest import at_rest
 from dsmem.plots import explorers
 from dsmem.plots.ranks import ROWS, RanksPicture, plot_ranks
 

@@ -7,9 +7,9 @@ import pytest
 
 import dsmem
 from dsmem.config.hardware import GPUS
-from dsmem.footprint.engines import llama_cpp, vllm
-from dsmem.footprint.fit import fit
-from dsmem.footprint.gguf import gguf_bytes
+from dsmem.footprint.checkpoints.gguf import gguf_bytes
+from dsmem.footprint.fit.engines import llama_cpp, vllm
+from dsmem.footprint.fit.verdict import fit
 from dsmem.runs.measured import compare, rows
 from dsmem.units import GIB
 

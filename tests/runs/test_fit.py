@@ -7,8 +7,8 @@ from safetensors.numpy import save_file
 
 import dsmem
 from dsmem.config.source import DATA
-from dsmem.footprint.fit import fit as by_formula
-from dsmem.footprint.weigh import checkpoint
+from dsmem.footprint.checkpoints.weigh import checkpoint
+from dsmem.footprint.fit.verdict import fit as by_formula
 from dsmem.runs.fit import here
 
 UNKNOWN = {  # a family without formulas, small

@@ -3,7 +3,7 @@
 import pytest
 
 import dsmem
-from dsmem.footprint.training import training_footprint
+from dsmem.footprint.training.step import training_footprint
 from dsmem.runs.kept import kept_for_backward
 
 SEVEN = dsmem.Architecture.of("mistral-7b-v0.3").scaled(num_hidden_layers=3)

@@ -4,8 +4,8 @@ from dsmem import formulas
 from dsmem.check.claims.claim import Claim, cited, computed
 from dsmem.config.hardware import GPUS
 from dsmem.config.quoted import quoted
+from dsmem.footprint.fit.levers import levers
 from dsmem.footprint.inference import inference_footprint
-from dsmem.footprint.levers import levers
 from dsmem.footprint.stored import cache_bytes, weight_bytes
 
 SEVEN = "deepseek-r1-distill-qwen-7b"
@@ -29,7 +29,7 @@ def _rank_cache(tensor):
 
 
 def _rank_weights(tensor):
-    from dsmem.footprint.sharding import rank_parameters
+    from dsmem.footprint.sharded.shares import rank_parameters
 
     return sum(rank_parameters("deepseek-r1", sharding={"tensor": tensor}, weights="bf16").values())
 

@@ -10,7 +10,7 @@ from small_configs import TINY, TINY_LATENT
 
 from dsmem import Architecture, Sharding, build_model, training_footprint
 from dsmem.config.training import Training
-from dsmem.footprint.sharding import rank_gradients, rank_parameters, rank_states
+from dsmem.footprint.sharded.shares import rank_gradients, rank_parameters, rank_states
 from dsmem.model.training import TrainingStep
 from dsmem.runs.ranks import RankGroup, compare_ranks, fake_rank, run_ranks
 from dsmem.runs.ranks.plan import engine_of

@@ -7,7 +7,7 @@ import numpy as np
 
 from dsmem.config.architecture import Architecture
 from dsmem.config.training import Training
-from dsmem.footprint.training import optimizer_step, training_footprint
+from dsmem.footprint.training.step import optimizer_step, training_footprint
 from dsmem.plots import sources, training
 from dsmem.plots.families import TRAINING, by_family
 from dsmem.plots.knobs import Knob

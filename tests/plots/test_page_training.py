@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from page_data import data_of, decoded, node, rows_of, some_states, states_of, told_by_script
 
 import dsmem
-from dsmem.footprint.training import training_footprint
+from dsmem.footprint.training.step import training_footprint
 from dsmem.plots import sources
 from dsmem.plots.families import TRAINING, by_family
 from dsmem.plots.training import PARAMETERS, TrainingPicture, training_of

@@ -291,21 +291,8 @@ def test_every_public_name_has_a_docstring():
 
 # Public names without all their type hints. The list only gets shorter: hint a name, and take it out.
 UNHINTED = """
-memory.allocator.CachingAllocator.__init__
-memory.allocator.CachingAllocator.empty_cache
-memory.allocator.CachingAllocator.free
-memory.allocator.CachingAllocator.largest_free_bytes
-memory.allocator.CachingAllocator.malloc
 memory.allocator.rounded_bytes
 memory.allocator.segment_bytes
-memory.replay.Replay.fragmentation
-memory.replay.Replay.peak_allocated_bytes
-memory.replay.Replay.peak_reserved_bytes
-memory.replay.Replay.rounding_bytes
-memory.replay.Replay.segments
-memory.replay.replay
-memory.replay.smallest_capacity_bytes
-serving.prefix.fetch_or_compute
 """.split()
 
 

@@ -15,7 +15,7 @@ __getattr__, __dir__, __all__ = attach(
         "rank_gradients": "sharded.shares",
         "rank_states": "sharded.shares",
         "rank_cache": "sharded.passes",
-        "stage_footprints": "sharded.passes",
+        "stage_footprints": "inference",
         "megatron_footprint": "sharded.megatron",
         "find_tensor": "find",
         "experts_on_host": "hosted",

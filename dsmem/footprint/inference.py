@@ -64,6 +64,18 @@ def inference_footprint(
     return Footprint(p.instants, p.arch, work)
 
 
+def stage_footprints(
+    arch: Any, work: Workload | None = None, sharding: Any = None, **fields: Any
+) -> dict[int, Footprint]:
+    """{rank: `Footprint`} of the first rank of every pipeline stage: those of one stage hold equal bytes.
+
+    Arguments as in `inference_footprint`.
+    """
+    sharding = Sharding.of(sharding)
+    firsts = range(0, sharding.ranks, sharding.stage_ranks)
+    return {rank: inference_footprint(arch, work, sharding, rank, **fields) for rank in firsts}
+
+
 def gpt_layers(p: Pass) -> None:
     """GPT blocks, from the embedding to the head."""
     if p.arch.first_stage:

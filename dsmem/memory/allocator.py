@@ -8,7 +8,9 @@ powers of two. A `GPU`'s addresses only ever grow; a real one may hand them out 
 equal blocks: `memory.traces` replays with the real one's addresses.
 """
 
-from dsmem.memory.blocks import GPU, Pool, Segment
+from typing import Any
+
+from dsmem.memory.blocks import GPU, Block, Pool, Segment
 from dsmem.units import whole_number
 
 MIB = 2**20
@@ -61,7 +63,12 @@ class CachingAllocator:
     """
 
     def __init__(
-        self, capacity=None, max_split_size_mb=None, expandable_segments=False, large_segment_size_mb=20, gpu=None
+        self,
+        capacity: int | None = None,
+        max_split_size_mb: int | None = None,
+        expandable_segments: bool = False,
+        large_segment_size_mb: int = 20,
+        gpu: Any = None,
     ):
         if capacity is not None:
             whole_number("capacity", capacity, what="bytes")
@@ -83,7 +90,7 @@ class CachingAllocator:
         """Bytes of all segments: what the GPU has given and not got back."""
         return self.gpu.taken
 
-    def malloc(self, nbytes, label="", stream=0):
+    def malloc(self, nbytes: int, label: str = "", stream: int = 0) -> Block:
         """A used `Block` for `nbytes` (at least 1); raises ReplayedOutOfMemory where the GPU is full."""
         size = _round_up(whole_number("nbytes", nbytes, what="the bytes of a block"), BLOCK_BYTES)
         pool = self._pool(stream, size <= SMALL_BYTES)
@@ -96,7 +103,7 @@ class CachingAllocator:
         self.requested += nbytes
         return block
 
-    def free(self, block):
+    def free(self, block: Block) -> None:
         """Give a used block back to its pool, merged with its free neighbours; the segment stays reserved."""
         if not block.used:
             raise ValueError(f"block at address {block.address} is free; it must be one that malloc gave, freed once")
@@ -105,7 +112,7 @@ class CachingAllocator:
         block.used, block.requested, block.label = False, 0, ""
         block.pool.add(block.merged())
 
-    def empty_cache(self):
+    def empty_cache(self) -> None:
         """Give back to the GPU every segment without a tensor, and of expandable ones every page without."""
         for pool in self._pools.values():
             for block in list(pool.at_least(0)):
@@ -115,9 +122,9 @@ class CachingAllocator:
                     self._release(block)
 
     @property
-    def largest_free_bytes(self):
+    def largest_free_bytes(self) -> int:
         """The largest free block: no larger tensor fits without more memory from the GPU."""
-        return max((pool.largest_bytes for pool in self._pools.values()), default=0)
+        return max([pool.largest_bytes for pool in self._pools.values()], default=0)
 
     def _pool(self, stream, small):
         if (stream, small) not in self._pools:

@@ -7,20 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from dsmem.memory.allocator import CachingAllocator, ReplayedOutOfMemory, rounded_bytes, segment_bytes
+from dsmem.memory.allocator import CachingAllocator, ReplayedOutOfMemory
 from dsmem.table import Table
 from dsmem.units import as_text, format_bytes, whole_number
-
-__all__ = [
-    "CachingAllocator",
-    "Replay",
-    "ReplayedOutOfMemory",
-    "compare_settings",
-    "replay",
-    "rounded_bytes",
-    "segment_bytes",
-    "smallest_capacity_bytes",
-]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -39,22 +28,22 @@ class Replay:
     settings: dict
 
     @property
-    def peak_allocated_bytes(self):
+    def peak_allocated_bytes(self) -> int:
         """The most block bytes at one instant: what `torch.cuda.max_memory_allocated` would say of these tensors."""
         return int(self.allocated_bytes.max(initial=0))
 
     @property
-    def peak_reserved_bytes(self):
+    def peak_reserved_bytes(self) -> int:
         """The most segment bytes at one instant: `torch.cuda.max_memory_reserved`."""
         return int(self.reserved_bytes.max(initial=0))
 
     @property
-    def rounding_bytes(self):
+    def rounding_bytes(self) -> int:
         """What whole blocks add to the peak of the tensors."""
         return self.peak_allocated_bytes - int(self.requested_bytes.max(initial=0))
 
     @property
-    def fragmentation(self):
+    def fragmentation(self) -> np.ndarray:
         """Share of the free bytes in segments that the largest free block does not cover, after each event (0 to 1)."""
         free = self.reserved_bytes - self.allocated_bytes
         return np.divide(free - self.largest_free_bytes, free, out=np.zeros(len(free)), where=free > 0)
@@ -76,7 +65,7 @@ class Replay:
     def _repr_html_(self) -> str:
         return self.table()._repr_html_()
 
-    def segments(self, step=None):
+    def segments(self, step: int | None = None) -> list[list[tuple[int, str]]]:
         """The segment map after event `step` (left out: at the reserved peak): [[(bytes, label or "")] per segment]."""
         count = len(self.events)
         if not count:
@@ -90,7 +79,7 @@ class Replay:
         return [[(block.size, block.label) for block in segment.blocks()] for segment in allocator.segments]
 
 
-def replay(source, workspace_bytes=0, **settings):
+def replay(source: Any, workspace_bytes: int | tuple = 0, **settings: Any) -> Replay:
     """Replay a closed `Ledger` (the tensors of its own device), or a list of events, on the caching allocator.
 
     source: a ledger, or events (key, bytes at a birth or -bytes at a death, label) with a key per tensor.
@@ -108,7 +97,7 @@ def replay(source, workspace_bytes=0, **settings):
     return Replay(*columns, events, settings)
 
 
-def smallest_capacity_bytes(source, unit=2 * 2**20, **settings):
+def smallest_capacity_bytes(source: Any, unit: int = 2 * 2**20, **settings: Any) -> int:
     """The least memory, in whole `unit` bytes, with which `source` can be replayed: what it needs, not what it keeps.
 
     A GPU that is full takes back what is cached, so this lies between the peak of the blocks and that of the segments.
@@ -162,7 +151,7 @@ def _checked(source):
     if events is None or not all(isinstance(event, tuple | list) and len(event) == 3 for event in events):
         raise ValueError(f"source={source!r} is not a ledger or a list of events; an event is (key, bytes, label)")
     for step, (_, change, _) in enumerate(events):
-        if not isinstance(change, Integral):
+        if type(change) is not int and not isinstance(change, Integral):
             raise ValueError(f"events[{step}]: {change!r} is not a number of bytes; it must be a whole number")
     return events
 

@@ -20,11 +20,9 @@ from matplotlib.text import Text
 from matplotlib.transforms import ScaledTranslation
 
 from dsmem.plots import alt
-from dsmem.plots.limits import levels, uprights
+from dsmem.plots.limits import levels
 from dsmem.plots.style import STYLE
 from dsmem.units import as_text, format_bytes
-
-__all__ = ["drawing", "finish", "keep", "uprights"]
 
 UNITS = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("bytes", 1))
 STEPS = (1, 2, 2.5, 5, 10)  # of ticks

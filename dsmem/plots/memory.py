@@ -103,7 +103,7 @@ def plot_timeline(
         axes.height_axis(ax, places, 1.2 * top, "live memory" + (f"\nwithout {', '.join(apart)}" if apart else ""))
         size = f"{format_bytes(height)} shown, {format_bytes(whole)} in all" if apart else format_bytes(whole)
         _peak(ax, step[at], height, f"peak: {size}\nstep {step[at]:,}: {_short(timeline.labels[at])}")
-        axes.uprights(ax, marks or {}, "left", axes.MOMENT)
+        limits.uprights(ax, marks or {}, "left", axes.MOMENT)
     return ax
 
 

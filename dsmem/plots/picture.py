@@ -61,7 +61,7 @@ class Picture:
             self._lines = limits.levels(self.ax, places)
         else:
             names = {text.replace("\n", " "): x for text, x in places.items()}
-            self._lines = axes.uprights(self.ax, names, None, limits.CAPACITY)
+            self._lines = limits.uprights(self.ax, names, None, limits.CAPACITY)
 
     def _stretch(self, needed: float, label: str) -> None:
         """Let the byte axis reach `needed`; if the picture moves, to a power of `step`, which seldom changes."""

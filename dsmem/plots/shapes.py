@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 from matplotlib.path import Path
 
-from dsmem.plots import axes
+from dsmem.plots import axes, limits
 from dsmem.plots.families import look
-from dsmem.plots.limits import CAPACITY
 
 SMALL = 0.015  # of the widest bar: what is thinner cannot be told from its neighbours
 
@@ -82,7 +81,7 @@ def bars(ax: Any, labels: list, parts: dict, axis_label: str, places: dict, note
     reach = max([*ends, *places.values()])
     axes.row_axis(ax, labels, reach, axis_label)
     ax.dsmem_limits |= places
-    axes.uprights(ax, {text.replace("\n", " "): x for text, x in places.items()}, None, CAPACITY)
+    limits.uprights(ax, {text.replace("\n", " "): x for text, x in places.items()}, None, limits.CAPACITY)
     for row, (label, end) in enumerate(zip(labels, ends, strict=True)):
         end_label(ax, end, row, axes.in_unit(int(end), reach) + (notes or {}).get(label, ""))
 

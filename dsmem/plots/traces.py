@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from dsmem.memory.traces import run_trace, trace_bytes
-from dsmem.plots import axes
+from dsmem.plots import axes, limits
 from dsmem.plots import style as looks
 from dsmem.units import format_bytes
 
@@ -35,7 +35,7 @@ def plot_trace(trace: dict[str, Any], *, markers: int = 40, ax: Any = None, titl
             ax.plot(step[shown], values[shown], marker, label=label, **look)
             axes.keep(ax, label, step, values)
         if replayed.difference:
-            axes.uprights(ax, {f"differs from event {replayed.difference.event:,}": last}, "right", axes.MOMENT)
+            limits.uprights(ax, {f"differs from event {replayed.difference.event:,}": last}, "right", axes.MOMENT)
         axes.number_axis(ax, "event of the trace", logx=False)
         axes.height_axis(ax, {}, max(said["reserved"].max(), 1), "memory")
     return ax

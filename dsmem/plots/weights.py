@@ -46,7 +46,7 @@ def plot_models(
         everything = [*(n for found in formats.values() for n in found.values()), *places.values()]
         _log_bytes(ax, min(everything), max(everything))
         ax.dsmem_limits |= places
-        axes.uprights(ax, {text.replace("\n", " "): n for text, n in places.items()}, "right", limits.CAPACITY)
+        limits.uprights(ax, {text.replace("\n", " "): n for text, n in places.items()}, "right", limits.CAPACITY)
     return ax
 
 

@@ -15,7 +15,8 @@ from dsmem.config.training import Training
 from dsmem.config.workload import Workload
 from dsmem.footprint.inference import inference_footprint
 from dsmem.footprint.training.step import training_footprint
-from dsmem.memory.replay import ReplayedOutOfMemory, replay
+from dsmem.memory.allocator import ReplayedOutOfMemory
+from dsmem.memory.replay import replay
 from dsmem.memory.traces import pack_trace
 from dsmem.runs.provenance import allocator_settings
 from dsmem.runs.run import Run, measure, tokens_per_second

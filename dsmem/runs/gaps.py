@@ -8,9 +8,6 @@ from dsmem.memory.cuda import expected_workspace_bytes
 from dsmem.table import Table
 from dsmem.units import format_bytes
 
-FRAMEWORK = ("rounding", "free", "workspace", "context")
-"""The parts that the framework, and not the model, is to blame for."""
-
 
 def published() -> Table:
     """A `Table` of the constants that no replay can know, each with its source: CUDA contexts and cuBLAS workspaces."""

@@ -13,12 +13,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from dsmem.config.source import DATA
-from dsmem.memory.traces import replay_trace
-from dsmem.runs.predicted import attempts, figures, predict
+from dsmem.runs.predicted import attempts, figures
 from dsmem.table import Table
 from dsmem.units import BYTE_UNITS, GIB, format_bytes, one_of
-
-__all__ = ["KINDS", "Comparison", "Line", "compare", "predict", "replay_trace", "rows"]
 
 KINDS = ("requested", "allocated", "reserved", "used", "file", "printed by an engine")
 """What a figure is of: tensors, the allocator's blocks, its segments, a process, a file, or an engine's own words."""
@@ -140,8 +137,8 @@ class Comparison:
 def compare(rows: Iterable[dict] | None = None) -> Comparison:
     """The prediction for every figure of `rows`, the measurement, the signed error, and a reason where it is large.
 
-    rows: dicts as `predict` takes them; defaults to all of `data/measured`, which takes two minutes, for the peaks of
-    whole models are replayed. Nothing is left out: a figure that is not modelled is a line with its reason.
+    rows: dicts as `predicted.predict` takes them; defaults to all of `data/measured`, which takes two minutes, for the
+    peaks of whole models are replayed. Nothing is left out: a figure that is not modelled is a line with its reason.
 
     >>> compare([{"n_ctx": 32768, "cache": "latent q8_0", "kv_mib": 1166.62}]).lines[0].digits
     True

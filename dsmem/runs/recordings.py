@@ -16,12 +16,10 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from dsmem.config.source import DATA
-from dsmem.runs.cells import asked, cell, failure, pack, question, question_text, unpack
+from dsmem.runs.cells import asked, cell, failure, question, question_text
 from dsmem.runs.provenance import SAME, provenance
 from dsmem.runs.sweep import sweep
 from dsmem.runs.workers import Worker, only, sound
-
-__all__ = ["Recording", "error_report", "load", "measure_cell", "pack", "record", "recorded", "sweep", "unpack"]
 
 FORMAT = 1
 LEVELS = {"allocated": ("replay_bytes", 0.005), "reserved": ("replay_reserved_bytes", 0.02)}

@@ -17,6 +17,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,7 +95,7 @@ def prefix_key(token_ids: Sequence | np.ndarray | torch.Tensor, fingerprint: str
     return _sha256(FORMAT, _text("fingerprint", fingerprint), _text("cache", cache), ids.tolist())
 
 
-def fetch_or_compute(store, key: str, compute: Callable[[], dict[str, torch.Tensor]]) -> Result:
+def fetch_or_compute(store: Any, key: str, compute: Callable[[], dict[str, torch.Tensor]]) -> Result:
     """The cache of a prefix: from `store` if it holds a sound one, else from `compute`, and then stored.
 
     store: a `FileStore`, a `RedisStore`, or anything with their `get` and `put`. key: from `prefix_key`. compute: takes

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from strategies import architectures, workloads
 
 import dsmem
-from dsmem.memory.replay import ReplayedOutOfMemory, replay, rounded_bytes, smallest_capacity_bytes
+from dsmem.memory.allocator import ReplayedOutOfMemory, rounded_bytes
+from dsmem.memory.replay import replay, smallest_capacity_bytes
 
 MIB = 2**20
 ARCH = dsmem.Architecture.from_config("deepseek-r1-distill-qwen-1.5b").scaled(num_hidden_layers=2)

@@ -12,14 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dsmem
-from dsmem.memory.replay import (
-    CachingAllocator,
-    ReplayedOutOfMemory,
-    compare_settings,
-    replay,
-    rounded_bytes,
-    smallest_capacity_bytes,
-)
+from dsmem.memory.allocator import CachingAllocator, ReplayedOutOfMemory, rounded_bytes
+from dsmem.memory.replay import compare_settings, replay, smallest_capacity_bytes
 
 KIB, MIB = 2**10, 2**20
 # sizes on both sides of every threshold, and some between

@@ -1,4 +1,4 @@
-"""What a pass needs beyond its weights: the parts add up to what is reserved, and the picture says their shares."""
+"""The gaps between the levels of a run add up; what a pass needs beyond its weights, in parts and in pictures."""
 
 import pytest
 from matplotlib.figure import Figure
@@ -57,3 +57,55 @@ def test_the_table_of_published_constants_gives_each_a_line():
         "32.00",
         "MiB",
     ]
+
+
+def closes(waterfall):
+    """Each total is the one before it plus the gaps between them."""
+    level = None
+    for _, nbytes, kind in waterfall.steps:
+        if kind == "gap":
+            level += nbytes
+        else:
+            assert level in (None, nbytes)
+            level = nbytes
+    return True
+
+
+@pytest.mark.parametrize("device", ["fake", "cpu"])
+@pytest.mark.parametrize("attention", ["fused", "eager"])
+def test_the_gaps_of_an_explanation_close(device, attention):
+    waterfall = dsmem.explain(dsmem.measure(ARCH, dsmem.Workload(2, 8, attention=attention), device=device))
+    assert closes(waterfall)
+    assert [name for name, _, kind in waterfall.steps if kind == "total"][:2] == ["formula", "ledger"]
+    assert dict((name, nbytes) for name, nbytes, _ in waterfall.steps)["not in the formula"] == 0
+
+
+def test_an_explanation_with_a_gpus_word_closes_too():
+    run = dsmem.measure(ARCH, dsmem.Workload(2, 8))
+    peak = run.replay.peak_allocated_bytes
+    said = {"requested": peak, "allocated": peak + 9, "reserved": peak + 100, "used": peak + 1000, "workspace": 7}
+    waterfall = dsmem.explain(dsmem.runs.Run(**{**vars(run), "device_memory": said}))
+    assert closes(waterfall)
+    assert [nbytes for name, nbytes, kind in waterfall.steps if kind == "total"][-3:] == [
+        said["allocated"],
+        said["reserved"],
+        said["used"],
+    ]
+
+
+def test_tensors_from_before_the_run_are_no_kernel_scratch():
+    run = dsmem.measure(ARCH, dsmem.Workload(2, 8))
+    peak = run.replay.peak_allocated_bytes
+    said = {"requested": peak, "allocated": peak + 50, "reserved": peak + 100, "used": peak + 1000, "workspace": 0}
+    steps = dsmem.explain(dsmem.runs.Run(**{**vars(run), "device_memory": said | {"elsewhere": 50}})).steps
+    gaps = {name: nbytes for name, nbytes, _ in steps}
+    assert (gaps["tensors from before this run"], gaps["kernel scratch that no tensor holds"]) == (50, 0)
+
+
+def test_an_explanation_prints_a_line_for_each_step():
+    waterfall = dsmem.explain(dsmem.measure(ARCH, dsmem.Workload(2, 8)))
+    lines = repr(waterfall).splitlines()
+    assert len(lines) == len(waterfall.steps)
+    assert all(
+        name in line and f"{nbytes:,} B" in line for (name, nbytes, _), line in zip(waterfall.steps, lines, strict=True)
+    )

@@ -11,7 +11,8 @@ from dsmem.config.source import DATA
 from dsmem.footprint.checkpoints.gguf import MIXES, gguf_bytes, gguf_tensors
 from dsmem.footprint.stored import cache_bytes
 from dsmem.runs import measured, predicted
-from dsmem.runs.measured import KINDS, compare, predict, rows
+from dsmem.runs.measured import KINDS, compare, rows
+from dsmem.runs.predicted import predict
 from dsmem.units import BLOCK_FORMATS, GIB
 
 MIB = 2**20

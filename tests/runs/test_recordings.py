@@ -1,16 +1,13 @@
-"""Measuring, explaining, recording and reading back, without a GPU."""
+"""Recording and reading back, without a GPU."""
 
 import dataclasses
-import itertools
 import json
 
-import numpy as np
 import pytest
 import torch
 
 import dsmem
 from dsmem import Architecture, Workload
-from dsmem.memory.replay import ReplayedOutOfMemory
 from dsmem.model import hub
 from dsmem.runs import cells as cells_module
 from dsmem.runs import recordings as runs
@@ -18,83 +15,7 @@ from dsmem.runs.__main__ import main
 from dsmem.runs.sweep import rehearsal
 
 TINY = Architecture.from_config("qwen2.5-0.5b").scaled(num_hidden_layers=2, vocab_size=1000)
-FORMATS = ("fp16", "bf16", "int8", "int8_w8a8", "fp8", "int4")
 CELLS = [(TINY, Workload(2, 8)), (TINY, Workload(2, 8, "decode"))]
-
-
-@pytest.mark.parametrize("device", ["fake", "cpu"])
-@pytest.mark.parametrize("phase", ["prefill", "decode"])
-def test_one_run_is_told_at_three_levels_without_a_gpu(device, phase):
-    run = dsmem.measure(TINY, Workload(2, 8, phase), device=device)
-    assert run.footprint.total_bytes == run.ledger.peak_bytes <= run.replay.peak_allocated_bytes
-    assert (run.arch, run.device, run.device_memory) == (TINY, device, None)
-    assert (run.seconds is None) == (device == "fake")
-
-
-def test_measuring_twice_gives_the_same_bytes():
-    one, two = (dsmem.measure(TINY, Workload(2, 8), device="cpu") for _ in range(2))
-    assert one.ledger.timeline().live_bytes.tolist() == two.ledger.timeline().live_bytes.tolist()
-
-
-def closes(waterfall):
-    """Each total is the one before it plus the gaps between them."""
-    level = None
-    for _, nbytes, kind in waterfall.steps:
-        if kind == "gap":
-            level += nbytes
-        else:
-            assert level in (None, nbytes)
-            level = nbytes
-    return True
-
-
-@pytest.mark.parametrize("device", ["fake", "cpu"])
-@pytest.mark.parametrize("attention", ["fused", "eager"])
-def test_the_gaps_of_an_explanation_close(device, attention):
-    waterfall = dsmem.explain(dsmem.measure(TINY, Workload(2, 8, attention=attention), device=device))
-    assert closes(waterfall)
-    assert [name for name, _, kind in waterfall.steps if kind == "total"][:2] == ["formula", "ledger"]
-    assert dict((name, nbytes) for name, nbytes, _ in waterfall.steps)["not in the formula"] == 0
-
-
-def test_an_explanation_with_a_gpus_word_closes_too():
-    run = dsmem.measure(TINY, Workload(2, 8))
-    peak = run.replay.peak_allocated_bytes
-    said = {"requested": peak, "allocated": peak + 9, "reserved": peak + 100, "used": peak + 1000, "workspace": 7}
-    waterfall = dsmem.explain(dsmem.runs.Run(**{**vars(run), "device_memory": said}))
-    assert closes(waterfall)
-    assert [nbytes for name, nbytes, kind in waterfall.steps if kind == "total"][-3:] == [
-        said["allocated"],
-        said["reserved"],
-        said["used"],
-    ]
-
-
-def test_tensors_from_before_the_run_are_no_kernel_scratch():
-    run = dsmem.measure(TINY, Workload(2, 8))
-    peak = run.replay.peak_allocated_bytes
-    said = {"requested": peak, "allocated": peak + 50, "reserved": peak + 100, "used": peak + 1000, "workspace": 0}
-    steps = dsmem.explain(dsmem.runs.Run(**{**vars(run), "device_memory": said | {"elsewhere": 50}})).steps
-    gaps = {name: nbytes for name, nbytes, _ in steps}
-    assert (gaps["tensors from before this run"], gaps["kernel scratch that no tensor holds"]) == (50, 0)
-
-
-def test_an_explanation_prints_a_line_for_each_step():
-    waterfall = dsmem.explain(dsmem.measure(TINY, Workload(2, 8)))
-    lines = repr(waterfall).splitlines()
-    assert len(lines) == len(waterfall.steps)
-    assert all(
-        name in line and f"{nbytes:,} B" in line for (name, nbytes, _), line in zip(waterfall.steps, lines, strict=True)
-    )
-
-
-@pytest.mark.parametrize("argument", ["batch", "seq_len"])
-def test_a_workload_of_arrays_cannot_be_measured(argument, refuses):
-    refuses(lambda: dsmem.measure(TINY, Workload(**{argument: np.array([1, 2])})), argument, "array", "whole number")
-
-
-def test_an_unknown_device_cannot_be_measured(refuses):
-    refuses(lambda: dsmem.measure(TINY, Workload(1, 8), device="gpu"), "device", "'gpu'", "'cuda', 'cpu', 'fake'")
 
 
 def test_a_recording_is_a_readable_file_with_its_provenance(tmp_path):
@@ -154,27 +75,6 @@ def test_a_cell_that_fails_is_recorded_with_its_reason_and_the_sweep_goes_on(tmp
     assert "0 cells did not fit" in runs.error_report(run)
 
 
-OUTCOMES = [
-    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "did not fit"),
-    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "did not fit"),
-    (torch.AcceleratorError("CUDA error: out of memory"), "did not fit"),
-    (MemoryError(), "did not fit"),
-    (ReplayedOutOfMemory("no room for 512 bytes"), "did not fit in the replay"),
-    (RuntimeError(), "failed: RuntimeError"),
-    (RuntimeError("no kernel image is available\nCompile with ..."), "failed: no kernel image is available"),
-    (KeyError("lm_head"), "failed: KeyError: 'lm_head'"),
-    (
-        torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be ..."),
-        "failed: AcceleratorError: CUDA error: an illegal memory access was encountered",
-    ),
-]
-
-
-@pytest.mark.parametrize(("error", "outcome"), OUTCOMES)
-def test_missing_memory_is_told_from_every_other_error(error, outcome):
-    assert cells_module.outcome(error) == outcome
-
-
 @pytest.mark.parametrize("error", [ValueError("attention='fused' is not run"), KeyError("head"), ZeroDivisionError()])
 def test_an_error_of_any_kind_is_kept_in_its_cell(error, tmp_path, monkeypatch):
     def broken(*arguments, **options):
@@ -222,18 +122,6 @@ def test_a_recording_holds_the_shape_of_its_models(tmp_path):
     assert Architecture(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}) == TINY
 
 
-def test_the_allocators_settings_reach_the_prediction(monkeypatch):
-    run = dsmem.measure(TINY, Workload(2, 8))
-    said = {"requested": 1, "allocated": 1, "reserved": 1, "used": 1, "workspace": 2**25}
-    replayed = dsmem.replay(run.ledger, workspace_bytes=2**25)
-    on_gpu = dsmem.runs.Run(**{**vars(run), "device_memory": said, "replay": replayed})
-    monkeypatch.setattr(cells_module, "measure", lambda *_, **__: on_gpu)
-    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-    cell = cells_module.cell("fake", TINY, Workload(2, 8))
-    expandable = dsmem.replay(run.ledger, workspace_bytes=2**25, expandable_segments=True)
-    assert cell["replay_reserved_bytes"] == expandable.peak_reserved_bytes < replayed.peak_reserved_bytes
-
-
 def test_the_comparison_leaves_out_what_lay_on_the_gpu_before(tmp_path):
     run = runs.load(runs.record(tmp_path, device="cpu", cells=CELLS[:1]))
     (cell,) = run["cells"]
@@ -255,11 +143,6 @@ def test_transformers_code_is_recorded_beside_ours(tmp_path):
     assert (ours["code"], theirs["code"], theirs["outcome"]) == ("dsmem", "transformers", "ok")
     assert theirs["ledger_bytes"] == pytest.approx(ours["ledger_bytes"], rel=0.01)  # the weights are most of it
     assert "formula and ledger differ in 0 cells" in runs.error_report(run)
-
-
-def test_without_transformers_the_sweep_is_our_code_alone(monkeypatch):
-    monkeypatch.setattr(hub, "has_transformers", lambda: False)
-    assert {cell[2] for cell in runs.sweep() if len(cell) > 2} == {"dsmem"}
 
 
 def test_a_recording_cut_off_in_the_middle_leaves_a_whole_file(tmp_path, monkeypatch):
@@ -376,43 +259,6 @@ def test_the_comparison_counts_where_formula_and_ledger_differ_and_what_did_not_
     assert "formula and ledger differ in 1 cells; 1 cells did not fit" in said
 
 
-def kinds(cells):
-    return {
-        (w.weights, w.phase, w.attention, w.logits, w.mla_cache, w.kv_cache, w.cache, *code) for _, w, *code in cells
-    }
-
-
-def test_the_sweep_is_made_of_different_passes_that_the_footprint_knows():
-    cells = list(runs.sweep())
-    assert len(cells) == len({json.dumps([arch.name, repr(rest)]) for arch, *rest in cells})
-    assert all(dsmem.inference_footprint(arch, work).total_bytes for arch, work, *_ in cells)
-    shapes = {arch.name: arch for arch, *_ in cells}
-    assert all(shapes[arch.name] == arch for arch, *_ in cells)  # a file tells models apart by their names
-
-
-def test_the_first_third_of_the_sweep_asks_every_kind_of_every_model():
-    cells = list(runs.sweep())
-    first = cells[: len(cells) // 3]
-    assert kinds(first) == kinds(cells)
-    assert {arch.name for arch, *_ in first} == {arch.name for arch, *_ in cells}
-    weights = {arch.name: {work.weights for one, work, *_ in first if one is arch} for arch, *_ in first}
-    assert set(map(frozenset, weights.values())) == {frozenset(FORMATS)}
-    corners = {(work.batch, work.seq_len) for _, work, *_ in first}
-    assert {(4, 1024), (1, 128)} <= corners
-
-
-def test_a_sweep_covers_every_shape_in_the_plain_formats():
-    asked = {(arch.name, work.batch, work.seq_len, work.weights) for arch, work, *code in runs.sweep() if not code}
-    for shape in itertools.product((1, 4, 16), (128, 1024, 4096)):
-        for name in ("qwen2.5-0.5b", "deepseek-r1-distill-qwen-1.5b", "deepseek-r1-distill-qwen-7b"):
-            assert {(name, *shape, weights) for weights in FORMATS[:4]} <= asked
-
-
-@pytest.mark.parametrize("device", ["fake", "cpu"])
-def test_a_rehearsal_asks_every_kind_that_the_sweep_asks(device):
-    assert kinds(rehearsal(device)) == kinds(runs.sweep(device))
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_the_command_line_says_in_one_sentence_that_there_is_no_gpu(tmp_path, capsys):
     assert main(["record", "--device", "cuda", "--out", str(tmp_path)]) == 2
@@ -429,13 +275,6 @@ def test_the_command_line_records_and_prints_where(tmp_path, capsys, monkeypatch
     assert "record --device fake" in runs.load(path)["provenance"]["command"]
 
 
-def test_tokens_a_second_come_one_for_each_workload_and_from_one_model(refuses):
-    rates = dsmem.runs.run.tokens_per_second(TINY, [Workload(b, 8, "decode", weights="bf16") for b in (1, 4)], "cpu")
-    assert rates.shape == (2,) and rates.min() > 0
-    mixed = [Workload(1, 8, "decode", weights=weights) for weights in ("bf16", "fp32")]
-    refuses(lambda: dsmem.runs.run.tokens_per_second(TINY, mixed, "cpu"), "works", "'bf16'", "one kind")
-
-
 def test_training_steps_are_cells_with_their_phases(tmp_path):
     cells = [one for one in rehearsal() if len(one) == 4]
     kinds = {(one[2], one[3].optimizer_kernel, one[3].lora_rank) for one in cells}
@@ -450,15 +289,3 @@ def test_training_steps_are_cells_with_their_phases(tmp_path):
         assert "a training step" in cells_module.question_text(cell)
     assert runs.Recording(path, recording).left(asked) == []
     assert "formula and ledger differ in 0 cells" in runs.error_report(recording)
-
-
-def test_a_training_step_that_does_not_fit_says_so_with_its_formula(monkeypatch):
-    def no_room(*asked, **options):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(cells_module, "measure", no_room)
-    training = dsmem.Training()
-    work = training.workload(batch=1, seq_len=8)
-    cell = cells_module.cell("cpu", TINY, work, "dsmem", training)
-    assert cell["outcome"] == "did not fit" and cell["training"]["optimizer"] == "adamw"
-    assert cell["formula_bytes"] == dsmem.training_footprint(TINY, work, training).total_bytes

@@ -3,6 +3,7 @@
 import collections
 import gc
 
+import numpy as np
 import pytest
 import torch
 
@@ -118,3 +119,33 @@ def test_a_machine_shows_itself_in_a_few_lines_and_as_a_table():
     machine = dsmem.here()
     assert repr(machine).startswith(machine.name) and len(repr(machine).splitlines()) == 5
     assert machine._repr_html_().startswith("<table>") and "attention kernel" in str(machine.table())
+
+
+@pytest.mark.parametrize("device", ["fake", "cpu"])
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_one_run_is_told_at_three_levels_without_a_gpu(device, phase):
+    run = dsmem.measure(TINY, Workload(2, 8, phase), device=device)
+    assert run.footprint.total_bytes == run.ledger.peak_bytes <= run.replay.peak_allocated_bytes
+    assert (run.arch, run.device, run.device_memory) == (TINY, device, None)
+    assert (run.seconds is None) == (device == "fake")
+
+
+def test_measuring_twice_gives_the_same_bytes():
+    one, two = (dsmem.measure(TINY, Workload(2, 8), device="cpu") for _ in range(2))
+    assert one.ledger.timeline().live_bytes.tolist() == two.ledger.timeline().live_bytes.tolist()
+
+
+@pytest.mark.parametrize("argument", ["batch", "seq_len"])
+def test_a_workload_of_arrays_cannot_be_measured(argument, refuses):
+    refuses(lambda: dsmem.measure(TINY, Workload(**{argument: np.array([1, 2])})), argument, "array", "whole number")
+
+
+def test_an_unknown_device_cannot_be_measured(refuses):
+    refuses(lambda: dsmem.measure(TINY, Workload(1, 8), device="gpu"), "device", "'gpu'", "'cuda', 'cpu', 'fake'")
+
+
+def test_tokens_a_second_come_one_for_each_workload_and_from_one_model(refuses):
+    rates = runs.tokens_per_second(TINY, [Workload(b, 8, "decode", weights="bf16") for b in (1, 4)], "cpu")
+    assert rates.shape == (2,) and rates.min() > 0
+    mixed = [Workload(1, 8, "decode", weights=weights) for weights in ("bf16", "fp32")]
+    refuses(lambda: runs.tokens_per_second(TINY, mixed, "cpu"), "works", "'bf16'", "one kind")

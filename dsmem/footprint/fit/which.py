@@ -5,7 +5,7 @@ from typing import Any
 
 from dsmem.config.architecture import Architecture
 from dsmem.config.devices import devices, usable_words
-from dsmem.config.source import model_names
+from dsmem.config.source import model_names, published_weights
 from dsmem.footprint.fit.verdict import Fit, fit
 from dsmem.table import Table
 from dsmem.units import format_bytes, names
@@ -18,6 +18,7 @@ def which(gpu: Any, count: int = 1, models: Any = None, formats: Iterable[str] =
     """A `Table` of models on a GPU, the best that fits first: each in the first of `formats` that does.
 
     gpu, count: as in `fit`. models: what `Architecture.of` takes, or a list; by default R1 and its distilled models.
+    formats: those to try, the best first; by default also the one that a model is published in, where that is another.
     fields: those of a workload, as in `fit`; by default 4,096 tokens and the last logits. A model that fits in none
     has its smallest format, and what is missing; bytes are those of one device.
     Raises ValueError where nothing is known of a model in any format.
@@ -35,12 +36,19 @@ def which(gpu: Any, count: int = 1, models: Any = None, formats: Iterable[str] =
     for argument, given in (("models", archs), ("formats", formats)):
         if not given:
             raise ValueError(f"{argument}=[] names none; it must name at least one")
-    answers = [best(arch, found, formats, asked) for arch in sorted(archs, key=lambda arch: -arch.n_params)]
+    archs.sort(key=lambda arch: -arch.n_params)
+    answers = [best(arch, found, _own(arch, formats), asked) for arch in archs]
     answers.sort(key=lambda answer: not answer.fits)  # the larger first, as before
     rows = [_row(answer) for answer in answers]
     columns = {"model": None, "weights": None, "fits": None, "needed": format_bytes, "spare": format_bytes}
     columns |= {"longest context": ",", "largest batch": ",", "GPUs": ","}
     return Table(columns, rows, _title(answers, found, asked))
+
+
+def _own(arch, formats):
+    """`formats`, and before them that of the model's own files, where the formats are the default."""
+    published = published_weights(arch.name)
+    return formats if formats != FORMATS or published in ("", *formats) else (published, *formats)
 
 
 def best(arch: Architecture, found: Any, formats: tuple[str, ...], asked: dict[str, Any]) -> Fit:

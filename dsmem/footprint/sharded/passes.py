@@ -140,15 +140,3 @@ class RankPass(Pass):
     def _run(self, work):
         """From here on the pass is over the tokens of `work`."""
         self.work, self.tokens = work, work.batch * work.new_tokens
-
-
-def stage_footprints(arch: Any, work: Workload | None = None, sharding: Any = None, **fields: Any) -> dict[int, Any]:
-    """{rank: `Footprint`} of the first rank of every pipeline stage: those of one stage hold equal bytes.
-
-    Arguments as in `inference_footprint`.
-    """
-    from dsmem.footprint.inference import inference_footprint  # which builds on this file
-
-    sharding = Sharding.of(sharding)
-    firsts = range(0, sharding.ranks, sharding.stage_ranks)
-    return {rank: inference_footprint(arch, work, sharding, rank, **fields) for rank in firsts}

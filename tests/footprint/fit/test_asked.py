@@ -13,6 +13,7 @@ from dsmem.footprint.fit.answer import Answer
 from dsmem.footprint.fit.engines import vllm
 from dsmem.footprint.fit.maps import fit_map
 from dsmem.footprint.fit.verdict import fit
+from dsmem.footprint.fit.which import which
 from dsmem.footprint.stored import weight_bytes
 
 SMALL = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 160}
@@ -104,6 +105,12 @@ def test_gpt_oss_has_its_experts_alone_in_mxfp4():
         assert fit(source, gpu="RTX 4090").parts["weights_mxfp4"] == pytest.approx(13.76e9, rel=1e-3)
     assert "in mxfp4, as its config says, fits" in str(fit(theirs, gpu="RTX 4090"))
     assert vllm("gpt-oss-20b", "RTX 4090").parts["weights_mxfp4"] == pytest.approx(13.76e9, rel=1e-3)
+
+
+def test_which_tries_the_format_of_a_models_own_files():
+    assert which("RTX 4090", models="gpt-oss-20b").column("weights") == ["mxfp4"]
+    assert which("RTX 4090", models="gpt-oss-20b", formats=["int4"]).column("weights") == ["int4"]
+    assert which("8 x H200", models="deepseek-r1").column("weights") == ["fp8"]
 
 
 def test_layers_that_a_stored_format_leaves_out_are_counted_in_16_bit():

@@ -10,7 +10,8 @@ from small_configs import SMALL, TINY, TINY_LATENT
 
 import dsmem
 from dsmem import Ledger, formulas, inference_footprint, training_footprint
-from dsmem.footprint.sharded.passes import rank_cache, stage_footprints
+from dsmem.footprint.inference import stage_footprints
+from dsmem.footprint.sharded.passes import rank_cache
 from dsmem.footprint.sharded.shares import rank_parameters
 
 with warnings.catch_warnings():  # torch.distributed.optim uses torch.jit, which is deprecated

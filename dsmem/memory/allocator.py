@@ -124,7 +124,7 @@ class CachingAllocator:
     @property
     def largest_free_bytes(self) -> int:
         """The largest free block: no larger tensor fits without more memory from the GPU."""
-        return max((pool.largest_bytes for pool in self._pools.values()), default=0)
+        return max([pool.largest_bytes for pool in self._pools.values()], default=0)
 
     def _pool(self, stream, small):
         if (stream, small) not in self._pools:

@@ -151,7 +151,7 @@ def _checked(source):
     if events is None or not all(isinstance(event, tuple | list) and len(event) == 3 for event in events):
         raise ValueError(f"source={source!r} is not a ledger or a list of events; an event is (key, bytes, label)")
     for step, (_, change, _) in enumerate(events):
-        if not isinstance(change, Integral):
+        if type(change) is not int and not isinstance(change, Integral):
             raise ValueError(f"events[{step}]: {change!r} is not a number of bytes; it must be a whole number")
     return events
 

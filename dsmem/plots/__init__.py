@@ -33,6 +33,8 @@ __getattr__, __dir__, __all__ = attach(
         "plot_footprint": "footprint",
         "plot_lengths": "footprint",
         "plot_ranks": "ranks",
+        "plot_kept": "training",
+        "plot_phases": "training",
         "plot_training": "training",
         "plot_models": "weights",
         "plot_weights": "weights",

@@ -23,6 +23,7 @@ STEPS = [("formula", 15 * GIB, "total"), ("rounding", 2**24, "gap"), ("device", 
 EVENTS = [(1, 2**20, "kv_cache"), (2, 9 * 2**20, "activation"), (2, -9 * 2**20, "activation")]
 PARTS = {"weights": 14 * GIB, "kv_cache": 2 * GIB, "logits": GIB}
 LINE = SimpleNamespace(kind="peak", set="a", label="7B", measured=GIB, predicted=GIB, error=0.0, source="s")
+PHASES = ("peak_forward_mib", "peak_backward_mib")
 
 
 def record(nbytes, category="activation"):
@@ -35,6 +36,11 @@ def timeline():
     return SimpleNamespace(
         step=np.arange(3), live_bytes=sum(live.values()), by_category=live, labels=["a", "b", "c"], peak_step=1
     )
+
+
+def compared(n):
+    lines = [SimpleNamespace(name=name, measured=n, predicted=n, error=0.0) for name in PHASES]
+    return SimpleNamespace(modelled=lines)
 
 
 FOOTPRINT = SimpleNamespace(instants={"mlp": PARTS | {"logits": 0}, "lm_head": PARTS}, peak_instant="lm_head")
@@ -54,8 +60,10 @@ LEVELS = {  # with level limits
     "timeline": lambda **kw: plots.plot_timeline(timeline(), **kw),
     "lengths": lambda **kw: plots.plot_lengths(SEVEN, **kw),
     "reserved": lambda **kw: plots.plot_reserved(replay(EVENTS), **kw),
+    "phases": lambda **kw: plots.plot_phases({n: compared(n * GIB) for n in (2, 4)}, **kw),
 }
 OTHERS = {
+    "kept": lambda **kw: plots.plot_kept({"7B": {"norm": GIB, "mlp": 4 * GIB}}, **kw),
     "tensors": lambda **kw: plots.plot_tensors([record(GIB), record(GIB, "weight")], **kw),
     "waterfall": lambda **kw: plots.plot_waterfall(SimpleNamespace(steps=STEPS), **kw),
     "overhead": lambda **kw: plots.plot_overhead({"7B": (100, {"free": 15})}, **kw),

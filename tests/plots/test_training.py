@@ -1,12 +1,15 @@
 """Three bars of a training step: their lengths are the formula's, and every control moves them."""
 
+from types import SimpleNamespace
+
 import pytest
 from matplotlib.figure import Figure
 
 import dsmem
+from dsmem import runs
 from dsmem.footprint.training.step import training_footprint
 from dsmem.plots import explorers, families
-from dsmem.plots.training import PARAMETERS, TrainingPicture, plot_training
+from dsmem.plots.training import PARAMETERS, TrainingPicture, plot_kept, plot_phases, plot_training
 
 MODEL = "qwen2.5-0.5b"
 SHAPE = {"batch": 4, "seq_len": 2048}
@@ -94,3 +97,36 @@ def test_a_picture_that_is_used_again_is_the_one_drawn_afresh():
         used(arch, work, training)
     fresh(arch, training.workload(**SHAPE), training)
     assert rows(used) == rows(fresh)
+
+
+@pytest.mark.parametrize("code", ["dsmem", "transformers"])
+def test_what_a_layer_keeps_is_drawn_whole_and_by_part(code):
+    if code == "transformers":
+        pytest.importorskip("transformers")
+    kept = runs.kept_for_backward(dsmem.Architecture.of(MODEL).scaled(num_hidden_layers=3), seq_len=64, code=code)
+    ax = plot_kept({code: kept, "by formula": {"mlp": 7}}, ax=Figure().subplots())
+    [layer] = (nbytes for name, nbytes in kept.layers.items() if name.endswith("layers.1"))
+    assert drawn(ax, code) == layer and drawn(ax, "by formula") == 7
+    sizes = {part: nbytes for part, row, nbytes in ax.dsmem_data if row == code}
+    assert set(sizes) == {"norm", "attention_out", "mlp"} and max(sizes, key=sizes.get) == "mlp"
+
+
+def test_one_layer_alone_has_no_second(refuses):
+    kept = runs.kept_for_backward(dsmem.Architecture.of(MODEL).scaled(num_hidden_layers=1), seq_len=64)
+    refuses(lambda: plot_kept({"one": kept}), "layers['one']", "at least two")
+
+
+def peaks(*found):
+    lines = [SimpleNamespace(name=name, measured=m, predicted=p, error=p / m - 1) for name, m, p in found]
+    return SimpleNamespace(modelled=lines)
+
+
+def test_peaks_of_phases_are_lines_and_markers_and_the_title_has_the_worst_error(refuses):
+    first = peaks(("peak_forward_mib", 100, 100), ("peak_backward_mib", 200, 196), ("peak_optimizer_mib", 50, 10))
+    second = peaks(("peak_forward_mib", 200, 201), ("peak_backward_mib", 400, 400))
+    ax = plot_phases({2: first, 4: second}, ax=Figure().subplots())
+    assert ax.get_title(loc="left") == "Peaks that others measured, predicted within 2.0%"
+    assert [row for row in ax.dsmem_data if row[0].startswith("backward")] == [
+        ("backward", 2, 196), ("backward", 4, 400), ("backward, measured", 2, 200), ("backward, measured", 4, 400)
+    ]  # fmt: skip
+    refuses(lambda: plot_phases({2: peaks(("peak_forward_mib", 1, 1))}), "compared[2]", "backward")

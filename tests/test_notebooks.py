@@ -68,6 +68,14 @@ def test_holds_no_error_and_no_warning(path):
 
 
 @every_notebook
+def test_a_saved_widget_is_an_explorer(path):
+    """A progress bar that was left in an output looks like sliders that do not move."""
+    widget = "application/vnd.jupyter.widget-view+json"
+    saved = [o.data["text/plain"] for o in outputs(read(path)) if widget in o.get("data", {})]
+    assert all(text.startswith("Explorer(") for text in saved)
+
+
+@every_notebook
 def test_metadata_suits_github_and_colab(path):
     metadata = read(path).metadata
     assert "widgets" not in metadata  # GitHub shows no notebook at all where a widget's state is saved

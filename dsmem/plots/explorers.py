@@ -21,7 +21,7 @@ from dsmem.plots.ranks import RanksPicture
 from dsmem.plots.reads import FORMATS as READ_FORMATS
 from dsmem.plots.reads import SPEEDS, ReadsPicture
 from dsmem.plots.segments import FREE, SegmentsPicture, part_of
-from dsmem.plots.training import PARAMETERS, TrainingPicture
+from dsmem.plots.training import PARAMETERS, TrainingPicture, training_of
 from dsmem.plots.weights import WeightsPicture
 from dsmem.plots.widgets import Explorer, explore
 from dsmem.units import FLOATS, QUANTIZED, one_of
@@ -61,7 +61,8 @@ RANK_CONTROLS = {
     "precision": ["pure", "master"],
 }
 
-PAGE_RANK_CONTROLS = {"data": [8, 1, 64, 256], "tensor": [1, 8], "expert": [1, 8], "pipeline": [1, 8]}
+PAGE_TRAINING_CONTROLS = {"lora_rank": [0, 8], "weights": ["bf16", "int4"]}
+PAGE_RANK_CONTROLS = {"data": [8, 1, 256, 1024], "tensor": [1, 8], "expert": [1, 8], "pipeline": [1, 8]}
 
 
 def explore_picture(make: Callable, show: Callable, /, **controls: Any) -> Explorer:
@@ -143,28 +144,32 @@ def explore_cache(arch: Any, page: bool = False, **controls: Any) -> Explorer | 
     return explore_picture(CachePicture, show, **{"figsize": (7.5, 3.7)} | specs | controls)
 
 
-def explore_training(arch: Any, *, capacity: Any = None, **controls: Any) -> Explorer:
+def explore_training(
+    arch: Any, *, capacity: Any = None, page: bool = False, **controls: Any
+) -> Explorer | PageExplorer:
     """`plot_training` under sliders: the three phases of a training step; arguments as in `explore_footprint`.
 
     controls: for any field of `Workload` or `Training`; they replace or extend `TRAINING_CONTROLS`. A lora_rank of 0
     is full training; adapters are in FP32, so that a master copy of them is not another one. What has no formula, or
-    cannot be trained, is said under the picture, which then stays.
+    cannot be trained, is said under the picture, which then stays. page: as in `explore_footprint`; the menus are then
+    those of `PAGE_TRAINING_CONTROLS`, which have fewer values.
     """
     models, gpus = _models(arch), _gpus(capacity)
     of_training = Training.__dataclass_fields__
     fields = (*Workload.__dataclass_fields__, *of_training, *TrainingPicture.options, "menus", "figsize")
     for name in controls:
         one_of("field", name, fields, "a field of Workload or Training")
-    specs = {"model": list(models) if len(models) > 1 else next(iter(models))} | TRAINING_CONTROLS | controls
+    specs = {"model": list(models) if len(models) > 1 else next(iter(models))} | TRAINING_CONTROLS
+    if page:
+        return pages.page_of_training(models, capacity, specs | PAGE_TRAINING_CONTROLS | controls)
+    specs |= controls
     specs |= {"gpu": list(gpus)} if capacity else {}
 
     @functools.lru_cache(64)
     def step(model, given):
         given = dict(given)
         own = {name: given.pop(name) for name in list(given) if name in of_training}
-        own |= {"lora_rank": own["lora_rank"] or None} if "lora_rank" in own else {}
-        own |= {"precision": "pure"} if own.get("lora_rank") and own.get("precision") == "master" else {}
-        return training_footprint(models[model], training=Training(**own), **given)
+        return training_footprint(models[model], training=training_of(own), **given)
 
     def show(picture, model, gpu="none", hide="nothing", overhead_bytes=0, **values):
         hide = {"nothing": (), "weights and states": PARAMETERS}.get(hide, hide)

@@ -1,4 +1,4 @@
-"""The kit's explorers that live in a page: will it fit, and the instants of a pass."""
+"""The kit's explorers that live in a page: will it fit, passes, weights, caches, reads, ranks, and training."""
 
 import re
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from dsmem.plots import knobs, page_bars
 from dsmem.plots.knobs import Knob
 from dsmem.plots.page import PageExplorer
 from dsmem.plots.page_ranks import Ranks
+from dsmem.plots.page_training import Steps
 from dsmem.plots.passes import SEEN, SPREAD, Pass
 from dsmem.plots.reads import speed_name
 from dsmem.units import FLOATS, QUANTIZED, format_bytes, names, one_of
@@ -95,6 +96,12 @@ def page_of_ranks(models: Mapping[str, Architecture], capacity: Any, specs: Mapp
     """`explorers.explore_ranks` in the page."""
     cards = capacities(capacity) | {"none": None}
     return Ranks(models, cards, list(_read(_with_cards(cards, specs)).values())).explorer()
+
+
+def page_of_training(models: Mapping[str, Architecture], capacity: Any, specs: Mapping[str, Any]) -> PageExplorer:
+    """`explorers.explore_training` in the page."""
+    cards = capacities(capacity) | {"none": None}
+    return Steps(models, cards, list(_read(_with_cards(cards, specs)).values())).explorer()
 
 
 def _with_cards(cards, specs):

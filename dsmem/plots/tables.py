@@ -75,8 +75,20 @@ class Table:
 
     def _partly(self, chosen, rows_of):
         """The state of those lengths alone that can be, with what is said of the others."""
-        errors = [_error(rows_of, chosen, length) for length in self.lengths]
-        lacking = [place for place, error in enumerate(errors) if error]
+        errors = dict.fromkeys(range(len(self.lengths)))
+        for place in reversed(errors):  # most often it is the longest that cannot be, and they alone
+            errors[place] = _error(rows_of, chosen, self.lengths[place])
+            if errors[place] is None:
+                break
+        try:
+            return self._without(errors, chosen, rows_of)
+        except ValueError:
+            every = {place: _error(rows_of, chosen, length) for place, length in enumerate(self.lengths)}
+            return self._without(every, chosen, rows_of)
+
+    def _without(self, errors, chosen, rows_of):
+        """The same where it is known which lengths cannot be: {place: error or None}."""
+        lacking = [place for place, error in errors.items() if error]
         if not lacking:  # each can be, and all of them together cannot
             rows_of(chosen, *self.functions.grid)
         said = tuple(_place(self.errors, errors[place]) for place in lacking)

@@ -20,6 +20,15 @@ from dsmem.units import format_bytes
 PARAMETERS = ("weights", "master copy", "optimizer states")
 """The families that grow with the parameters alone and are there all the time."""
 
+
+def training_of(own: dict[str, Any]) -> Training:
+    """The `Training` that controls say: a lora_rank of 0 is none, and adapters, in FP32, have no master copy."""
+    own = own | ({"lora_rank": own["lora_rank"] or None} if "lora_rank" in own else {})
+    return Training(
+        **own | ({"precision": "pure"} if own.get("lora_rank") and own.get("precision") == "master" else {})
+    )
+
+
 IN = {"optimizer step": "the optimizer step"}
 KEPT = {"norm": "norm", "self_attn": "attention_out", "mlp": "mlp"}  # in the name of a layer's module: the part
 
@@ -67,10 +76,9 @@ class TrainingPicture(FootprintPicture):
 
     def show(self, fp: TrainingFootprint, capacity: Any, overhead_bytes: int, hide: str | Iterable[str]) -> str:
         """The same of a footprint that is there."""
-        apart, largest = sources.hidden(hide, TRAINING), {phase: fp.at(phase) for phase in fp.phases}
-        totals = {phase: sum(parts.values()) for phase, parts in largest.items()}
+        apart, rows = sources.hidden(hide, TRAINING), rows_of(fp)
+        totals = {phase: sum(families.values()) for phase, families in rows.items()}
         peak = max(totals, key=totals.get)
-        rows = {phase: by_family(parts, TRAINING) for phase, parts in largest.items()}
         hidden = sum(rows[peak][family] for family in apart)
         shown = {row: {f: 0 if f in apart else n for f, n in families.items()} for row, families in rows.items()}
         places = limits.limits_of(capacity, hidden)
@@ -81,17 +89,29 @@ class TrainingPicture(FootprintPicture):
         self.peak.set_text(f"← {axes.in_unit(totals[peak] - hidden, self.reach)}")
         self._show_limits(places)
         self.ax.dsmem_data = [(f, row, n) for row, families in shown.items() for f, n in families.items() if n]
-        shares = "".join(f", {share(totals[peak] / n)} {label}" for label, n in capacities(capacity).items())
-        found = f"peak {format_bytes(totals[peak])} in {IN.get(peak, peak)}{shares}"
-        self._say(f"{fp.arch.name}, {fp.training.words(fp.work)}", found)
-        verdict = limits.fit_words(totals[peak], capacities(capacity), overhead_bytes)
-        return _sentence(fp, totals, rows[peak], verdict, apart)
+        self._say(*title_of(fp, totals, capacity))
+        return sentence_of(fp, rows, capacity, overhead_bytes, apart)
 
 
-def _sentence(fp, totals, families, verdict, apart):
+def rows_of(fp: TrainingFootprint) -> dict[str, dict[str, int]]:
+    """{phase: {family of `families.TRAINING`: bytes}} at the largest instant of each phase."""
+    return {phase: by_family(fp.at(phase), TRAINING) for phase in fp.phases}
+
+
+def title_of(fp: TrainingFootprint, totals: dict[str, int], capacity: Any) -> tuple[str, str]:
+    """What is shown, and what there is to see."""
+    peak = max(totals, key=totals.get)
+    shares = "".join(f", {share(totals[peak] / n)} {label}" for label, n in capacities(capacity).items())
+    found = f"peak {format_bytes(totals[peak])} in {IN.get(peak, peak)}{shares}"
+    return f"{fp.arch.name}, {fp.training.words(fp.work)}", found
+
+
+def sentence_of(fp: TrainingFootprint, rows: dict, capacity: Any, overhead_bytes: int, apart: list[str]) -> str:
     """What the picture shows, for those who cannot see it or want to quote it."""
+    totals = {phase: sum(families.values()) for phase, families in rows.items()}
     work, peak = fp.work, max(totals, key=totals.get)
-    order = sorted(families.items(), key=lambda pair: -pair[1])
+    verdict = limits.fit_words(totals[peak], capacities(capacity), overhead_bytes)
+    order = sorted(rows[peak].items(), key=lambda pair: -pair[1])
     parts = ", ".join(f"{family} {n / totals[peak]:.1%}" for family, n in order if n >= 0.001 * totals[peak])
     others = ", ".join(f"{phase} {format_bytes(n)}" for phase, n in totals.items() if phase != peak)
     return (

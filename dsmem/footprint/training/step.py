@@ -52,6 +52,11 @@ class TrainingFootprint(Footprint):
         return {phase: Footprint(instants).total_bytes for phase, instants in self._phases.items() if instants}
 
     @property
+    def can_be_largest(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """{phase: {instant: {part: bytes}}} of those that can be the largest; the last of backward is what it left."""
+        return self._phases
+
+    @property
     def peak_phase(self) -> "str | np.ndarray":
         """The phase that the peak lies in, elementwise where the workload holds arrays."""
         names, totals = list(self.phases), np.broadcast_arrays(*self.phases.values())
@@ -93,6 +98,7 @@ def training_footprint(
     training = Training.of(training, **own)
     work = training.workload(work, **fields)
     training.check_optimizer([training.stepped(work)])
+    arch.check_positions(work.seq_len)
     _check(arch, work, training)
     check_range(work, lambda largest: training_footprint(arch, largest, training, sharding, rank).total_bytes)
     if sharding is not None:
@@ -109,6 +115,17 @@ def training_footprint(
     decoder.all_of(p)
     phases = optimizers.step_phases(p.t.instants, few)
     return TrainingFootprint(phases, lambda: optimizers.step_phases(p.folded.instants(), steps), arch, work, training)
+
+
+def optimizer_step(arch: Architecture, work: Workload, training: Training) -> tuple[dict, dict]:
+    """({part: bytes} that an optimizer keeps, {instant: {part: bytes}} of its step beside what backward left).
+
+    work: as `training.workload` makes it. Of instants that are equal the first. Raises ValueError for what the
+    optimizer has not.
+    """
+    training.check_optimizer([training.stepped(work)])
+    states, _, few = _steps(arch, training.stepped(work), training)
+    return states, few
 
 
 @functools.lru_cache(maxsize=64)  # the same wherever the slider of a batch or a length stands

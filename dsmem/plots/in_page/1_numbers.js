@@ -105,11 +105,23 @@ function machine(data) {
     });
   }
 
+  const added = data.added && machine({ ...data.added, knobs: data.knobs }); // what is there beside, by row
+
+  // Rows of one phase are numbered; each has what is added to its phase, and one without any is not there.
+  function withAdded(found, { rows: more }) {
+    const of = Object.fromEntries(more.map(({ name, parts }) => [name, parts]));
+    return found.map((row) => ({ ...row, name: row.name.replace(/ \d+$/, "") })).filter(({ name }) => of[name])
+      .map(({ name, parts }) => ({ name, parts: parts.map((n, k) => n + of[name][k]) }))
+      .map((row) => ({ ...row, total: row.parts.reduce((a, n) => a + n, 0n) }));
+  }
+
   const placeOf = (at) => data.order.reduce((n, name) => n * knobs[name].texts.length + at[name], 0);
   const stateOf = (at) => data.index[placeOf(at)];
 
   // {error} or {rows: [{name, parts, total}], peak: the place of the largest}, in the order of the pass
   function rows(at) {
+    const more = added?.rows(at);
+    if (more?.error !== undefined) return more;
     const state = stateOf(at);
     if (state < 0) return { error: data.errors[-1 - state] };
     const [common, instants, , lacking = [], errors] = data.states[state];
@@ -117,12 +129,13 @@ function machine(data) {
     const out = lacking.indexOf(k);
     if (out >= 0) return { error: data.errors[errors[out]] };
     const shared = common.map((place) => (place < 0 ? 0n : value(place, at.batch, k)));
-    const found = instants.map((number) => {
+    let found = instants.map((number) => {
       const [name, ...pairs] = data.instants[number];
       const parts = shared.slice();
       for (let n = 0; n < pairs.length; n += 2) parts[pairs[n]] = value(pairs[n + 1], at.batch, k);
       return { name: data.names[name], parts, total: parts.reduce((a, n) => a + n, 0n) };
     });
+    if (more) found = withAdded(found, more);
     let peak = 0;
     found.forEach((row, n) => { if (row.total > found[peak].total) peak = n; });
     return { rows: found, peak };
@@ -199,6 +212,7 @@ function machine(data) {
 
   const words = (at) => ({
     ...Object.fromEntries(data.knobs.map(({ name, texts }) => [name, texts[at[name]]])),
+    ...added?.words(at),
     ...data.words[data.said?.[placeOf(at)] ?? 0],
   });
   return { data, knobs, rows, curve, words, mostSequences, mostTokens, beside, batches, lengths };

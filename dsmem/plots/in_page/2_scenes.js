@@ -11,7 +11,7 @@ function view(m, at) {
     limits: size ? [{ name: gpu.texts[at.gpu], size: BigInt(size) }] : [],
     free: free && m.data.free[at.overhead_bytes] !== null ? BigInt(m.data.free[at.overhead_bytes]) : null,
     hidden: new Set(hidden),
-    every: every ? at.every_instant === 1 : m.data.kind === "pass",
+    every: every ? at.every_instant === 1 : ["pass", "training"].includes(m.data.kind),
   };
 }
 
@@ -142,6 +142,7 @@ function speed(m, at, rows) {
 }
 
 function passScene(m, at, found) {
+  if (m.data.kind === "training") found = largestOfEach(found);
   const how = view(m, at);
   const peak = found.rows[found.peak];
   const families = m.data.families.map(({ name }, k) => ({ name, k, n: peak.parts[k] }));
@@ -157,13 +158,15 @@ function passScene(m, at, found) {
     instant: peak.name,
     shares: seen.map(({ name, n }) => `${name} ${percent(Number(n) / Number(peak.total), 1)}`).join(", "),
     of: how.limits.map(({ name, size }) => `, ${share(Number(peak.total) / Number(size))} ${known.one ?? ""}${name}`).join(""),
+    in: m.data.in?.[peak.name] ?? peak.name,
+    others: found.rows.filter((row) => row !== peak).map(({ name, total }) => `${name} ${formatBytes(total)}`).join(", "),
     shown: without.length ? `; shown without ${without.map(({ name }) => name).join(", ")}` : "",
   };
   Object.assign(words, verdicts(m, at, words, how));
   return {
     title: m.data.say.title.map((text) => fill(text, words)),
     sentence: fill(m.data.say.sentence, words),
-    rows: (how.every ? byName(found) : [{ ...peak, marked: true }]).map((row) => ({ ...row, beside: words.beside })),
+    rows: (m.data.kind === "training" ? found.rows.map((row) => ({ ...row, marked: row === peak })) : how.every ? byName(found) : [{ ...peak, marked: true }]).map((row) => ({ ...row, beside: words.beside })),
     named: how.every,
     hidden,
     peak,
@@ -176,6 +179,14 @@ function passScene(m, at, found) {
     curve: m.data.kind === "curves" ? m.curve(at) : undefined,
     length: m.knobs.seq_len.numbers[at.seq_len],
   };
+}
+
+// Of each phase the largest instant, the first of equals.
+function largestOfEach({ rows }) {
+  const found = new Map();
+  for (const row of rows) if (!found.has(row.name) || row.total > found.get(row.name).total) found.set(row.name, row);
+  const left = [...found.values()];
+  return { rows: left, peak: left.reduce((most, { total }, k) => (total > left[most].total ? k : most), 0) };
 }
 
 // Instants of one operator share a row, which shows the largest.

@@ -106,7 +106,8 @@ function drawBars(shown, width, height, left, looks) {
     out.push(text(x(size), top - 8, shorten(name, width - 20), `text-anchor="${anchor}"`));
   }
   out.push(line(left, top, left, height - bottom, "axis"));
-  out.push(text(left, height - 6, `${shown.label} (${unitOf(reach)[0]})`));
+  const label = shorten(`${shown.label} (${unitOf(reach)[0]})`, width - 8);
+  out.push(text(Math.min(left, width - 4 - widthOf(label)), height - 6, label));
   return out.join("");
 }
 

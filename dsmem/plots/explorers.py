@@ -62,7 +62,7 @@ RANK_CONTROLS = {
 }
 
 PAGE_TRAINING_CONTROLS = {"lora_rank": [0, 8], "weights": ["bf16", "int4"]}
-PAGE_RANK_CONTROLS = {"data": [8, 1, 64, 256], "tensor": [1, 8], "expert": [1, 8], "pipeline": [1, 8]}
+PAGE_RANK_CONTROLS = {"data": [8, 1, 256, 1024], "tensor": [1, 8], "expert": [1, 8], "pipeline": [1, 8]}
 
 
 def explore_picture(make: Callable, show: Callable, /, **controls: Any) -> Explorer:

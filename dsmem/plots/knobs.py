@@ -11,6 +11,7 @@ LABELS = {
     "cached_tokens": "cached (tokens)",
     "tokens": "length (tokens)",
     "num_experts_per_tok": "experts a token",
+    "lora_rank": "LoRA rank",
     "weights": "weights (format)",
     "kv_cache": "KV cache (format)",
     "logits": "logits kept",

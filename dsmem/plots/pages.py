@@ -1,4 +1,4 @@
-"""The kit's explorers that live in a page: will it fit, and the instants of a pass."""
+"""The kit's explorers that live in a page: will it fit, passes, weights, caches, reads, ranks, and training."""
 
 import re
 from collections.abc import Mapping

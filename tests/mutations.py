@@ -83,7 +83,7 @@ TARGETS = {  # what is broken, and the tests that must notice, quick ones first
             "runs/test_fit.py",
         ],
     ),
-    "ledger": (["dsmem.memory.ledger"], ["memory/test_ledger.py"]),
+    "ledger": (["dsmem.memory.ledger"], ["memory/test_ledger.py", "memory/test_categories.py"]),
     "replay": (
         ["dsmem.memory.replay"],
         ["memory/test_replay.py", "memory/test_allocator.py", "memory/test_streams.py"],

@@ -30,7 +30,7 @@ def inference_footprint(
     arch: an `Architecture`, or whatever `Architecture.of` takes: a name, a path, a dict. work: a `Workload`, or its
     fields as keywords; attention="auto" counts as "fused". sharding: None for one device, else whatever `Sharding.of`
     takes, such as a count of tensor ranks; work is then what one replica of the data runs, and these are the bytes of
-    `rank`: see `sharded` for what ranks hand to one another. Raises ValueError where the pass is not modelled. Left
+    `rank`: see `sharded.passes` for what ranks hand on. Raises ValueError where the pass is not modelled. Left
     out: allocator rounding, workspaces and the CUDA context.
 
     >>> inference_footprint("deepseek-r1-distill-qwen-7b", batch=4, seq_len=1024)

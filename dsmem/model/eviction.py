@@ -1,6 +1,6 @@
 """What it costs in quality to keep only the first and the newest tokens: read a whole text at once, through a mask.
 
-A decode loop over a `cache.Sink` takes one pass per token. A single pass over all tokens gives the same numbers, if a
+A decode loop over a `layouts.Sink` takes one pass per token. A single pass over all tokens gives the same numbers, if a
 mask hides what such a cache would have dropped by then. This pass does not save the memory that such a cache saves: it
 needs the mask and the scores of all pairs of tokens.
 """

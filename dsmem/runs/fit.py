@@ -1,7 +1,7 @@
 """The front door of "will it fit": by formulas, by running transformers' code on fake tensors, or by a file's headers.
 
-`fit` picks the depth and says which. The formulas' part is `footprint.fit`; this file adds the other two, and the
-device of the machine at hand.
+`fit` picks the depth and says which. The formulas' part is `footprint.fit.verdict`; this file adds the other two, and
+the device of the machine at hand.
 """
 
 from pathlib import Path
@@ -37,7 +37,8 @@ def fit(
     work: a `Workload`, or its fields as keywords; weights also in a format of `fit.asked.STORED`, such as "awq",
     and by default those that the model is published in.
     gpu: a GPU's name ("RTX 4090", "8 x H200"), a rented machine's ("p4d.24xlarge"), "here" (this machine's GPU, or its
-    memory where it has none), (label, bytes), or {label: bytes}. count, sharding, training: as in `footprint.fit`.
+    memory where it has none), (label, bytes), or {label: bytes}. count, sharding, training: as in the formulas' part,
+    `footprint.fit.verdict.fit`.
     Raises ValueError, one sentence, for what is not known or not modelled.
 
     >>> answer = fit("deepseek-r1-distill-qwen-32b", gpu="RTX 4090", weights="int4", seq_len=4096, logits="last")

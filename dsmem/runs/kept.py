@@ -8,10 +8,9 @@ from dsmem.config.workload import Workload
 from dsmem.memory.saved import SavedTensors, saved_tensors
 from dsmem.model import library
 from dsmem.model.library_training import library_step
+from dsmem.runs.run import CODES
 from dsmem.runs.training_run import our_step
 from dsmem.units import one_of
-
-CODES = ("dsmem", "transformers")
 
 
 def kept_for_backward(

@@ -14,7 +14,6 @@ from dsmem.runs.folded import Folded, fold, progress
 from dsmem.runs.watching import watch
 
 SMALL = 12  # layers; nobody wonders that so few are not folded
-LEVELS = ("ledger", "replay", "device_memory", "trace", "seconds")
 
 
 def levels(
@@ -58,7 +57,7 @@ def _watched(model, work, seed, folds, beside, notes):
         kinds[kind] += nbytes
     notes = (*ready.notes, *_of_folding(folds, folded, ready.module), *notes)
     more = {"work": ready.work, "device": beside[0], "notes": notes, "cache": dict(kinds)}
-    return dict(zip(LEVELS, seen, strict=True)) | more
+    return seen._asdict() | more
 
 
 def _of_folding(folds, folded, module):

@@ -107,34 +107,14 @@ def run_offload(
     if not (source / "config.json").is_file():
         raise ValueError(f"source={str(source)!r} has no config.json; it must be a folder that transformers can load")
     with quiet(), _no_bars(), tempfile.TemporaryDirectory(prefix="dsmem-offload-") as folder, torch.no_grad():
-        whole = _one_place(source, dtype)
-        save_sharded(whole, files := Path(folder, "checkpoint"))
-        tokens = torch.randint(whole.config.vocab_size, (1, seq_len), generator=torch.Generator().manual_seed(0))
-        expected, alone = _timed(whole, tokens)
-        del whole
+        files, offload = Path(folder, "checkpoint"), Path(folder, "offload")
+        tokens, *alone = _in_one_place(source, dtype, seq_len, files)
         try:
-            model = dispatched(source, files, sizes, Path(folder, "offload"), dtype, offload_buffers)
+            model = dispatched(source, files, sizes, offload, dtype, offload_buffers)
         except SafetensorError:  # how Accelerate ends where its map has no place but the disk
             raise ValueError(f"limits={limits!r} leave every module on disk; one at least must fit a device") from None
-        main = _main(sizes)
-        fetched = _fetched(model)
-        resident = sum(t.nbytes for t in (*model.parameters(), *model.buffers()) if str(t.device) == main)
-        with Ledger(model) as ledger:
-            logits = model(tokens.to(main), use_cache=False).logits
-        _, seconds = _timed(model, tokens.to(main))
         return OffloadRun(
-            source.name,
-            sizes,
-            dict(model.hf_device_map),
-            _placed(model),
-            _found(model, Path(folder, "offload")),
-            resident,
-            ledger.by_device()[main],
-            max(fetched.values(), default=0),
-            sum(fetched.values()),
-            torch.equal(logits.cpu(), expected),
-            {"in one place": alone, "offloaded": seconds},
-            read_bytes_per_s(Path(folder, "offload")),
+            source.name, sizes, dict(model.hf_device_map), **_seen(model, tokens, _main(sizes), alone, offload)
         )
 
 
@@ -199,10 +179,33 @@ def unrecognized(name: str = "deepseek-ai/DeepSeek-R1") -> str:
     return f"{name} was taken for a config"
 
 
-def _one_place(source, dtype):
+def _in_one_place(source, dtype, seq_len, files):
+    """Token ids, the logits and seconds of a pass of the model in one place; its weights lie in `files` then."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(source, dtype=dtype).eval()
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype).eval()
+    save_sharded(model, files)
+    tokens = torch.randint(model.config.vocab_size, (1, seq_len), generator=torch.Generator().manual_seed(0))
+    return tokens, *_timed(model, tokens)
+
+
+def _seen(model, tokens, main, alone, offload):
+    """The fields of an `OffloadRun` of passes on the device `main`. alone: logits and seconds in one place."""
+    (expected, before), tokens, fetched = alone, tokens.to(main), _fetched(model)
+    resident = sum(t.nbytes for t in (*model.parameters(), *model.buffers()) if str(t.device) == main)
+    with Ledger(model) as ledger:
+        logits = model(tokens, use_cache=False).logits
+    return {
+        "placed": _placed(model),
+        "found": _found(model, offload),
+        "resident_bytes": resident,
+        "peak_bytes": ledger.by_device()[main],
+        "largest_bytes": max(fetched.values(), default=0),
+        "crossing_bytes": sum(fetched.values()),
+        "equal": torch.equal(logits.cpu(), expected),
+        "seconds": {"in one place": before, "offloaded": _timed(model, tokens)[1]},
+        "read_bytes_per_s": read_bytes_per_s(offload),
+    }
 
 
 def _limit(place, size):

@@ -24,7 +24,6 @@ from dsmem.runs.folded import PATIENCE
 from dsmem.runs.watching import watch
 from dsmem.units import format_bytes
 
-LEVELS = ("ledger", "replay", "device_memory", "trace", "seconds")
 TIMES = 3
 """Steps of which the median time is taken, on real tensors."""
 
@@ -59,7 +58,7 @@ def levels(
     times = None if device == "fake" else step.seconds(TIMES)
     more = {"work": work, "device": device, "training": training, "step_seconds": times}
     more |= {"footprint": footprint, "notes": (*said, *why, *notes)}
-    return dict(zip(LEVELS, seen, strict=True)) | more
+    return seen._asdict() | more
 
 
 def our_step(arch: Architecture, work: Workload, training: Training, device: str, seed: int = 0) -> TrainingStep:

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,6 +12,16 @@ from dsmem.memory.ledger import Ledger
 from dsmem.memory.replay import Replay, replay
 from dsmem.model.devices import check_device
 from dsmem.runs.folded import Folded
+
+
+class Watched(NamedTuple):
+    """What was seen of a pass; device_memory and trace are None where it ran on no GPU, seconds on fake tensors."""
+
+    ledger: Ledger
+    replay: Replay
+    device_memory: dict | None
+    trace: dict | None
+    seconds: float | None
 
 
 @torch.no_grad()
@@ -25,8 +35,8 @@ def watch(
     look: Callable | None = None,
     folded: Folded | None = None,
     attend: Any = None,
-) -> tuple[Ledger, Replay, dict | None, dict | None, float | None]:
-    """Ledger, replay, device memory, trace and seconds of `forward()` on any module; a GPU runs it four times.
+) -> Watched:
+    """`forward()`, on any module, `Watched`; a GPU runs it four times.
 
     elsewhere_bytes: what the GPU held for this process before the model was made, see `memory.cuda.held_bytes`.
     workspace: what cuBLAS took then, see `memory.cuda.workspace_blocks`; by default it is taken now, which may raise
@@ -58,4 +68,4 @@ def watch(
         ledger = folded.unfold(ledger)
     blocks = tuple(memory["workspace_blocks"]) if on_gpu else ()
     replayed = replay(ledger, workspace_bytes=blocks, capacity=capacity)
-    return ledger, replayed, memory, trace, None if device == "fake" else seconds
+    return Watched(ledger, replayed, memory, trace, None if device == "fake" else seconds)

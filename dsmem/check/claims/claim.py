@@ -8,6 +8,9 @@ from dsmem.config.quoted import quoted, quotes
 from dsmem.table import Table
 from dsmem.units import gb, gib, one_of
 
+SEVEN = "deepseek-r1-distill-qwen-7b"
+"""The one 7B of the R1 family, for what the article calls DeepSeek-R1-7B."""
+
 VERDICTS = ("holds", "holds under conditions", "wrong", "no source", "projection")
 KINDS = ("computed", "measured", "cited")
 _SCALES = {"GiB": gib, "GB": gb, "%": lambda value: 100 * value, "ms": lambda value: 1e3 * value}

@@ -3,7 +3,7 @@
 import functools
 
 from dsmem import formulas
-from dsmem.check.claims.claim import Claim, cited, computed, measured
+from dsmem.check.claims.claim import SEVEN, Claim, cited, computed, measured
 from dsmem.config.architecture import Architecture
 from dsmem.config.hardware import GPUS
 from dsmem.config.overhead import CONTEXTS
@@ -12,7 +12,6 @@ from dsmem.footprint.inference import inference_footprint
 from dsmem.footprint.reads import floor_seconds, step_reads
 from dsmem.footprint.stored import weight_bytes
 
-SEVEN = "deepseek-r1-distill-qwen-7b"
 PAGED = "arXiv 2309.06180, figure 2"
 
 

@@ -1,14 +1,13 @@
 """Claims on many GPUs, offload, and which hardware a model fits."""
 
 from dsmem import formulas
-from dsmem.check.claims.claim import Claim, cited, computed
+from dsmem.check.claims.claim import SEVEN, Claim, cited, computed
 from dsmem.config.hardware import GPUS
 from dsmem.config.quoted import quoted
 from dsmem.footprint.fit.levers import levers
 from dsmem.footprint.inference import inference_footprint
 from dsmem.footprint.stored import cache_bytes, weight_bytes
 
-SEVEN = "deepseek-r1-distill-qwen-7b"
 ZERO = (7_500_000_000, 64, 16, 16, 96)
 
 

@@ -1,11 +1,10 @@
 """Claims on training: what is kept for backward, checkpointing, optimizer states, LoRA."""
 
 from dsmem import formulas
-from dsmem.check.claims.claim import Claim, cited, computed
+from dsmem.check.claims.claim import SEVEN, Claim, cited, computed
 from dsmem.config.architecture import Architecture
 from dsmem.footprint.stored import weight_bytes
 
-SEVEN = "deepseek-r1-distill-qwen-7b"
 KORTHIKANTI = "arXiv 2205.05198, table 4"
 SHAPE = {"batch": 16, "seq_len": 2048, "hidden_size": 4096, "num_attention_heads": 32, "bits": 16}
 LAYERS = 32

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from dsmem.config.architecture import Architecture
-from dsmem.config.training import Training
+from dsmem.config.training import BITSANDBYTES, Training
 from dsmem.footprint.training.step import optimizer_step, training_footprint
 from dsmem.plots import sources, training
 from dsmem.plots.families import TRAINING, by_family
@@ -17,6 +17,7 @@ from dsmem.units import FLOATS
 
 SEEN = ("gpu", "overhead_bytes", "hide")  # they choose what is shown, and change no byte
 STEPPING = ("optimizer", "optimizer_kernel", "moments")  # they change nothing of forward and backward but what is kept
+ONE_KERNEL = ("none", "sgd", *BITSANDBYTES)  # they make nothing, whichever kernel steps
 INSIDE = ("gradients", "step_in_backward", "loss_chunk")  # they would
 STEP = "optimizer step"
 WORDS = {
@@ -77,10 +78,12 @@ class Steps:
         return tuple(own.items())
 
     def like_step(self, chosen: Mapping[str, Any]) -> tuple:
-        """The same for choices whose optimizer keeps and makes the same, in the same words."""
+        """The same for choices whose optimizer keeps and makes the same: adapters are FP32, whatever they adapt."""
         own = dict(chosen)
-        if own.get("lora_rank") and own.get("precision") == "master":
-            own["precision"] = "pure"
+        if own.get("lora_rank"):
+            own |= dict.fromkeys({"precision", "weights"} & set(own))
+        if own.get("optimizer") in ONE_KERNEL:
+            own["optimizer_kernel"] = None
         return tuple(own.items())
 
     def rows_of(self, chosen: Mapping[str, Any], batch: Any, seq_len: Any) -> dict[str, dict]:

@@ -243,13 +243,14 @@ class Breaker:
         return True
 
     def move_to_front(self, session, name, unchanged):
-        """The test that noticed a break runs first from now on, for it may notice the next; it must pass unbroken."""
-        items = sorted(session.items, key=lambda item: item.nodeid != name)
-        if items[0].nodeid == name and name not in self.fronts:
-            session.items = items[:1]
+        """The test that noticed a break runs first from now on, in all its cases; they must pass unbroken."""
+        test = name.partition("[")[0]
+        items = sorted(session.items, key=lambda item: item.nodeid.partition("[")[0] != test)
+        if name and test not in self.fronts:
+            session.items = [item for item in items if item.nodeid.partition("[")[0] == test]
             if first_failure(session, unchanged):
-                sys.exit(f"{name} fails when it runs first, as it is")
-            self.fronts.add(name)
+                sys.exit(f"{test} fails when it runs first, as it is")
+            self.fronts.add(test)
         session.items = items
 
 

@@ -42,6 +42,6 @@ __getattr__, __dir__, __all__ = attach(
         "explore_training": "plots.explorers",
         "explore_settings": "plots.explorers",
         "explore_reads": "plots.explorers",
-        "explore_fit": "plots.pages",
+        "explore_fit": "plots.page.explorers",
     },
 )

@@ -9,7 +9,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from dsmem.plots import page
+from dsmem.plots.page.explorer import FILES
 
 # --- A decoder of its own ---------------------------------------------------------------------------------------------
 
@@ -83,7 +83,7 @@ console.log(JSON.stringify(said));
 
 def told_by_script(explorer, asked):
     """What the page's script says at these places of the knobs."""
-    files = sorted(page.FILES.glob("*.js"))[:2]
+    files = sorted(FILES.glob("*.js"))[:2]
     script = "".join(path.read_text(encoding="utf-8") for path in files) + ASK
     text = json.dumps({"data": data_of(explorer), "asked": asked})
     done = subprocess.run(["node", "-e", script], input=text, capture_output=True, text=True, check=True, timeout=60)
@@ -96,3 +96,18 @@ def some_states(explorer, count):
     draw = np.random.default_rng(7)
     drawn = [{name: int(draw.integers(size)) for name, size in sizes.items()} for _ in range(count)]
     return [dict.fromkeys(sizes, 0), {name: size - 1 for name, size in sizes.items()}, *drawn]
+
+
+def said_alike(explorer, count):
+    """(values, state) of `count` states that are no error, after the script has said the same of each as Python."""
+    asked = some_states(explorer, count)
+    for at, told in zip(asked, told_by_script(explorer, asked), strict=True):
+        values = {name: explorer._knobs[name].values[place] for name, place in at.items()}
+        explorer.set(**{name: value for name, value in values.items() if name in explorer.controls})
+        if explorer.error:
+            assert told == {"error": explorer.error}
+            continue
+        state = explorer.state
+        assert told["title"] == list(state.title) and told["sentence"] == state.sentence
+        assert told["peak"] == str(state.peak_bytes)
+        yield values, state

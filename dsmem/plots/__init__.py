@@ -56,7 +56,7 @@ __getattr__, __dir__, __all__ = attach(
         "explore_training": "explorers",
         "explore_settings": "explorers",
         "explore_reads": "explorers",
-        "explore_fit": "pages",
+        "explore_fit": "page.explorers",
         "save_report": "report",
         "alt_text": "alt",
     },

@@ -13,10 +13,10 @@ from dsmem.config.workload import Workload
 from dsmem.footprint.stored import KEPT
 from dsmem.footprint.training.step import training_footprint
 from dsmem.memory.replay import replay
-from dsmem.plots import pages
 from dsmem.plots.cache import FORMATS, CachePicture
 from dsmem.plots.footprint import FootprintPicture, LengthsPicture
-from dsmem.plots.page import PageExplorer
+from dsmem.plots.page import explorers as in_page
+from dsmem.plots.page.explorer import PageExplorer
 from dsmem.plots.ranks import RanksPicture
 from dsmem.plots.reads import FORMATS as READ_FORMATS
 from dsmem.plots.reads import SPEEDS, ReadsPicture
@@ -92,14 +92,14 @@ def explore_footprint(
     not a widget. Raises ValueError, one sentence, for anything else.
     """
     if page:
-        return pages.page_of_passes("pass", arch, capacity, {"hide": ["nothing", "weights"]} | CONTROLS | controls)
+        return in_page.page_of_passes("pass", arch, capacity, {"hide": ["nothing", "weights"]} | CONTROLS | controls)
     return _of_workload(FootprintPicture, arch, capacity, {"hide": ["nothing", "weights"]} | controls)
 
 
 def explore_curves(arch: Any, *, capacity: Any = None, page: bool = False, **controls: Any) -> Explorer | PageExplorer:
     """`plot_lengths` under sliders: the peak against the sequence length; arguments as in `explore_footprint`."""
     if page:
-        return pages.page_of_passes("curves", arch, capacity, CONTROLS | controls)
+        return in_page.page_of_passes("curves", arch, capacity, CONTROLS | controls)
     return _of_workload(LengthsPicture, arch, capacity, controls)
 
 
@@ -117,7 +117,7 @@ def explore_weights(arch: Any, capacity: Any = None, page: bool = False, **contr
     specs = {"model": list(models), "weights": formats, "kept": list(KEPT)} | controls
     specs |= {"gpu": list(gpus)} if capacity else {}
     if page:
-        return pages.page_of_weights(models, capacity, specs)
+        return in_page.page_of_weights(models, capacity, specs)
     return explore_picture(WeightsPicture, show, **{"figsize": (7.5, 3.3)} | specs)
 
 
@@ -140,7 +140,7 @@ def explore_cache(arch: Any, page: bool = False, **controls: Any) -> Explorer | 
         return picture(models[model], **values)
 
     if page:
-        return pages.page_of_cache(models, specs | controls)
+        return in_page.page_of_cache(models, specs | controls)
     return explore_picture(CachePicture, show, **{"figsize": (7.5, 3.7)} | specs | controls)
 
 
@@ -161,7 +161,7 @@ def explore_training(
         one_of("field", name, fields, "a field of Workload or Training")
     specs = {"model": list(models) if len(models) > 1 else next(iter(models))} | TRAINING_CONTROLS
     if page:
-        return pages.page_of_training(models, capacity, specs | PAGE_TRAINING_CONTROLS | controls)
+        return in_page.page_of_training(models, capacity, specs | PAGE_TRAINING_CONTROLS | controls)
     specs |= controls
     specs |= {"gpu": list(gpus)} if capacity else {}
 
@@ -193,7 +193,7 @@ def explore_ranks(arch: Any, *, capacity: Any = None, page: bool = False, **cont
         one_of("field", name, (*RANK_CONTROLS, *of_sharding, "overhead_bytes", "menus", "figsize"), "a field of ranks")
     specs = {"model": list(models) if len(models) > 1 else next(iter(models))} | RANK_CONTROLS
     if page:
-        return pages.page_of_ranks(models, capacity, specs | PAGE_RANK_CONTROLS | controls)
+        return in_page.page_of_ranks(models, capacity, specs | PAGE_RANK_CONTROLS | controls)
     specs |= controls
     specs |= {"gpu": list(gpus)} if capacity else {}
 
@@ -225,7 +225,7 @@ def explore_reads(arch: Any, page: bool = False, **controls: Any) -> Explorer | 
         return picture(models[model], **values)
 
     if page:
-        return pages.page_of_reads(models, specs | controls)
+        return in_page.page_of_reads(models, specs | controls)
     return explore_picture(ReadsPicture, show, **{"figsize": (7.5, 3.5)} | specs | controls)
 
 

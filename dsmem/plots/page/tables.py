@@ -4,8 +4,8 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from dsmem.plots.exact import Functions
 from dsmem.plots.knobs import Knob
+from dsmem.plots.page.exact import Functions
 
 
 def tabulate(

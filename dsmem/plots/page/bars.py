@@ -11,8 +11,8 @@ from dsmem.footprint.reads import floor_seconds, step_reads
 from dsmem.footprint.stored import KEPT, PARTS, rows_of, weight_parts
 from dsmem.plots import cache, reads, weights
 from dsmem.plots.knobs import Knob
-from dsmem.plots.page import PageExplorer, Shown, fill, looks_of
-from dsmem.plots.tables import tabulate
+from dsmem.plots.page.explorer import PageExplorer, Shown, fill, looks_of
+from dsmem.plots.page.tables import tabulate
 from dsmem.units import format_bytes, one_of
 
 SCALES = "scales of INT8"

@@ -7,11 +7,12 @@ from dsmem.config.architecture import Architecture
 from dsmem.config.sharding import Sharding
 from dsmem.config.workload import Workload
 from dsmem.footprint.inference import inference_footprint
-from dsmem.plots import beside, footprint, limits, memory, sources
+from dsmem.plots import footprint, limits, memory, sources
 from dsmem.plots.families import FAMILIES, by_family
 from dsmem.plots.knobs import Knob
-from dsmem.plots.page import PageExplorer, Shown, fill, looks_of
-from dsmem.plots.tables import tabulate
+from dsmem.plots.page import beside
+from dsmem.plots.page.explorer import PageExplorer, Shown, fill, looks_of
+from dsmem.plots.page.tables import tabulate
 
 SPREAD = ("count", "sharding")
 SEEN = ("gpu", "overhead_bytes", "hide", "every_instant")  # they choose what is shown, and change no byte

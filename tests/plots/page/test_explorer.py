@@ -14,9 +14,10 @@ from page_data import data_of, decoded, node, rows_of, some_states, states_of, t
 import dsmem
 from dsmem.config.workload import Workload
 from dsmem.footprint.stored import weight_parts
-from dsmem.plots import page, pages
-from dsmem.plots.exact import Functions
 from dsmem.plots.families import FAMILIES, by_family
+from dsmem.plots.page import explorer
+from dsmem.plots.page import explorers as in_page
+from dsmem.plots.page.exact import Functions
 
 SMALL = "qwen2.5-0.5b"
 CONFIG = {
@@ -206,7 +207,7 @@ def test_bytes_and_shares_are_written_as_python_writes_them():
     sizes = [0, 1, 1023, 1024, 2**53 + 1, 2**60 + 12345, -(3 * 2**20)]
     sizes += [int(n) * 2 ** int(k) for n, k in zip(draw.integers(1, 4096, 500), draw.integers(0, 48, 500), strict=True)]
     shares = [k / 16 for k in range(33)] + [k / 2000 for k in range(2001)] + list(draw.random(500))
-    script = (page.FILES / "1_numbers.js").read_text(encoding="utf-8")
+    script = (explorer.FILES / "1_numbers.js").read_text(encoding="utf-8")
     script += """
     const { sizes, shares } = JSON.parse(require("fs").readFileSync(0, "utf8"));
     const written = shares.map((x) => [percent(x, 0), percent(x, 1), fixed(x, 2)]);
@@ -348,7 +349,7 @@ def test_sizes(explorers):
 
 
 def test_too_large_a_page_is_refused(monkeypatch, refuses):
-    monkeypatch.setattr(page, "MOST_BYTES", 1000)
+    monkeypatch.setattr(explorer, "MOST_BYTES", 1000)
     refuses(lambda: dsmem.explore_fit(SMALL, weights="fp16", count=1), "controls", "1,000 are allowed", "fewer values")
 
 
@@ -365,7 +366,7 @@ def test_the_same_explorer_is_the_same_output():
 
 
 def test_every_family_has_a_look_of_its_own():
-    looks = [(each["face"], each["hatch"]) for each in page.looks_of()]
+    looks = [(each["face"], each["hatch"]) for each in explorer.looks_of()]
     assert len(set(looks)) == len(FAMILIES)
 
 
@@ -375,4 +376,4 @@ def test_menus_of_texts():
     before = explorer.state.peak_bytes
     explorer.set(modules_to_not_convert=())
     assert explorer.state.peak_bytes != before
-    assert pages.FIT["kv_cache"] == {"as activations": None, "fp8": "fp8", "int8": "int8"}
+    assert in_page.FIT["kv_cache"] == {"as activations": None, "fp8": "fp8", "int8": "int8"}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from page_data import data_of, decoded, node, rows_of, some_states, states_of, told_by_script
+from page_data import data_of, decoded, node, rows_of, said_alike, states_of
 
 import dsmem
 from dsmem.config.sharding import Sharding
@@ -60,16 +60,7 @@ def test_every_state_is_what_ranks_hold(explorer):
 @node
 def test_the_script_says_what_python_and_the_kernel_say(explorer):
     picture, told_of = RanksPicture(Figure().subplots()), 0
-    asked = some_states(explorer, 150)
-    for at, told in zip(asked, told_by_script(explorer, asked), strict=True):
-        values = {name: explorer._knobs[name].values[place] for name, place in at.items()}
-        explorer.set(**{name: value for name, value in values.items() if name in explorer.controls})
-        if explorer.error:
-            assert told == {"error": explorer.error}
-            continue
-        state = explorer.state
-        assert told["title"] == list(state.title) and told["sentence"] == state.sentence
-        assert told["peak"] == str(state.peak_bytes)
+    for values, state in said_alike(explorer, 150):
         arch, spread, training, work = asked_of(values)
         card = {"T4": dsmem.GPUS["T4"].usable_bytes} if values["gpu"] == "T4" else None
         assert picture(arch, None, spread, training, card, **work) == state.sentence

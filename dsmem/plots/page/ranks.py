@@ -11,8 +11,8 @@ from dsmem.config.training import Training
 from dsmem.footprint.sharded.rest import at_rest
 from dsmem.plots import ranks
 from dsmem.plots.knobs import Knob
-from dsmem.plots.page import PageExplorer, Shown, looks_of
-from dsmem.plots.tables import tabulate
+from dsmem.plots.page.explorer import PageExplorer, Shown, looks_of
+from dsmem.plots.page.tables import tabulate
 
 SEEN = ("gpu", "overhead_bytes")  # they choose what is shown, and change no byte
 WORDS = {

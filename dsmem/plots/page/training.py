@@ -11,8 +11,8 @@ from dsmem.footprint.training.step import optimizer_step, training_footprint
 from dsmem.plots import sources, training
 from dsmem.plots.families import TRAINING, by_family
 from dsmem.plots.knobs import Knob
-from dsmem.plots.page import PageExplorer, Shown, looks_of
-from dsmem.plots.tables import tabulate
+from dsmem.plots.page.explorer import PageExplorer, Shown, looks_of
+from dsmem.plots.page.tables import tabulate
 from dsmem.units import FLOATS
 
 SEEN = ("gpu", "overhead_bytes", "hide")  # they choose what is shown, and change no byte

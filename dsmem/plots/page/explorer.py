@@ -1,6 +1,6 @@
 """Explorers that live in a page: one HTML output whose script draws each state itself, with no kernel and no network.
 
-What the script needs lies in `in_page`; the numbers come from `tables`. `pages` has the kit's own explorers.
+What the script needs lies in `script`; the numbers come from `tables`. `explorers` has the kit's own explorers.
 """
 
 import base64
@@ -26,7 +26,7 @@ from dsmem.plots.footprint import DASHES
 from dsmem.plots.knobs import Knob
 from dsmem.units import format_bytes
 
-FILES = Path(__file__).with_name("in_page")
+FILES = Path(__file__).with_name("script")
 MOST_BYTES = 500_000
 """What one explorer may take of a notebook, which GitHub shows up to 1 MB."""
 

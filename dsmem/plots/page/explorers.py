@@ -8,12 +8,13 @@ from dsmem.config.architecture import Architecture
 from dsmem.config.hardware import GPUS, capacities
 from dsmem.config.sharding import Sharding
 from dsmem.config.workload import Workload
-from dsmem.plots import knobs, page_bars
+from dsmem.plots import knobs
 from dsmem.plots.knobs import Knob
-from dsmem.plots.page import PageExplorer
-from dsmem.plots.page_ranks import Ranks
-from dsmem.plots.page_training import Steps
-from dsmem.plots.passes import SEEN, SPREAD, Pass
+from dsmem.plots.page import bars
+from dsmem.plots.page.explorer import PageExplorer
+from dsmem.plots.page.passes import SEEN, SPREAD, Pass
+from dsmem.plots.page.ranks import Ranks
+from dsmem.plots.page.training import Steps
 from dsmem.plots.reads import speed_name
 from dsmem.units import FLOATS, QUANTIZED, format_bytes, names, one_of
 
@@ -79,17 +80,17 @@ def page_of_passes(kind: str, arch: Any, capacity: Any, specs: Mapping[str, Any]
 def page_of_weights(models: Mapping[str, Architecture], capacity: Any, specs: Mapping[str, Any]) -> PageExplorer:
     """`explorers.explore_weights` in the page."""
     cards = capacities(capacity) | {"none": None}
-    return page_bars.weights_page(models, _read(specs), cards).explorer()
+    return bars.weights_page(models, _read(specs), cards).explorer()
 
 
 def page_of_cache(models: Mapping[str, Architecture], specs: Mapping[str, Any]) -> PageExplorer:
     """`explorers.explore_cache` in the page."""
-    return page_bars.cache_page(models, _read(specs)).explorer()
+    return bars.cache_page(models, _read(specs)).explorer()
 
 
 def page_of_reads(models: Mapping[str, Architecture], specs: Mapping[str, Any]) -> PageExplorer:
     """`explorers.explore_reads` in the page."""
-    return page_bars.reads_page(models, _read(specs)).explorer()
+    return bars.reads_page(models, _read(specs)).explorer()
 
 
 def page_of_ranks(models: Mapping[str, Architecture], capacity: Any, specs: Mapping[str, Any]) -> PageExplorer:

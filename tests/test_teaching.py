@@ -27,10 +27,12 @@ def test_notes_say_something(lesson):
 @every_lesson
 def test_the_notebook_promises_the_same_minutes(lesson):
     [path] = (ROOT / "notebooks").glob(f"{lesson.number}_*.ipynb")
-    first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
-    need = first.partition("What you'll need.")[2]
+    texts = ["".join(cell["source"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
+    need = texts[0].partition("What you'll need.")[2]
     assert lesson.minutes == int(re.search(r"(\d+) minutes", need)[1])
     assert lesson.exercises == int(re.search(r"(\d+) more for the exercise", need)[1])
+    headings = re.findall(r"^### \d+\. .* \((\d+) minutes, (?:easy|medium|hard)\)$", "\n".join(texts), re.MULTILINE)
+    assert lesson.exercises == sum(map(int, headings))
 
 
 @pytest.mark.parametrize("page", ["README.md", "notebooks/00_start_here.ipynb"])

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dsmem.config.architecture import Architecture
-from dsmem.config.devices import devices
+from dsmem.config.devices import MIN_FLASH_CAPABILITY, attention_kernel, devices
 from dsmem.config.hardware import GPUS
 from dsmem.config.overhead import overhead
 from dsmem.config.ranks import rank_architecture
@@ -23,8 +23,31 @@ def facts(cards: Mapping[str, Any]) -> dict[str, list]:
     """What the script needs to know of GPUs and of the allocator.
 
     beside: for each of `cards`, {label: usable bytes or None}, what it keeps for itself, and whether segments count.
+    lacks: for each what of `lacking` holds on it, or "".
     """
-    return {"beside": [_kept(*card) for card in cards.items()], "segments": [BLOCK, SMALL, ALONE, SHARED, UNIT]}
+    return {
+        "beside": [_kept(*card) for card in cards.items()],
+        "segments": [BLOCK, SMALL, ALONE, SHARED, UNIT],
+        "lacks": [generation(*card) for card in cards.items()],
+    }
+
+
+def generation(label: str, usable: int | None) -> str:
+    """Which word of `lacking` holds on a GPU: "older" or "newer" than PyTorch's flash kernel wants; "" of others."""
+    capability = None if usable is None else _device(label, usable).capability
+    return "" if capability is None else "newer" if tuple(capability) >= MIN_FLASH_CAPABILITY else "older"
+
+
+def lacking(arch: Architecture, work: Workload) -> dict[str, str]:
+    """What to say of a fused pass where PyTorch has no such kernel, on GPUs "older" and "newer" than flash wants."""
+    kernels = {"older": attention_kernel(arch, (0, 0), work.activations)}
+    kernels["newer"] = attention_kernel(arch, MIN_FLASH_CAPABILITY, work.activations)
+    return {
+        age: f"; PyTorch has no such kernel there, and {kernel} attention counts what it runs"
+        if work.attention == "fused" != kernel
+        else ""
+        for age, kernel in kernels.items()
+    }
 
 
 def _kept(label, usable):

@@ -98,11 +98,11 @@ class Pass:
         arch, work, sharding = self._asked(chosen)
         ranks = sharding.ranks if sharding else 1
         several = {"several": f"{ranks} × ", "each": " each", "one": "one "} if ranks > 1 else ONE
-        segments = (
-            {"segments": beside.rule(arch, work, sharding, chosen.get("cached_tokens"))} if self.kind == "fit" else {}
-        )
         formats = {"weights": work.weights, "activations": work.activations, "kv_cache": work.kv_cache}
-        return formats | several | segments
+        if self.kind != "fit":
+            return formats | several
+        segments = beside.rule(arch, work, sharding, chosen.get("cached_tokens"))
+        return formats | several | beside.lacking(arch, work) | {"segments": segments}
 
     def show(self, values: Mapping[str, Any]) -> Shown:
         """What the page shows at these values, from the formulas."""
@@ -144,7 +144,8 @@ class Pass:
         most = {text: self._most(values, name, usable) for text, name in known.items()}
         ends = [fill(say[text], words | {"most": n, "more": more}) for text, (n, more) in most.items() if n]
         about = fill(say["counted"], words) if free is None else fill(say["kept"], words) if free else ""
-        return {"answer": answer, "verdict": answer + about + (f"; {', '.join(ends)}" if ends else "")}
+        lacks = words.get(beside.generation(values["gpu"], usable), "")
+        return {"answer": answer, "verdict": answer + about + (f"; {', '.join(ends)}" if ends else "") + lacks}
 
     def _beside(self, values):
         """Bytes that the GPU holds beside tensors, at most, or those that are asked to be kept free."""

@@ -1,5 +1,6 @@
 """Explorers in the page: what the script reads is what the formulas say, for every state; nothing in it breaks out."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -377,3 +378,13 @@ def test_menus_of_texts():
     explorer.set(modules_to_not_convert=())
     assert explorer.state.peak_bytes != before
     assert in_page.FIT["kv_cache"] == {"as activations": None, "fp8": "fp8", "int8": "int8"}
+
+
+def test_a_kernel_that_a_gpu_lacks_is_said():
+    shared, gpus, formats = "deepseek-r1-distill-qwen-7b", ["T4", "A100 80 GB"], ["fp16", "fp32"]
+    explorer, lacking = dsmem.explore_fit([shared, "llama-2-7b"], gpu=gpus, activations=formats), {}
+    for model, attention, gpu, each in itertools.product([shared, "llama-2-7b"], ["fused", "expanded"], gpus, formats):
+        explorer.set(model=model, attention=attention, gpu=gpu, activations=each)
+        if not explorer.error and "has no such kernel" in explorer.alt:
+            lacking.setdefault((model, attention, gpu), []).append(each)
+    assert lacking == {(shared, "fused", "T4"): formats, (shared, "fused", "A100 80 GB"): ["fp32"]}

@@ -38,7 +38,8 @@ function answer(m, at, words, card, free) {
     .filter(([, most]) => most)
     .map(([text, { n, last }]) => fill(text, { ...all, most: n, more: n === last ? more : "" }));
   const about = free === null ? fill(counted, all) : free ? fill(kept, all) : "";
-  return { answer: said, verdict: said + about + (ends.length ? "; " + ends.join(", ") : ""), beside };
+  const unlike = words[m.data.lacks[at.gpu]] ?? "";
+  return { answer: said, verdict: said + about + (ends.length ? "; " + ends.join(", ") : "") + unlike, beside };
 }
 
 // What a picture shows: title, sentence, rows, capacities; or {error}.

@@ -382,9 +382,9 @@ def test_menus_of_texts():
 
 def test_a_kernel_that_a_gpu_lacks_is_said():
     shared, gpus, formats = "deepseek-r1-distill-qwen-7b", ["T4", "A100 80 GB"], ["fp16", "fp32"]
-    explorer, lacking = dsmem.explore_fit([shared, "llama-2-7b"], gpu=gpus, activations=formats), {}
+    explorer, lacking = dsmem.explore_fit([shared, "llama-2-7b"], gpu=gpus, weights=formats), {}
     for model, attention, gpu, each in itertools.product([shared, "llama-2-7b"], ["fused", "expanded"], gpus, formats):
-        explorer.set(model=model, attention=attention, gpu=gpu, activations=each)
+        explorer.set(model=model, attention=attention, gpu=gpu, weights=each)
         if not explorer.error and "has no such kernel" in explorer.alt:
             lacking.setdefault((model, attention, gpu), []).append(each)
     assert lacking == {(shared, "fused", "T4"): formats, (shared, "fused", "A100 80 GB"): ["fp32"]}

@@ -1,9 +1,10 @@
 """Break the library one line at a time, and list what no test notices: `python tests/mutations.py formulas`.
 
-Not part of the suite, for it takes an hour; with --once each function, and each part of each instant, is broken in one
-way alone, and every result is listed. The tests are collected once; each break is made in a child process, in memory:
-no file is touched. What may break: an operator, a number, a comparison, a condition, a part by one byte, a call left
-out. A survivor is a hole in the tests, or a change that means the same.
+Not part of the suite, for it takes an hour. With --once each function, and each part of each instant, is broken in one
+way alone, and every result is listed; with --again and that list the survivors are tried on more examples. The tests
+are collected once; each break is made in a child process, in memory: no file is touched. What may break: an operator,
+a number, a comparison, a condition, a part by one byte, a call left out. A survivor is a hole in the tests, or a change
+that means the same.
 """
 
 import argparse
@@ -94,7 +95,7 @@ OPERATORS = {ast.Mult: ast.Add, ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Div: ast
 OPERATORS |= {ast.Pow: ast.Mult, ast.Mod: ast.Mult, ast.BitOr: None, ast.BitAnd: None}
 COMPARISONS = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
 COMPARISONS |= {ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is}
-SECONDS, EXAMPLES = 900, 6
+SECONDS, EXAMPLES = 900, {"most": 6}
 # slow; and one that compares a formula with its file, which a break in memory leaves as it is
 LEFT_OUT = ["r1_at_full_size", "the_shown_source_runs_and_is_the_formula"]
 
@@ -264,7 +265,7 @@ def one_of_each(found):
 
 def few_examples(max_examples):
     """In place of Hypothesis' settings inside a test: a break shows in the first examples or hardly ever."""
-    return hypothesis.settings(max_examples=min(max_examples, EXAMPLES))
+    return hypothesis.settings(max_examples=min(max_examples, EXAMPLES["most"]))
 
 
 STOPPED = "too long, or no longer code that runs"
@@ -322,13 +323,19 @@ def main():
     parser.add_argument("--only", default="", help="break only what has this text in its name")
     parser.add_argument("--every", type=int, default=1, help="try every so many")
     parser.add_argument("--once", action="store_true", help="one break of each function and each part of an instant")
+    parser.add_argument("--again", type=Path, help="a list of results: break only what survives in it")
+    parser.add_argument("--examples", type=int, help="examples of a random test at most: 6, or with --again 100")
     options = parser.parse_args()
+    EXAMPLES["most"] = options.examples or (100 if options.again else 6)
     names, tests = TARGETS[options.target]
     found = [mutant for name in names for mutant in mutants(importlib.import_module(name))]
     found += list(default_mutants()) if options.target == "families" else []
     found = one_of_each(found) if options.once else found
     found = [each for each in found if options.only in each.label][:: options.every]
     tests = [str((TESTS / test).resolve()) for test in tests]
+    if options.again:
+        survived = set(options.again.read_text(encoding="utf-8").splitlines())
+        found = [each for each in found if f"survives: {each.label}" in survived]
     os.environ["HYPOTHESIS_PROFILE"] = "quick"
     warm_up()
     breaker, start = Breaker(found, options.once), time.time()

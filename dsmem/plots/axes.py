@@ -239,3 +239,4 @@ def settle_ends(ax: Any) -> None:
         inside = any(at <= line <= at + width for line in lines) and at - first > width
         text.set_ha("right" if inside else "left")
         text.xyann = (-4, 0) if inside else (4, 0)
+        text.set_bbox(PATCH | {"alpha": 1, "pad": 1.5} if inside else PATCH)  # a hatch would run through the digits

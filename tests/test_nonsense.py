@@ -69,7 +69,8 @@ def test_nonsense_is_refused_in_one_sentence(call, value, refuses):
         ("parameters", [1]),
         ("labels", 5),
         ("formats", "pdf"),
-        ("formats", None),
+        ("formats", 5),
+        ("formats", []),
     ],
 )
 def test_nonsense_in_a_report_is_refused(argument, value, tmp_path):

@@ -5,10 +5,12 @@ One table for all kinds of decoders: module, operator (None: any), and which of 
 
 import pytest
 from hypothesis import given, settings
-from strategies import any_architectures, live_after, passes, workloads
+from strategies import any_architectures, drawn_for, kinds_of_architectures, live_after, passes, workloads
 
 import dsmem
 from dsmem.units import QUANTIZED
+
+KINDS = kinds_of_architectures()
 
 
 def inside(module, table):
@@ -156,9 +158,11 @@ def places(arch, work):
 
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
 @pytest.mark.parametrize("attention", ["fused", "expanded", "eager", "eager_fp32"])
-def test_every_instant_is_what_the_ledger_holds_there(phase, attention):
-    @given(any_architectures(), workloads(phase, attention))
-    @settings(max_examples=25)
+@pytest.mark.parametrize("kind", KINDS)  # each by itself: of a draw among all, many options of one are never seen
+def test_every_instant_is_what_the_ledger_holds_there(kind, phase, attention):
+    @drawn_for(kind, phase, attention)
+    @given(KINDS[kind], workloads(phase, attention))
+    @settings(max_examples=8)
     def check(arch, work):
         # a dense layer and one with experts, each with an indexer where there are any
         arch = arch.scaled(num_hidden_layers=min(arch.num_hidden_layers, 2), indexer_types=())
@@ -188,6 +192,7 @@ def test_a_growing_cache_has_grown_in_the_layers_before_and_in_none_after(arch, 
 
 @pytest.mark.parametrize("scheme", QUANTIZED)
 def test_every_linear_layer_peaks_where_the_footprint_says(scheme):
+    @drawn_for(scheme)
     @given(passes(scheme, cache="static"))
     @settings(max_examples=20)
     def check(case):

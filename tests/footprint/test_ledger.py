@@ -5,7 +5,7 @@ import collections
 import pytest
 import torch
 from hypothesis import given, settings
-from strategies import architectures, passes, workloads
+from strategies import architectures, drawn_for, passes, workloads
 
 import dsmem
 from dsmem import Architecture, Workload
@@ -30,6 +30,7 @@ def holds(run):
 @each_phase
 @each_attention
 def test_the_total_is_the_ledgers_peak_and_every_instant_is_seen(weights, phase, attention):
+    @drawn_for(weights, phase, attention)
     @given(passes(None if weights == "float" else weights, phase=phase, attention=attention))
     @settings(max_examples=40 if weights == "float" else 10)
     def check(case):
@@ -40,6 +41,7 @@ def test_the_total_is_the_ledgers_peak_and_every_instant_is_seen(weights, phase,
 
 @each_format
 def test_the_total_is_the_ledgers_peak_on_real_tensors(weights):
+    @drawn_for(weights)
     @given(passes(None if weights == "float" else weights, small=True))
     @settings(max_examples=40 if weights == "float" else 20)
     def check(case):

@@ -70,7 +70,6 @@ def test_nonsense_is_refused_in_one_sentence(call, value, refuses):
         ("labels", 5),
         ("formats", "pdf"),
         ("formats", 5),
-        ("formats", []),
     ],
 )
 def test_nonsense_in_a_report_is_refused(argument, value, tmp_path):

@@ -70,6 +70,7 @@ def test_what_a_gemma_cannot_be_is_refused(change, words, refuses):
 def test_on_a_gpu_capped_scores_want_eager_attention(monkeypatch, refuses):
     arch = Architecture.from_config(GEMMA2_9B)
     monkeypatch.setattr("dsmem.model.devices.check_device", lambda device: "cuda")
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (8, 0))
     assert attention_for("cuda", arch) == "eager"
 
     class OnGPU:

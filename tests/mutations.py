@@ -38,7 +38,7 @@ TARGETS = {  # what is broken, and the tests that must notice, quick ones first
             f"dsmem.footprint.{name}"
             for name in ("inference", "walk", "attention", "indexer", "mlp", "cache", "instants")
         ],
-        ["footprint/test_instants.py", "footprint/test_inference.py"],
+        ["footprint/test_instants.py", "footprint/test_inference.py", "footprint/sharded/test_sharded.py"],
     ),
     "stored": (
         ["dsmem.footprint.stored"],

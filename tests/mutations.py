@@ -31,7 +31,10 @@ TARGETS = {  # what is broken, and the tests that must notice, quick ones first
             f"dsmem.formulas.{name}"
             for name in ("tensors", "cache", "weights", "speed", "training", "sharding", "experts", "capacity")
         ],
-        ["formulas", "../dsmem/formulas", "footprint/test_inference.py", "footprint/test_instants.py"],
+        [
+            *("formulas", "../dsmem/formulas", "footprint/test_inference.py", "footprint/test_stored.py"),
+            *("runs/test_libraries.py", "footprint/test_instants.py"),
+        ],
     ),
     "instants": (
         [

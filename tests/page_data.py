@@ -99,7 +99,7 @@ def some_states(explorer, count):
 
 
 def said_alike(explorer, count):
-    """(values, state) of `count` states that are no error, after the script has said the same of each as Python."""
+    """(values, state, told) of `count` states that are no error, after the script has told the same as Python."""
     asked = some_states(explorer, count)
     for at, told in zip(asked, told_by_script(explorer, asked), strict=True):
         values = {name: explorer._knobs[name].values[place] for name, place in at.items()}
@@ -110,4 +110,9 @@ def said_alike(explorer, count):
         state = explorer.state
         assert told["title"] == list(state.title) and told["sentence"] == state.sentence
         assert told["peak"] == str(state.peak_bytes)
-        yield values, state
+        yield values, state, told
+
+
+def rows_alike(state, told):
+    """Are the rows that the script draws those that the formulas give?"""
+    return told["rows"] == [[row, [str(n) for n in parts.values()]] for row, parts in state.rows.items()]

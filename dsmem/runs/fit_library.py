@@ -8,6 +8,7 @@ from typing import Any
 from dsmem.config.devices import Devices
 from dsmem.config.training import Training
 from dsmem.config.workload import Workload
+from dsmem.footprint.fit.asked import Sized
 from dsmem.footprint.segments import COPIES, PASS, reserved_bytes
 from dsmem.runs.run import measure
 
@@ -32,7 +33,7 @@ def asked_of(
 
 
 @dataclasses.dataclass(frozen=True)
-class Ran:
+class Ran(Sized):
     """A model in transformers' code and what it is to do; each number takes a run of seconds.
 
     model: as `measure` takes it. most_context: the tokens that its config says it is made for, or None.
@@ -54,26 +55,9 @@ class Ran:
         return self.work.weights
 
     @property
-    def context(self) -> int:
-        """Tokens of a sequence, cached and new."""
-        has_room = self.work.phase == "decode" and self.work.cache != "growing"
-        return self.work.cache_len if has_room else self.work.key_len
-
-    @property
     def least_context(self) -> int:
         """The fewest tokens that a sequence can have."""
         return 2 if self.work.phase == "decode" else self.work.cached_tokens + (2 if self.training else 1)
-
-    def with_context(self, tokens: int) -> "Ran":
-        """The same with sequences of so many tokens."""
-        if self.work.phase == "decode":
-            grown = {"cached_tokens": tokens - 1} if self.work.cache == "growing" else {}  # else it has room for them
-            return self.changed(seq_len=tokens, **grown)
-        return self.changed(seq_len=tokens - self.work.cached_tokens)
-
-    def with_batch(self, batch: int) -> "Ran":
-        """The same with so many sequences."""
-        return self.changed(batch=batch)
 
     def changed(self, **fields: Any) -> "Ran":
         """The same with another workload."""

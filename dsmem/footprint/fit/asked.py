@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -29,8 +29,29 @@ _WEIGHTS = ("weights", "weight_scales")
 _CACHES = tuple(part for part in KEPT if part.endswith("cache") or part == "cache_scales")
 
 
+class Sized:
+    """A question about `work`, a `Workload`, that can be asked with other sizes; `changed` has its other fields."""
+
+    @property
+    def context(self) -> Any:
+        """Tokens of a sequence, cached and new."""
+        has_room = self.work.phase == "decode" and self.work.cache != "growing"
+        return self.work.cache_len if has_room else self.work.key_len
+
+    def with_context(self, tokens: int) -> Self:
+        """The same with sequences of so many tokens."""
+        if self.work.phase == "decode":
+            grown = {"cached_tokens": tokens - 1} if self.work.cache == "growing" else {}  # else it has room for them
+            return self.changed(seq_len=tokens, **grown)
+        return self.changed(seq_len=tokens - self.work.cached_tokens)
+
+    def with_batch(self, batch: int) -> Self:
+        """The same with so many sequences."""
+        return self.changed(batch=batch)
+
+
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class Asked(Sized):
     """A model and what it is to do, at the depth of formulas.
 
     work: the pass. training: of a step, else None. sharding: over how many devices and how, else None. stored: a format
@@ -101,12 +122,6 @@ class Asked:
         return (self.stored or self.work.weights_words) + self.said
 
     @property
-    def context(self) -> Any:
-        """Tokens of a sequence, cached and new."""
-        has_room = self.work.phase == "decode" and self.work.cache != "growing"
-        return self.work.cache_len if has_room else self.work.key_len
-
-    @property
     def least_context(self) -> int:
         """The fewest tokens that a sequence of this kind can have."""
         if self.work.phase == "decode":
@@ -117,17 +132,6 @@ class Asked:
     def most_context(self) -> int | None:
         """The most tokens that the model is made for, None where its config does not say."""
         return self.arch.learned_positions or self.arch.max_position_embeddings
-
-    def with_context(self, tokens: int) -> "Asked":
-        """The same with sequences of so many tokens."""
-        if self.work.phase == "decode":
-            grown = {"cached_tokens": tokens - 1} if self.work.cache == "growing" else {}  # else it has room for them
-            return self.changed(seq_len=tokens, **grown)
-        return self.changed(seq_len=tokens - self.work.cached_tokens)
-
-    def with_batch(self, batch: int) -> "Asked":
-        """The same with so many sequences."""
-        return self.changed(batch=batch)
 
     def changed(self, **fields: Any) -> "Asked":
         """The same with another workload; weights of a format that is only stored need their own `Asked.of`."""

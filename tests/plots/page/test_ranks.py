@@ -60,7 +60,7 @@ def test_every_state_is_what_ranks_hold(explorer):
 @node
 def test_the_script_says_what_python_and_the_kernel_say(explorer):
     picture, told_of = RanksPicture(Figure().subplots()), 0
-    for values, state in said_alike(explorer, 150):
+    for values, state, _ in said_alike(explorer, 150):
         arch, spread, training, work = asked_of(values)
         card = {"T4": dsmem.GPUS["T4"].usable_bytes} if values["gpu"] == "T4" else None
         assert picture(arch, None, spread, training, card, **work) == state.sentence

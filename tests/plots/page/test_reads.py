@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from page_data import data_of, decoded, node, rows_of, some_states, states_of, told_by_script
+from page_data import data_of, decoded, node, rows_alike, rows_of, said_alike, states_of
 
 import dsmem
 from dsmem.footprint.reads import step_reads
@@ -42,14 +42,9 @@ def test_every_state_is_what_a_step_reads(explorer):
 @node
 def test_the_script_says_what_python_and_the_kernel_say(explorer):
     picture = ReadsPicture(Figure().subplots())
-    asked = some_states(explorer, 80)
-    for at, told in zip(asked, told_by_script(explorer, asked), strict=True):
-        values = {name: explorer._knobs[name].values[place] for name, place in at.items()}
-        explorer.set(**values)
+    for values, state, told in said_alike(explorer, 80):
         words = picture(dsmem.Architecture.of(values.pop("model")), **values)
-        state = explorer.state
-        assert told["title"] == list(state.title) and told["sentence"] == state.sentence
-        assert told["rows"] == [[row, [str(n) for n in parts.values()]] for row, parts in state.rows.items()]
+        assert rows_alike(state, told)
         assert state.sentence == words
         assert picture.ax.get_title(loc="left").splitlines() == [state.title[0] + ":", state.title[1]]
 

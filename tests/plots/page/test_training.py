@@ -86,7 +86,7 @@ def test_every_state_is_what_a_step_holds(explorer):
 @node
 def test_the_script_says_what_python_and_the_kernel_say(explorer):
     picture, told_of = TrainingPicture(Figure().subplots()), 0
-    for values, state in said_alike(explorer, 120):
+    for values, state, _ in said_alike(explorer, 120):
         arch, training, work = asked_of(values)
         card = {"T4": dsmem.GPUS["T4"].usable_bytes} if values["gpu"] == "T4" else None
         hide = () if values["hide"] == "nothing" else PARAMETERS
